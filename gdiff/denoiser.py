@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class Posterior(NamedTuple):
@@ -13,12 +13,16 @@ class Posterior(NamedTuple):
         trace_cov: [b] trace of the posterior covariance, which is σ² times the divergence of D.
         log_density: [b] log density at z of the data convolved with N(0, σ² I), in nats.
         error_bound: [b] upper bound of the distance of `mean` from the exact posterior mean.
+        likely_bound: [b] a lower such bound, which holds with high probability only.
+        subset_size: [b] rows of the data set that were weighed in full.
     """
 
     mean: Float[Array, "b *event"]
     trace_cov: Float[Array, " b"] | None = None
     log_density: Float[Array, " b"] | None = None
     error_bound: Float[Array, " b"] | None = None
+    likely_bound: Float[Array, " b"] | None = None
+    subset_size: Int[Array, " b"] | None = None
 
 
 class Denoiser(Protocol):
