@@ -31,8 +31,16 @@ def sample_keys(
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
-def at_step(keys: Key[Array, " b"], step: Int[Array, ""] | int) -> Key[Array, " b"]:
-    """The keys of one step, from the keys of the samples."""
+def at_step(keys: Key[Array, " b"], step: Int[Array, ""] | int, draw: int = 0) -> Key[Array, " b"]:
+    """The keys of one step, from the keys of the samples.
+
+    Args:
+        keys: [b] of the samples.
+        step: number of the step, below 2³¹.
+        draw: which of the step's normal vectors they are for, from 0.
+    """
+    if draw:  # the numbers from 2³¹ on are no steps
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**32 - draw)
     return jax.vmap(jax.random.fold_in, (0, None))(keys, step)
 
 

@@ -1,34 +1,25 @@
-"""A sampling method as data: its table of coefficients on a grid of noise levels."""
+"""What all sampling methods have in common: each is a table of coefficients on a grid."""
 
 import abc
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar
 
+import jax
 import numpy as np
 
-
-class Steps(NamedTuple):
-    """Coefficients of K steps of a linear (multistep) method, z' = a z + Σ_j b_j D_j + c ξ.
-
-    D_0 = D(z, sigma) is this step's denoiser output, D_j the output j steps ago, ξ standard
-    normal. All float64 on the host; the engine casts them.
-
-    Attributes:
-        sigma: [K] the noise level at which step k evaluates the denoiser.
-        a: [K] weight of z.
-        b: [K, H] weights of the current and the H - 1 previous denoiser outputs.
-        c: [K] standard deviation of the fresh noise.
-    """
-
-    sigma: np.ndarray
-    a: np.ndarray
-    b: np.ndarray
-    c: np.ndarray
+from gdiff.errors import require
+from gdiff.sampler.steps import Steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSpec(abc.ABC):
-    """A sampling method; `table` is all that a subclass adds."""
+    """A sampling method; `table` is all that a subclass adds.
+
+    Attributes:
+        is_multistep: the method looks back on earlier steps.
+    """
+
+    is_multistep: ClassVar[bool] = False
 
     @abc.abstractmethod
     def table(self, sigma: np.ndarray) -> Steps:
@@ -38,23 +29,39 @@ class SamplerSpec(abc.ABC):
             sigma: [K + 1] noise levels, sigma[0] > … > sigma[K] > 0.
 
         Returns:
-            Steps of length K.
+            A table of K steps; of none on a grid of one level.
         """
 
     def steps(self, grid: np.ndarray) -> Steps:
         """Coefficients on a grid [K + 1] whose last level may be 0.
 
-        A step onto noise level 0 returns the denoiser's mean, for every method: the formulas of
-        some stochastic methods would leave fresh noise of the size of the last level there.
+        A step onto noise level 0 returns the denoiser's mean at the level before, for every
+        method and with a single evaluation: a second one at level 0 would divide by it, and some
+        stochastic methods would leave noise of the size of the last level.
+
+        Raises:
+            UserError: a multistep method on a grid of one step, or a method that evaluates the
+                denoiser above the first level of the grid.
         """
-        if grid[-1] > 0:
-            return self.table(grid)
-        body = self.table(grid[:-1])
-        last = np.zeros((1, body.b.shape[1]))
-        last[0, 0] = 1.0
-        return Steps(
-            sigma=grid[:-1],
-            a=np.append(body.a, 0.0),
-            b=np.concatenate([body.b, last]),
-            c=np.append(body.c, 0.0),
+        require(
+            not self.is_multistep or len(grid) > 2,
+            "schedule.steps=1 gives a multistep sampler no step to look back on: use at least 2, "
+            "or sampler=ddim",
         )
+        steps = self.table(grid) if grid[-1] > 0 else _onto_zero(self.table(grid[:-1]), grid[-2])
+        top = steps.levels[0]
+        require(
+            top <= grid[0] * (1 + 1e-9),
+            f"this sampler evaluates the denoiser at sigma = {top:.6g}, above the first level "
+            f"{grid[0]:.6g} of the grid: use another sampler",
+        )
+        return steps
+
+
+def _onto_zero(steps: Steps, sigma: float) -> Steps:
+    """The table with one more step, which returns the mean at level sigma."""
+    longer = jax.tree.map(lambda x: np.pad(x, [(0, 1)] + [(0, 0)] * (x.ndim - 1)), steps)
+    longer.sigma[-1] = sigma
+    longer.b[-1, 0] = 1.0
+    longer.step[-1] = steps.count
+    return longer

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gdiff.errors import require
-from gdiff.sampler.base import SamplerSpec, Steps
+from gdiff.sampler.base import SamplerSpec
+from gdiff.sampler.steps import Steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +25,10 @@ class DDIM(SamplerSpec):
         require(0 <= self.eta <= 1, f"sampler.eta={self.eta} must be between 0 and 1")
 
     def table(self, sigma: np.ndarray) -> Steps:
-        """Coefficients on a grid [K + 1]; history of one."""
+        """Coefficients on a grid [K + 1]."""
         sigma, s = sigma[:-1], sigma[1:]
         r = s / sigma
         u = (sigma - s) * (sigma + s) / sigma**2  # 1 - r², without cancellation
         a = r * np.sqrt(r**2 + (1 - self.eta**2) * u)
         b = u * (1 + (self.eta * r) ** 2) / (1 + a)  # (1 - a²) / (1 + a)
-        return Steps(sigma=sigma, a=a, b=b[:, None], c=self.eta * s * np.sqrt(u))
+        return Steps(sigma=sigma, a=a, b=b, c=self.eta * s * np.sqrt(u))

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gdiff.sampler.base import SamplerSpec, Steps
+from gdiff.sampler.base import SamplerSpec
+from gdiff.sampler.steps import Steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +17,8 @@ class DDPM(SamplerSpec):
     """
 
     def table(self, sigma: np.ndarray) -> Steps:
-        """Coefficients on a grid [K + 1]; history of one."""
+        """Coefficients on a grid [K + 1]."""
         sigma, s = sigma[:-1], sigma[1:]
         h = (sigma - s) * (sigma + s)
         c = np.sqrt(h * (1 + s**2) / (1 + sigma**2))
-        return Steps(sigma=sigma, a=(s / sigma) ** 2, b=(h / sigma**2)[:, None], c=c)
+        return Steps(sigma=sigma, a=(s / sigma) ** 2, b=h / sigma**2, c=c)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gdiff.sampler.base import SamplerSpec, Steps
+from gdiff.sampler.base import SamplerSpec
+from gdiff.sampler.steps import Steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +24,11 @@ class Exponential(SamplerSpec):
     stochastic: bool = True
 
     def table(self, sigma: np.ndarray) -> Steps:
-        """Coefficients on a grid [K + 1]; history of one."""
+        """Coefficients on a grid [K + 1]."""
         sigma, s = sigma[:-1], sigma[1:]
         h = (sigma - s) * (sigma + s)
         # 1 - q = (1 - q²) / (1 + q) for q = e^{-ε/2}: no cancellation on fine grids
         b = h / (1 + np.sqrt((1 + s**2) / (1 + sigma**2))) / sigma**2
         if self.stochastic:
-            return Steps(sigma=sigma, a=1 - 2 * b, b=2 * b[:, None], c=np.sqrt(h))
-        return Steps(sigma=sigma, a=1 - b, b=b[:, None], c=np.zeros_like(h))
+            return Steps(sigma=sigma, a=1 - 2 * b, b=2 * b, c=np.sqrt(h))
+        return Steps(sigma=sigma, a=1 - b, b=b)

@@ -20,22 +20,19 @@ class Mixture:
         """[n] density of the law at noise level sigma."""
         return self._parts(z, sigma).sum(1)
 
-    def posterior(self, z, sigma):
-        """[n] mean and [n] variance of x_0 given z."""
+    def denoise(self, z, sigma):
+        """[n] mean of x_0 given z."""
         variance = self.deviations**2 + sigma**2
         parts = self._parts(z, sigma) + 1e-300
-        parts /= parts.sum(1, keepdims=True)
         means = (self.deviations**2 * z[:, None] + sigma**2 * self.means) / variance
-        mean = (parts * means).sum(1)
-        spread = self.deviations**2 * sigma**2 / variance + (means - mean[:, None]) ** 2
-        return mean, (parts * spread).sum(1)
+        return (parts * means).sum(1) / parts.sum(1)
 
 
 class Line:
     """An equidistant grid on the line, wide enough that densities vanish at its ends.
 
-    Maps are followed by change of variables and cubic splines, noise by convolution through the
-    Fourier transform. Both are accurate far beyond what tests of samplers need.
+    Maps, which may have kinks, are followed by the mass below every point, noise by convolution
+    through the Fourier transform. Both are accurate far beyond what tests of samplers need.
     """
 
     def __init__(self, half_width=18.0, points=2**13):
@@ -43,12 +40,16 @@ class Line:
         self.spacing = self.z[1] - self.z[0]
         self._frequency = 2 * np.pi * np.fft.rfftfreq(points, self.spacing)
 
-    def push(self, density, image, slope):
-        """Density of T(z), for T increasing with values `image` and derivative `slope` on the grid.
-
-        The density is zero beyond the image of the grid.
-        """
-        return np.nan_to_num(CubicSpline(image, density / slope, extrapolate=False)(self.z))
+    def push(self, density, image, lag=0.0):
+        """Density of T(z + lag), for T increasing with values `image` on the grid."""
+        inside = np.clip(self.z - lag, self.z[0], self.z[-1])
+        mass = CubicSpline(self.z, density).antiderivative()(inside)
+        edges = np.append(self.z, self.z[-1] + self.spacing) - self.spacing / 2
+        below = CubicSpline(image, mass)(np.clip(edges, image[0], image[-1]))
+        averages = np.diff(below) / self.spacing
+        # the average over a cell is a convolution, too
+        cell = np.sinc(self._frequency * self.spacing / (2 * np.pi))
+        return np.fft.irfft(np.fft.rfft(averages) / cell, len(self.z))
 
     def blur(self, density, deviation):
         """Density after adding independent N(0, deviation²)."""
@@ -61,32 +62,65 @@ class Line:
 
 
 def propagate(line, law, steps):
-    """Density at the end of a table without history, started from the exact law at its sigma[0].
+    """Density at the end of a table without memory, started from the exact law at its sigma[0].
 
     Args:
         line: the grid.
-        law: the data law, with `density` and `posterior` as those of `Mixture`.
-        steps: the table; b [K, 1].
+        law: the data law, with `density` and `denoise` as those of `Mixture`.
+        steps: the table; no row looks back beyond its step.
     """
     density = law.density(line.z, steps.sigma[0])
-    for sigma, a, (b,), c in zip(*steps, strict=True):
-        mean, variance = law.posterior(line.z, sigma)
-        density = line.push(density, a * line.z + b * mean, a + b * variance / sigma**2)
-        density = line.blur(density, c) if c > 0 else density
+    before = np.zeros_like(steps.c) if steps.before is None else steps.before
+    for begin, end in zip(steps.ends[:-1], steps.ends[1:], strict=True):
+        # z' = T(u) + q ξ, where u = z + p ξ is the first point at which the denoiser is evaluated
+        value, outputs, p, q = line.z, [], before[begin], -before[begin]
+        for row in range(begin, end):
+            assert row == begin or not np.any(q)  # later points are functions of u
+            outputs = [law.denoise(value, steps.sigma[row]), *outputs]
+            value = _moved(steps, row, [value], outputs)
+            q = steps.a[row, 0] * q + steps.c[row]
+            q[np.abs(q) < 1e-14] = 0
+        density = _noisy_push(line, density, value, p, q)
     return density
 
 
+def _noisy_push(line, density, image, p, q):
+    """Density of T(z + p ξ) + q ξ with one ξ ~ N(0, I) for both."""
+    if p @ q == 0:
+        return line.blur(line.push(line.blur(density, np.linalg.norm(p)), image), np.linalg.norm(q))
+    # Given q ξ = y, p ξ has mean slope y and the variance that is left.
+    slope = (p @ q) / (q @ q)
+    density = line.blur(density, np.linalg.norm(p - slope * q))
+    node, width = np.arange(-8, 9), np.linalg.norm(q)
+    weights = np.exp(-(node**2) / 2)
+    parts = (line.push(density, image + y, lag=slope * y) for y in width * node)
+    return sum(w * part for w, part in zip(weights / weights.sum(), parts, strict=True))
+
+
+def _moved(steps, row, states, outputs):
+    """z' of a row without its noise, with the bounded part cut."""
+
+    def dot(a, b):
+        ahead = sum(w * x for w, x in zip(a[row], states, strict=False))
+        return ahead + sum(w * x for w, x in zip(b[row], outputs, strict=False))
+
+    moved = dot(steps.a, steps.b)
+    if steps.clip is None:
+        return moved
+    part, bound = dot(steps.clip.a, steps.clip.b), dot(steps.clip.bound_a, steps.clip.bound_b)
+    return moved - part + np.clip(part, -abs(bound), abs(bound))
+
+
 def transport(line, law, steps):
-    """Density at the end of a table without noise, with any history, by one map from the start.
+    """Density at the end of a table without noise, with any memory, by one map from the start.
 
     Args:
         line, law: as in `propagate`.
         steps: the table; c = 0.
     """
-    z, slope, history = line.z, np.ones_like(line.z), []
-    for sigma, a, b, _ in zip(*steps, strict=True):
-        mean, variance = law.posterior(z, sigma)
-        history = [(mean, slope * variance / sigma**2), *history][: steps.b.shape[1]]
-        z = a * z + sum(w * value for w, (value, _) in zip(b, history, strict=False))
-        slope = a * slope + sum(w * gain for w, (_, gain) in zip(b, history, strict=False))
-    return line.push(law.density(line.z, steps.sigma[0]), z, slope)
+    value, states, outputs = line.z, [], []
+    for row, sigma in enumerate(steps.sigma):
+        states = [value, *states]
+        outputs = [law.denoise(value, sigma), *outputs]
+        value = _moved(steps, row, states, outputs)
+    return line.push(law.density(line.z, steps.sigma[0]), value)

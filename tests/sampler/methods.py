@@ -1,11 +1,19 @@
 """Every method under test, by the name of its configuration."""
 
+import dataclasses
+
+from gdiff.sampler.accelerated_ode import AcceleratedODE
+from gdiff.sampler.accelerated_sde import AcceleratedSDE
 from gdiff.sampler.ancestral import Ancestral
 from gdiff.sampler.ddim import DDIM
 from gdiff.sampler.ddpm import DDPM
 from gdiff.sampler.dpmpp_2m import DPMpp2M
 from gdiff.sampler.euler_maruyama import EulerMaruyama
 from gdiff.sampler.exponential import Exponential
+from gdiff.sampler.heun import Heun
+from gdiff.sampler.li_cai import LiCai
+from gdiff.sampler.midpoint import Midpoint
+from gdiff.sampler.srk import SRK
 
 METHODS = {
     "ddim": DDIM(),
@@ -17,4 +25,17 @@ METHODS = {
     "exponential_sde": Exponential(stochastic=True),
     "exponential_ode": Exponential(stochastic=False),
     "dpmpp_2m": DPMpp2M(),
+    "accelerated_sde": AcceleratedSDE(),
+    "accelerated_ode": AcceleratedODE(),
+    "li_cai": LiCai(),
+    "li_cai_back": LiCai(look="back"),
+    "midpoint": Midpoint(),
+    "srk": SRK(),
+    "heun": Heun(),
 }
+STAGES = dict.fromkeys(METHODS, 1) | dict.fromkeys(("li_cai", "li_cai_back", "midpoint", "heun"), 2)
+
+
+def unclipped(method):
+    """The method without its clip, so that it is linear."""
+    return dataclasses.replace(method, clip=None) if hasattr(method, "clip") else method

@@ -11,7 +11,7 @@ def test_the_noise_is_beta_in_the_coordinates_of_the_process():
     process = gdiff.process.ddpm.DDPM()
     index = np.arange(999, -1, -1)
     grid = process.sigma(index)
-    noise = DDPM().table(grid).c * process.signal(grid[1:])
+    noise = DDPM().table(grid).c[:, 0] * process.signal(grid[1:])
     assert noise**2 == pytest.approx(np.linspace(1e-4, 0.02, 1000)[index[:-1]], rel=1e-10)
 
 

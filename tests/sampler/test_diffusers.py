@@ -41,7 +41,7 @@ def test_samples_agree_with_diffusers(name):
     case, process = RECORD["cases"][name], DDPM()
     grid = schedule.grid(process)
     start = np.array(RECORD["start"]) / process.signal(grid[0])
-    noise = np.array(case["noise"]) if "noise" in case else None
+    noise = np.array(case["noise"])[:, None] if "noise" in case else None
     samples = run(sampler.steps(grid), denoiser, start, noise)
     # the same formulas in double precision, and the scheduler as it is, in single precision
     assert samples == pytest.approx(np.array(case["samples_double"]), rel=0, abs=1e-12)

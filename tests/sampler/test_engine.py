@@ -40,7 +40,7 @@ def test_runs_a_table_as_the_reference_does(method):
         keys = keys_of(5)
         z = 20 * jax.random.normal(jax.random.key(0), (5, 4, 3), jnp.float64)
         got = Engine(gaussian(0.3), steps).sample(z, keys)
-        noise = [rng.normal(rng.at_step(keys, k), z) for k in range(len(steps.sigma))]
+        noise = [[rng.normal(rng.at_step(keys, k), z)] for k in range(len(steps.sigma))]
         denoise = lambda z, sigma: 0.3 / (0.3 + sigma**2) * z  # noqa: E731
         expected = reference.run(steps, denoise, np.asarray(z), np.asarray(noise))
         assert np.allclose(got, expected, rtol=1e-12, atol=1e-12)

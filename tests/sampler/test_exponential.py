@@ -18,9 +18,9 @@ def test_one_step_is_the_integrator_in_the_coordinates_of_the_process(stochastic
     expected = growth * ou.signal(sigma) * z + strength * (growth - 1) * score
 
     steps = Exponential(stochastic=stochastic).table(np.array([sigma, s]))
-    assert ou.signal(s) * (steps.a[0] * z + steps.b[0, 0] * mean) == pytest.approx(expected)
+    assert ou.signal(s) * (steps.a[0, 0] * z + steps.b[0, 0] * mean) == pytest.approx(expected)
     noise = np.sqrt(np.expm1(eps)) if stochastic else 0.0
-    assert ou.signal(s) * steps.c[0] == pytest.approx(noise)
+    assert ou.signal(s) * steps.c[0, 0] == pytest.approx(noise)
 
 
 def test_the_ode_keeps_the_law_of_unit_variance_on_any_grid():
