@@ -14,6 +14,11 @@ from gdiff.denoiser import Denoiser
 class ScoreSpec(abc.ABC):
     """A way to compute, or approximate, the posterior mean of the data."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the denoiser's mean is the exact one but for rounding, so that none checks it."""
+        return False
+
     @abc.abstractmethod
     def fit(self, dataset: Dataset, mesh: Mesh, sigmas: Sequence[float] = ()) -> Denoiser:
         """Place what is needed of the data on the mesh and return the denoiser.

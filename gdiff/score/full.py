@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from gdiff.dataset import Dataset
 from gdiff.denoiser import Posterior
@@ -56,6 +56,11 @@ class Full(ScoreSpec):
         require_one_of("score.precision", self.precision, PRECISIONS)
         require(self.chunk_rows >= 0, f"score.chunk_rows={self.chunk_rows} must be 0 or more")
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether products are in full precision."""
+        return self.precision == "highest"
+
     def fit(self, dataset: Dataset, mesh: Mesh, sigmas: Sequence[float] = ()) -> "FullScan":
         """Place the data on the mesh and return its denoiser, the same for all `sigmas`."""
         return FullScan.of(dataset, mesh, chunk_rows=self.chunk_rows, precision=self.precision)
@@ -68,11 +73,13 @@ class FullScan(eqx.Module):
         rows: [n_padded, d] the data as stored, split over the mesh axis `data`.
         half_norms: [n_padded] ½‖row - centre‖².
         centre: [d] a point near the mean of the rows, whole numbers where the rows are.
+        radius: [] largest distance of a row from the centre, in model coordinates.
     """
 
     rows: Array
     half_norms: Float[Array, " n"]
     centre: Float[Array, " d"]
+    radius: Float[Array, ""]
     n: int = eqx.field(static=True)
     shift: float = eqx.field(static=True)
     scale: float = eqx.field(static=True)
@@ -86,10 +93,12 @@ class FullScan(eqx.Module):
         dtype = jnp.result_type(float)
         rows = place_rows(dataset.x.reshape(len(dataset), -1), mesh)
         centre = _centre(rows, len(dataset), dtype, mesh)
+        norms = half_norms(rows, centre, mesh)
         return cls(
             rows=rows,
-            half_norms=half_norms(rows, centre, mesh),
+            half_norms=norms,
             centre=centre,
+            radius=jnp.sqrt(2 * jnp.max(norms)) / dataset.scale,
             n=len(dataset),
             shift=dataset.shift,
             scale=dataset.scale,
@@ -100,36 +109,46 @@ class FullScan(eqx.Module):
 
     def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"]) -> Posterior:
         """Exact posterior at every row of z; b must be a multiple of the mesh axis `batch`."""
-        # An affinity is wrong by about 5 ε R², R the radius of the data, and rows that compete
-        # are within 10 σ of each other: the relative error of D is about 50 ε R/σ.
-        epsilon = jnp.finfo(z.dtype).eps / 2
-        radius = jnp.sqrt(2 * jnp.max(self.half_norms)) / self.scale
-        is_delicate = jnp.any(sigma * _LOGIT_ERROR < 50 * epsilon * radius)
-        flat = z.reshape(z.shape[0], -1)
-
-        def careful(z: Array, sigma: Array) -> Posterior:
-            posterior, is_crowded = self._sharded(partial(_careful_scan, leaders=_LEADERS))(
-                z, sigma
-            )
-            return jax.lax.cond(
-                jnp.any(is_crowded),
-                lambda: self._sharded(partial(_careful_scan, leaders=_MANY_LEADERS))(z, sigma)[0],
-                lambda: posterior,
-            )
-
-        posterior = jax.lax.cond(is_delicate, careful, self._sharded(_plain_scan), flat, sigma)
-        return posterior._replace(mean=posterior.mean.reshape(z.shape))
-
-    def _sharded(self, scan: Callable[..., Any]) -> Callable[[Array, Array], Any]:
-        """A per-device scan as a function of all queries (z [b, d], sigma [b])."""
         scan = jax.shard_map(
-            partial(scan, self),
+            scan_rows,
             mesh=self.mesh,
-            in_specs=(P(BATCH), P(BATCH), P(DATA), P(DATA), P()),
+            in_specs=(self.placement(), P(BATCH), P(BATCH)),
             out_specs=P(BATCH),
             check_vma=False,
         )
-        return lambda z, sigma: scan(z, sigma, self.rows, self.half_norms, self.centre)
+        posterior = scan(self, z.reshape(z.shape[0], -1), sigma)
+        return posterior._replace(mean=posterior.mean.reshape(z.shape))
+
+    def placement(self) -> "FullScan":
+        """How the arrays lie on the mesh: the same tree, with a PartitionSpec for each."""
+        everywhere = jax.tree.map(lambda _: P(), self)
+        return eqx.tree_at(lambda x: (x.rows, x.half_norms), everywhere, (P(DATA), P(DATA)))
+
+    def is_delicate(
+        self, sigma: Float[Array, " b"], allowed: float | Float[Array, ""] = _LOGIT_ERROR
+    ) -> Bool[Array, " b"]:
+        """Where logits in working precision cost more than the allowed relative error of D.
+
+        An affinity is wrong by about 5 ε R², R the radius of the data, and rows that compete are
+        within 10 σ of each other: the relative error of D is about 50 ε R/σ.
+        """
+        epsilon = jnp.finfo(sigma.dtype).eps / 2
+        return sigma * allowed < 50 * epsilon * self.radius
+
+
+def scan_rows(full: FullScan, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Posterior:
+    """The call on one device: `full` holds its part of the rows, z [b, d] its queries."""
+
+    def careful(z: Array, sigma: Array) -> Posterior:
+        posterior, is_crowded = _careful_scan(full, z, sigma, leaders=_LEADERS)
+        return jax.lax.cond(
+            jnp.any(is_crowded),
+            lambda: _careful_scan(full, z, sigma, leaders=_MANY_LEADERS)[0],
+            lambda: posterior,
+        )
+
+    is_delicate = jnp.any(full.is_delicate(sigma))
+    return jax.lax.cond(is_delicate, careful, partial(_plain_scan, full), z, sigma)
 
 
 def _default_chunk(dim: int) -> int:
@@ -187,37 +206,22 @@ def _part_count(rows: Array) -> int:
     return -(-rows.shape[0] // _default_chunk(rows.shape[1]))
 
 
-def _plain_scan(
-    full: FullScan, z: Array, sigma: Array, rows: Array, half_norms: Array, centre: Array
-) -> Posterior:
-    """Posterior from the rows of all devices along `data`; runs on each device.
-
-    Args:
-        full: for its static settings.
-        z: [b, d] queries in model coordinates; sigma: [b].
-        rows, half_norms: this device's part of the data; centre: [d].
-    """
+def _plain_scan(full: FullScan, z: Array, sigma: Array) -> Posterior:
+    """Posterior from the rows of all devices along `data`; z [b, d] in model coordinates."""
     variance = (sigma * full.scale) ** 2
-    z = z * full.scale + (full.shift - centre)
-    moments, _ = _stream(full, z, variance, rows, half_norms, centre, leaders=0)
+    z = z * full.scale + (full.shift - full.centre)
+    moments, _ = _stream(full, z, variance, leaders=0)
     peak = jax.lax.pmax(jax.lax.stop_gradient(moments.peak), DATA)
     moments = moments.rescaled(peak, variance)
     mass, first, second = jax.lax.psum(moments[1:], DATA)
     mean = first / mass[:, None]
     trace = jnp.maximum(second / mass - jnp.sum(mean**2, axis=1), 0)
     log_sum = jnp.log(mass) + (peak - 0.5 * jnp.sum(z**2, axis=1)) / variance
-    return _posterior(full, mean, trace, log_sum, sigma, centre)
+    return _posterior(full, mean, trace, log_sum, sigma)
 
 
 def _careful_scan(
-    full: FullScan,
-    z: Array,
-    sigma: Array,
-    rows: Array,
-    half_norms: Array,
-    centre: Array,
-    *,
-    leaders: int,
+    full: FullScan, z: Array, sigma: Array, *, leaders: int
 ) -> tuple[Posterior, Array]:
     """As `_plain_scan`, for noise levels at which logits in working precision are noise.
 
@@ -228,12 +232,12 @@ def _careful_scan(
     d = z.shape[1]
     variance = (sigma * full.scale) ** 2
     exact_z = compensated.affine(z, full.scale, full.shift)
-    count = _leader_count(leaders, rows.shape[0], d)
-    z = exact_z.high - centre
-    moments, best = _stream(full, z, variance, rows, half_norms, centre, leaders=count)
-    is_crowded = _is_crowded(best, z, variance, half_norms)
+    count = _leader_count(leaders, full.rows.shape[0], d)
+    z = exact_z.high - full.centre
+    moments, best = _stream(full, z, variance, leaders=count)
+    crowded = is_crowded(best, z, variance, full.radius * full.scale)
 
-    top = rows[best.rows]
+    top = full.rows[best.rows]
     used = jnp.isfinite(best.affinities)
     shares = exact_shares(exact_z, top, used, variance, DATA)
 
@@ -244,7 +248,7 @@ def _careful_scan(
     leader_mass = jax.lax.psum(jnp.sum(approximate, axis=1), DATA)
     weights = shares.weights * leader_mass[:, None]
 
-    top = top.astype(z.dtype) - centre
+    top = top.astype(z.dtype) - full.centre
     correction = jnp.einsum("bk,bkd->bd", weights - approximate, top, precision=_HIGHEST)
     mean = jax.lax.psum(moments.first + correction, DATA) / mass[:, None]
 
@@ -252,7 +256,7 @@ def _careful_scan(
     # hold all the mass.
     spread = jnp.sum(weights * jnp.sum((top - mean[:, None]) ** 2, axis=2), axis=1)
     rest_first = moments.first - jnp.einsum("bk,bkd->bd", approximate, top, precision=_HIGHEST)
-    rest_second = moments.second - jnp.sum(approximate * 2 * half_norms[best.rows], axis=1)
+    rest_second = moments.second - jnp.sum(approximate * 2 * full.half_norms[best.rows], axis=1)
     rest = jax.lax.psum(rest_second - 2 * jnp.sum(rest_first * mean, axis=1), DATA)
     rest_mass = mass - leader_mass
     rest = jnp.maximum(rest + rest_mass * jnp.sum(mean**2, axis=1), 0)
@@ -260,14 +264,19 @@ def _careful_scan(
     trace = (jax.lax.psum(spread, DATA) + rest) / mass
 
     log_sum = shares.log_sum + jnp.log(mass / leader_mass)
-    posterior = _posterior(full, mean, trace, log_sum, sigma, centre)
-    return posterior, jax.lax.pmax(is_crowded.astype(jnp.int32), DATA) > 0
+    posterior = _posterior(full, mean, trace, log_sum, sigma)
+    return posterior, jax.lax.pmax(crowded.astype(jnp.int32), DATA) > 0
 
 
-def _is_crowded(best: Leaders, z: Array, variance: Array, half_norms: Array) -> Array:
-    """Whether the last leader may be a rounding error away from mattering: [b]."""
+def is_crowded(best: Leaders, z: Array, variance: Array, radius: Array) -> Bool[Array, " b"]:
+    """Whether the last leader may be a rounding error away from mattering.
+
+    Args:
+        best: leaders by affinities in working precision.
+        z: [b, d] centred; variance: [b]; radius: of the data; all in stored units.
+    """
     epsilon = jnp.finfo(z.dtype).eps / 2
-    reach = jnp.sqrt(2 * jnp.max(half_norms) * jnp.sum(z**2, axis=1)) + jnp.max(half_norms)
+    reach = radius * jnp.linalg.norm(z, axis=1) + 0.5 * radius**2
     behind = best.affinities[:, 0] - best.affinities[:, -1]
     is_full = jnp.isfinite(best.affinities[:, -1])
     # Beyond 12 nats a row has no weight. The rounding is a bound, some twenty times what is met:
@@ -277,30 +286,21 @@ def _is_crowded(best: Leaders, z: Array, variance: Array, half_norms: Array) -> 
 
 
 def _posterior(
-    full: FullScan, mean: Array, trace: Array, log_sum: Array, sigma: Array, centre: Array
+    full: FullScan, mean: Array, trace: Array, log_sum: Array, sigma: Array
 ) -> Posterior:
     """From centred, stored units to model coordinates; log_sum = log Σ exp(-‖z - y‖²/2σ²)."""
     d = mean.shape[1]
     return Posterior(
-        mean=(mean + (centre - full.shift)) / full.scale,
+        mean=(mean + (full.centre - full.shift)) / full.scale,
         trace_cov=trace / full.scale**2,
         log_density=log_sum - jnp.log(full.n) - 0.5 * d * jnp.log(2 * jnp.pi * sigma**2),
     )
 
 
-def _stream(
-    full: FullScan,
-    z: Array,
-    variance: Array,
-    rows: Array,
-    half_norms: Array,
-    centre: Array,
-    *,
-    leaders: int,
-) -> tuple[Moments, Leaders]:
+def _stream(full: FullScan, z: Array, variance: Array, *, leaders: int) -> tuple[Moments, Leaders]:
     """One pass over this device's rows in chunks: moments about the centre, and the leaders."""
     b, d = z.shape
-    n = rows.shape[0]
+    n = full.rows.shape[0]
     chunk = min(full.chunk_rows, n)
     offset = jax.lax.axis_index(DATA) * n
     precision = jax.lax.Precision(full.precision)
@@ -309,8 +309,8 @@ def _stream(
         moments, best = carry
         # The last chunk starts early enough to be whole; rows seen before do not count again.
         start = jnp.minimum(i * chunk, n - chunk)
-        y = jax.lax.dynamic_slice_in_dim(rows, start, chunk).astype(z.dtype) - centre
-        half = jax.lax.dynamic_slice_in_dim(half_norms, start, chunk)
+        y = jax.lax.dynamic_slice_in_dim(full.rows, start, chunk).astype(z.dtype) - full.centre
+        half = jax.lax.dynamic_slice_in_dim(full.half_norms, start, chunk)
         row = start + jnp.arange(chunk)
         counts = (row >= i * chunk) & (offset + row < full.n)
         products = jnp.matmul(z, y.T, precision=precision)

@@ -24,7 +24,8 @@ from gdiff.mesh import BATCH, DATA
 from gdiff.score import compensated, selection
 from gdiff.score.base import ScoreSpec
 from gdiff.score.full import FullScan, half_norms
-from gdiff.score.posterior import squared_distances
+from gdiff.score.parts import in_parts
+from gdiff.score.posterior import excess_distances
 
 ESTIMATORS = ("ss", "wss")
 # Sides of an automatic proxy.
@@ -262,17 +263,8 @@ def _by_parts(
     keys: selection.QueryKeys | None,
 ) -> Posterior:
     """`_posterior` of as many queries at a time as memory allows; runs on each device."""
-    b, d = z.shape
-    size = max(1, _LARGEST_ARRAY // max(data.rows.shape[0], _LEADERS * d))
-    if b <= size:
-        return _posterior(gold, z, sigma, data, proxy, keys)
-    parts = -(-b // size)
-    size = -(-b // parts)
-    padding = parts * size - b
-    z = jnp.pad(z, ((0, padding), (0, 0))).reshape(parts, size, d)
-    sigma = jnp.pad(sigma, (0, padding), constant_values=1).reshape(parts, size)
-    out = jax.lax.map(lambda part: _posterior(gold, *part, data, proxy, keys), (z, sigma))
-    return jax.tree.map(lambda x: x.reshape(parts * size, *x.shape[2:])[:b], out)
+    size = max(1, _LARGEST_ARRAY // max(data.rows.shape[0], _LEADERS * z.shape[1]))
+    return in_parts(lambda z, sigma: _posterior(gold, z, sigma, data, proxy, keys), size, z, sigma)
 
 
 def _posterior(
@@ -358,10 +350,7 @@ def _refined(
     """
     best, position = jax.lax.top_k(affinities, min(_LEADERS, affinities.shape[1]))
     used = jnp.isfinite(best)
-    distance = squared_distances(z, data.rows[position])
-    nearest = jnp.min(jnp.where(used, distance.high, jnp.inf), axis=1)
-    nearest = jax.lax.pmin(jax.lax.stop_gradient(nearest), DATA)
-    excess = (distance.high - nearest[:, None]) + distance.low
+    excess, _ = excess_distances(z, data.rows[position], used, DATA)
     # Distances and affinities differ by ‖z‖²/2, which is 0 here but for derivatives.
     half = 0.5 * jnp.sum((z.high - data.centre) ** 2, axis=1)
     exact = (half - jax.lax.stop_gradient(half))[:, None] - excess / 2

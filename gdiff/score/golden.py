@@ -1,4 +1,4 @@
-"""Score by a golden subset, to a tolerance that is measured."""
+"""Score by a golden subset, to a tolerance that every answer is checked against."""
 
 import logging
 from collections.abc import Sequence
@@ -9,20 +9,27 @@ from jax.sharding import Mesh
 from gdiff.dataset import Dataset
 from gdiff.denoiser import Denoiser
 from gdiff.errors import require
+from gdiff.score import golden_index
 from gdiff.score.base import ScoreSpec
 from gdiff.score.full import Full
 from gdiff.score.golden_plan import Pilot, planned
-from gdiff.score.golden_scan import WIDTH, GoldenScan
 
 log = logging.getLogger(__name__)
+
+# Data sets with fewer points are scanned in full.
+_FEW = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class Golden(ScoreSpec):
     """Posterior mean to a tolerance, from a coarse scan and a small exact head.
 
+    Every answer comes with an estimate of its error: where that is beyond the tolerance, the
+    query is scanned in full. The estimate is scaled by what pilot queries show at its level; it
+    is no proof, for which there is the posterior's `error_bound`.
+
     Attributes:
-        tolerance: largest relative error of the posterior mean on the pilot queries.
+        tolerance: relative error of the posterior mean that is allowed.
         max_rank: largest number of principal coordinates kept per row.
         pilot_queries: queries per noise level on which a plan is measured.
         seed: of the pilot queries.
@@ -43,9 +50,13 @@ class Golden(ScoreSpec):
     def fit(self, dataset: Dataset, mesh: Mesh, sigmas: Sequence[float] = ()) -> Denoiser:
         """Load or build the index, measure or load the plan, and return the denoiser."""
         full = Full().fit(dataset, mesh)
-        count = min(self.max_rank, dataset.dim // 2) // WIDTH
-        if count == 0:
-            log.info("golden: %d numbers a row leave nothing to save; full scan", dataset.dim)
+        ends = golden_index.ranks(dataset.dim, self.max_rank)
+        if not ends or len(dataset) < _FEW:
+            log.info(
+                "golden: %d points of %d numbers leave nothing to save; full scan",
+                len(dataset),
+                dataset.dim,
+            )
             return full
-        pilot = Pilot(self.tolerance, self.pilot_queries, self.seed)
-        return planned(GoldenScan.of(dataset, full, count), dataset, pilot, sigmas)
+        scan = golden_index.build(dataset, full, ends, self.tolerance)
+        return planned(scan, dataset, Pilot(self.tolerance, self.pilot_queries, self.seed), sigmas)

@@ -16,20 +16,28 @@ from gdiff import cache
 from gdiff.dataset import Dataset
 from gdiff.mesh import BATCH, batch_sharding
 from gdiff.progress import track
-from gdiff.score.golden_scan import PROGRAMS, WIDTH, GoldenScan, Plan, Program, Work
+from gdiff.score.golden_scan import QUERIES, REPAIRED, GoldenScan, Head, Tail
+from gdiff.score.golden_work import Plan, Work
+from gdiff.score.leading import leading, without
 
 log = logging.getLogger(__name__)
 
 # Noise levels at which plans are measured where a run has more of them, or names none.
 _MOST_LEVELS = 16
 _DEFAULT_RANGE = (0.01, 100.0)
-# The pilot's largest error must stay this far below the tolerance: other queries do worse.
-_MARGIN = 0.75
-# Cost of a row of the head, in columns of the coarse scan.
-_ROW_COST = 6
-# Column blocks that are tried; the largest number there is, too.
-_RANKED = (1, 2, 3, 4, 6)
-_VERSION = 4
+# Pilot queries with estimates above this part of the tolerance count as repaired.
+# Without a tail estimates differ by orders of magnitude, and other queries may do much worse.
+_MARGIN, _WIDE_MARGIN = 0.85, 0.2
+# Errors below this part of the tolerance do not tell how good their estimate is.
+_NEGLIGIBLE = 0.1
+_HEADS = (0, 16, 64, 256, 1024)
+# Cost in numbers read by the coarse scan; measured on CPU with 64 queries. A number of the tail's
+# mean; a number of a row of the head; what every row costs besides; the same with a tail.
+_AVERAGED_COST, _HEAD_COST, _ROW_COST, _TAIL_COST = 1.2, 25, 80, 130
+_LEAST_RESERVE = 64
+# What fewer queries cost more.
+_READING_COST = 0.15
+_VERSION = 11
 
 
 class Pilot(NamedTuple):
@@ -45,19 +53,29 @@ def planned(
 ) -> GoldenScan:
     """The scan with its plan for `sigmas`, from the cache where it is in it.
 
-    At every level the cheapest work is taken whose largest relative error over the pilot
-    queries is below 0.75 of the tolerance; if there is none, the full scan.
+    At every level the estimates of all works' errors are inflated by the largest ratio of an
+    error to its estimate among the pilot queries; the work is taken that costs least, together
+    with the repair of queries whose estimate is near the tolerance or above, or the full scan.
     """
     levels = _levels(sigmas)
-    count = golden.half_norms.shape[1]
-    key = (_VERSION, count, WIDTH, *pilot, levels.tolist())
+    key = (_VERSION, golden.ends, *pilot, levels.tolist())
     digest = hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()
     name = f"golden-plan-{dataset.fingerprint()}-{digest}"
-    table = cache.cached(name, lambda: _measure(golden, dataset, pilot, levels))
-    full = [f"{sigma:.3g}" for sigma in levels[table[:, 0] == len(PROGRAMS)]]
+    table = np.asarray(cache.cached(name, lambda: _measure(golden, dataset, pilot, levels)))
+    full = [f"{sigma:.3g}" for sigma in levels[table[:, 0] == 0]]
     if full:
         log.info("golden: full scan at sigma = %s", ", ".join(full))
-    plan = Plan.of(levels, np.asarray(table), golden.basis.dtype)
+    chosen = [Work(*map(int, row[:3])) for row in table]
+    works = sorted({work for work in chosen if work.ranked}, key=lambda x: _cost(golden, x))
+    place = [works.index(work) if work.ranked else len(works) for work in chosen]
+    dtype = golden.mean.dtype
+    plan = Plan(
+        log_sigma=jnp.asarray(np.log(levels), dtype),
+        place=jnp.asarray(place, jnp.int32),
+        inflation=jnp.asarray(table[:, 3], dtype),
+        works=tuple(works),
+        reserve=_reserve(golden),
+    )
     return dataclasses.replace(golden, plan=plan)
 
 
@@ -71,37 +89,71 @@ def _levels(sigmas: Sequence[float]) -> np.ndarray:
 
 
 def _measure(golden: GoldenScan, dataset: Dataset, pilot: Pilot, levels: np.ndarray) -> np.ndarray:
-    """Work per level: [s, 3] int32."""
-    candidates = _candidates(golden.half_norms.shape[1])
+    """Work and inflation per level: [s, 4]; all zeros but the last stand for the full scan."""
     table = []
     with track(f"measuring plans on {dataset.name}", len(levels), "levels") as progress:
         for level, sigma in enumerate(levels):
             z = _queries(dataset, golden.full.mesh.shape[BATCH], pilot, level, sigma)
             z = jax.device_put(z, batch_sharding(golden.full.mesh))
-            exact = _full(golden, z, jnp.full(len(z), sigma, z.dtype))
-            for work in candidates:
-                if work.program == len(PROGRAMS):
-                    break
-                program, blocks = PROGRAMS[work.program], map(jnp.int32, work[1:])
-                level_of_z = jnp.full(len(z), sigma, z.dtype)
-                error = _error(golden, program, z, level_of_z, *blocks, exact)
-                if float(error) <= _MARGIN * pilot.tolerance:
-                    break
-            table.append(work)
+            sigma = jnp.full(len(z), sigma, z.dtype)
+            exact = _full(golden, z, sigma)
+            table.append(_cheapest(golden, pilot.tolerance, z, sigma, exact))
             progress.reach(level + 1)
-    return np.array(table, np.int32)
+    return np.array(table)
 
 
-def _candidates(count: int) -> list[Work]:
-    """All that may be tried, from cheap to dear; the full scan last."""
-    costs = {}
-    for place, program in enumerate(PROGRAMS):
-        for ranked in sorted({k for k in _RANKED if k < count} | {count}):
-            for averaged in {ranked, -(-ranked // 2)} if program.has_tail else {1}:
-                products = ranked + averaged * program.has_tail
-                work = Work(place, ranked, averaged)
-                costs[work] = products * WIDTH + program.head * _ROW_COST
-    return [*sorted(costs, key=costs.get), Work(len(PROGRAMS), 1, 1)]
+def _cheapest(
+    golden: GoldenScan, tolerance: float, z: Array, sigma: Array, exact: Array
+) -> tuple[float, ...]:
+    """The work that is cheapest with its repairs, and the inflation of its estimate."""
+    best, lowest = (0, 0, 0, 1.0), _full_cost(golden)
+    for ranked in range(1, len(golden.ends) + 1):
+        works = _menu(golden, ranked)
+        costs = [_cost(golden, work) for work in works]
+        if min(costs) >= lowest:
+            continue
+        trials = np.asarray(_trials(golden, works, z, sigma, exact))
+        for work, cost, (error, estimate) in zip(works, costs, trials, strict=True):
+            telling = error > _NEGLIGIBLE * tolerance
+            ratio = error[telling] / np.maximum(estimate[telling], 1e-30)
+            inflation = float(np.max(ratio, initial=1.0))
+            margin = _MARGIN if work.averaged else _WIDE_MARGIN
+            doubtful = np.mean(inflation * estimate > margin * tolerance)
+            groups = np.ceil(doubtful * QUERIES / REPAIRED)
+            cost += groups * _cost(golden, _reserve(golden), REPAIRED)
+            if cost < lowest:
+                best, lowest = (*work, inflation), cost
+    return best
+
+
+def _reserve(golden: GoldenScan) -> Work:
+    """What doubtful queries get: nearly all that there is."""
+    blocks = len(golden.ends)
+    head = max(head for head in _HEADS if head <= max(golden.full.n // 128, _LEAST_RESERVE))
+    return Work(blocks, max(1, blocks - 1), head)
+
+
+def _menu(golden: GoldenScan, ranked: int) -> tuple[Work, ...]:
+    """All that may be chosen with so many blocks ranked: the tail dropped, or averaged."""
+    averaged = (0, *range(max(1, ranked - 2), ranked + 1))
+    heads = [head for head in _HEADS if head <= golden.full.n // 4]
+    return tuple(Work(ranked, a, head) for head in heads for a in averaged if a or head)
+
+
+def _cost(golden: GoldenScan, work: Work, queries: int = QUERIES) -> float:
+    """In numbers that the coarse scan reads for a whole batch."""
+    row = golden.ends[work.ranked - 1] + _ROW_COST
+    if work.averaged:
+        row += _AVERAGED_COST * golden.ends[work.averaged - 1] + _TAIL_COST - _ROW_COST
+    share = queries / QUERIES
+    # Fewer queries share what is read.
+    reading = share if share == 1 else share + _READING_COST
+    return golden.full.n * row * reading + _HEAD_COST * len(golden.mean) * work.head * share
+
+
+def _full_cost(golden: GoldenScan) -> float:
+    """Of the full scan, likewise."""
+    return golden.full.n * 2 * len(golden.mean)
 
 
 def _queries(dataset: Dataset, devices: int, pilot: Pilot, level: int, sigma: float) -> np.ndarray:
@@ -120,16 +172,39 @@ def _full(golden: GoldenScan, z: Array, sigma: Array) -> Array:
 
 
 @eqx.filter_jit
-def _error(
-    golden: GoldenScan,
-    program: Program,
-    z: Array,
-    sigma: Array,
-    ranked: Array,
-    averaged: Array,
-    exact: Array,
+def _trials(
+    golden: GoldenScan, works: tuple[Work, ...], z: Array, sigma: Array, exact: Array
 ) -> Array:
-    """Largest relative error of the mean."""
-    axes = tuple(range(1, z.ndim))
-    mean = golden.scan(program, z, sigma, ranked, averaged).mean
-    return jnp.sqrt(jnp.max(jnp.sum((mean - exact) ** 2, axes) / jnp.sum(exact**2, axes)))
+    """Relative error of the mean and its estimate, for works that rank alike: [works, 2, q]."""
+
+    ranked = works[0].ranked
+    averaged = sorted({work.averaged for work in works})
+    heads = sorted({work.head for work in works})
+
+    def run(golden: GoldenScan, z: Array, sigma: Array, exact: Array) -> Array:
+        query = golden.query(z, sigma)
+        coarse = golden.coarse(query, ranked)
+        leaders = leading(coarse, heads[-1])
+        size = jnp.maximum(jnp.linalg.norm(exact, axis=1), jnp.finfo(z.dtype).tiny)
+
+        def with_head(count: Array) -> Array:
+            used = jnp.arange(heads[-1]) < count
+            some = leaders._replace(affinities=jnp.where(used, leaders.affinities, -jnp.inf))
+            head = golden.head(query, some)
+            tail = golden.tail(query, without(coarse, some), ranked)
+            return jnp.stack([compared(head, tail, Work(ranked, a, 0)) for a in averaged])
+
+        def compared(head: Head, tail: Tail, work: Work) -> Array:
+            columns = golden.ends[work.averaged - 1] if work.averaged else 0
+            tail = tail._replace(first=tail.first[:, :columns])
+            posterior, estimate = golden.combined(query, head, tail, work)
+            error = jnp.linalg.norm(posterior.mean - exact, axis=1)
+            return jnp.stack([error, estimate]) / size
+
+        # A loop, so that all heads share one compiled body.
+        found = jax.lax.map(with_head, jnp.array(heads))
+        places = [(heads.index(work.head), averaged.index(work.averaged)) for work in works]
+        return jnp.moveaxis(found[tuple(np.array(places).T)], -1, 0)
+
+    z, exact = (x.reshape(len(x), -1) for x in (z, exact))
+    return jnp.moveaxis(golden.on_devices(run, z, sigma, exact), 0, -1)

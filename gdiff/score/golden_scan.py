@@ -1,123 +1,137 @@
 """The golden scan: exact rows for the head of the posterior, a few numbers for the rest.
 
-Rows are kept a second time as their leading principal coordinates, in blocks of columns. A coarse
-scan over some of these blocks ranks all rows; the best of them, the *head*, are weighed again by
-their full rows, and all others, the *tail*, count with their coarse weights and coordinates, so
-that nothing is thrown away. How many blocks, and whether head and tail are needed, is a *plan* per
-noise level, measured once against the full scan on pilot queries (`gdiff.score.golden_plan`).
+Rows are kept a second time as their leading principal coordinates. A coarse scan over some of
+these ranks all rows; the best of them, the *head*, are weighed again by their full rows, and all
+others, the *tail*, count with their coarse weights and coordinates, so that nothing is thrown
+away. How many coordinates and how large a head: that is the *plan*, one `Work` per noise level
+(`gdiff.score.golden_plan`).
 
 The idea of a subset that depends on the noise level is GoldDiff's (Shang et al., arXiv 2602.16498);
-this estimator is our own construction.
+this estimator, its bounds and its estimate of the error are our own constructions.
+
+Why the estimate is right. Let P project on the coordinates of the coarse scan, and z = x_0 + σ ε.
+Up to a factor that all rows share, the weight of row y is its coarse weight times e^u, with
+u = (⟨z_⊥, y_⊥⟩ - ½‖y_⊥‖²) / σ², and given P z the mean of e^u is 1 and its variance
+exp(‖y_⊥‖²/σ²) - 1, rows being all but orthogonal beyond P. So the error of the mean is a sum of
+independent terms, one for each row of the tail, and as P z leaves the mass τ of the tail for the
+row that z came from, it cannot be larger than √τ times the spread of the data, in mean square.
+Where ‖y_⊥‖ is much less than σ, many small terms make up the error, and it is close to its root
+mean square; where it is not, few large ones do, and the estimate is up to four times that.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from gdiff import cache
-from gdiff.dataset import Dataset
-from gdiff.dataset.base import blocks
 from gdiff.denoiser import Posterior
-from gdiff.mesh import BATCH, DATA, place_rows
-from gdiff.progress import track
+from gdiff.mesh import BATCH, DATA
 from gdiff.score import compensated
-from gdiff.score.full import FullScan, half_norms
-from gdiff.score.posterior import Leaders, Moments, exact_shares, weights_of
-from gdiff.score.statistics import statistics
+from gdiff.score.full import FullScan, is_crowded, scan_rows
+from gdiff.score.golden_work import Plan, Work
+from gdiff.score.leading import leading, without
+from gdiff.score.parts import in_parts
+from gdiff.score.posterior import Leaders, exact_shares, weights_of
 
-# Columns of the proxy are scanned in blocks of this width, so that the rank is a value.
-WIDTH = 128
 # Those of the head whose weights are computed to twice the working precision.
 _CLOSEST = 8
-_CHUNK = 4096
+# Queries that are planned together, and numbers in one [b, n] array: 256 MiB in float32.
+QUERIES, _LARGEST_ARRAY = 64, 2**26
+# Numbers in one gathered [b, k, d] array: few enough to stay in cache.
+_GATHERED = 2**21
+# Doubtful queries that are answered again at a time.
+REPAIRED = 16
+# The likely bound, in estimates of the error.
+_LIKELY = 2.0
+# By how many times an error may rather exceed its root mean square where single rows dominate it.
+_HEAVY = 3.0
+# Part of the tolerance that logits in working precision may cost.
+_LOGIT_SHARE = 0.01
+# What rounding may do to the mean, in radii of the data.
+_ROUNDING = 1e-5
+# A mass that counts as none, by which and by whose product with σ² one can divide.
+_TINY = 1e-30
 _matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 _einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-# Part of the key of the index: to be raised when what is stored changes.
-_VERSION = 2
 
 
-class Program(NamedTuple):
-    """What a scan does.
+class Index(NamedTuple):
+    """What is kept of all rows, or of those of one device, besides the rows: n of them.
 
     Attributes:
-        has_tail: whether rows outside the head count.
-        head: rows of the head, per query and device.
+        blocks: each [n, columns] of the leading principal coordinates about the mean.
+        halves: for each block [n] ½ squared norm of the coordinates up to its end; infinite for
+            padding, so that it gets no weight.
+        norms: [n, 2 + blocks] 1, ‖y‖² about the mean, and for each block the squared norm of
+            what lies beyond its end.
     """
 
-    has_tail: bool
-    head: int
+    blocks: tuple[Float[Array, "n _"], ...]
+    halves: tuple[Float[Array, " n"], ...]
+    norms: Float[Array, "n _"]
 
 
-# All that a plan may choose from; the last serves all purposes.
-PROGRAMS = (
-    Program(has_tail=True, head=0),
-    Program(has_tail=False, head=16),
-    Program(has_tail=False, head=64),
-    Program(has_tail=True, head=16),
-    Program(has_tail=True, head=64),
-)
-
-
-class Work(NamedTuple):
-    """One entry of a plan; arrays of any one shape, or numbers.
+class Head(NamedTuple):
+    """Weighted sums over the head of all devices, with weights e = exp((a - peak) / σ²).
 
     Attributes:
-        program: place among the plan's programs; the number of these stands for the full scan.
-        ranked: column blocks from which the coarse weights are computed.
-        averaged: column blocks of the tail's mean; at most `ranked`.
+        peak: [b] largest affinity, -inf without a head.
+        mass: [b] Σ e; first: [b, d] Σ e y about the mean of the data.
+        spread: [b] Σ e ‖y - first / mass‖².
+        crowded: [b] whether rounding may hide which of its rows matter.
     """
 
-    program: Int[Array, "..."]
-    ranked: Int[Array, "..."]
-    averaged: Int[Array, "..."]
+    peak: Float[Array, " b"]
+    mass: Float[Array, " b"]
+    first: Float[Array, "b d"]
+    spread: Float[Array, " b"]
+    crowded: Bool[Array, " b"]
 
 
-class Plan(eqx.Module):
-    """What to do at which noise level.
+class Tail(NamedTuple):
+    """Weighted sums over the tail of all devices, with coarse weights e = exp((c - peak) / σ²).
 
     Attributes:
-        log_sigma: [s] increasing.
-        work: [s].
-        programs: those that occur, of which the last also serves mixed batches.
+        peak: [b]; mass: [b] Σ e; squares: [b] Σ e².
+        first: [b, r] Σ e P y, of the averaged coordinates.
+        second: [b] Σ e ‖y‖².
+        beyond: [b, blocks] Σ e times the squared norm beyond each block.
     """
 
-    log_sigma: Float[Array, " s"]
-    work: Work
-    programs: tuple[Program, ...] = eqx.field(static=True)
+    peak: Float[Array, " b"]
+    mass: Float[Array, " b"]
+    squares: Float[Array, " b"]
+    first: Float[Array, "b r"]
+    second: Float[Array, " b"]
+    beyond: Float[Array, "b blocks"]
 
-    @classmethod
-    def of(cls, sigmas: np.ndarray, table: np.ndarray, dtype: jnp.dtype) -> "Plan":
-        """From levels [s], increasing, and work [s, 3] whose programs are places in `PROGRAMS`."""
-        used = sorted(set(table[:, 0].tolist()))
-        if len(used) > 1:
-            used = sorted({*used, len(PROGRAMS) - 1})
-        programs = tuple(PROGRAMS[place] for place in used if place < len(PROGRAMS))
-        places = np.searchsorted(used, table[:, 0])
-        work = Work(*(jnp.asarray(column, jnp.int32) for column in (places, *table.T[1:])))
-        return cls(jnp.asarray(np.log(sigmas), dtype), work, programs)
+    def rescaled(self, peak: Float[Array, " b"], variance: Float[Array, " b"]) -> "Tail":
+        """The same sums relative to a peak that is at least as high."""
+        factor = weights_of(self.peak, peak, variance)
+        sums = (x * factor.reshape(-1, *[1] * (x.ndim - 1)) for x in self[1:])
+        tail = Tail(peak, *sums)
+        return tail._replace(squares=tail.squares * factor)
 
-    def at(self, sigma: Float[Array, " b"]) -> Work:
-        """Work that serves all levels of a batch: what both neighbours of each of them need."""
-        x = jnp.log(sigma)
-        last = self.log_sigma.shape[0] - 1
-        above = jnp.searchsorted(self.log_sigma, x - 1e-3)
-        below = jnp.searchsorted(self.log_sigma, x + 1e-3) - 1
-        near = jnp.clip(jnp.concatenate([above, below]), 0, last)
-        programs = self.work.program[near]
-        full = len(self.programs)
-        mixed = jnp.where(jnp.all(programs == programs[0]), programs[0], full - 1)
-        return Work(
-            jnp.where(jnp.any(programs == full), full, mixed),
-            jnp.max(self.work.ranked[near]),
-            jnp.max(self.work.averaged[near]),
-        )
+
+class Query(NamedTuple):
+    """Queries of one device in stored units.
+
+    Attributes:
+        exact: pair of [b, d]; z: [b, d] about the mean of the data.
+        coordinates: [b, r] of z.
+        sigma: [b] in model units; variance: [b] σ² in stored units.
+    """
+
+    exact: compensated.Pair
+    z: Float[Array, "b d"]
+    coordinates: Float[Array, "b r"]
+    sigma: Float[Array, " b"]
+    variance: Float[Array, " b"]
 
 
 class GoldenScan(eqx.Module):
@@ -125,253 +139,296 @@ class GoldenScan(eqx.Module):
 
     Attributes:
         full: the exact scan, and with it the rows.
+        index: what the coarse scan reads.
         mean: [d] of the rows, in stored units.
-        basis: [d, r] leading principal directions.
-        coordinates: [n_padded, r] of the rows about the mean, in stored units, split over `data`.
-        half_norms: [n_padded, r / WIDTH] ½ squared norm of the first 1, 2, … blocks.
-        row_half_norms: [n_padded] ½‖row - mean‖².
+        basis: [d, r] leading principal directions; eigenvalues: [r] of the covariance.
+        tolerance: [] relative error beyond whose estimate a query is given to the full scan.
         plan: what to do at which noise level.
+        ends: for each block of columns its last rank.
     """
 
     full: FullScan
+    index: Index
     mean: Float[Array, " d"]
     basis: Float[Array, "d r"]
-    coordinates: Float[Array, "n r"]
-    half_norms: Float[Array, "n blocks"]
-    row_half_norms: Float[Array, " n"]
+    eigenvalues: Float[Array, " r"]
+    tolerance: Float[Array, ""]
     plan: Plan
-
-    @classmethod
-    def of(cls, dataset: Dataset, full: FullScan, count: int) -> "GoldenScan":
-        """The index of `count` blocks, from the cache where it is in it; without a plan yet."""
-        found = statistics(dataset, rank=count * WIDTH)
-        basis = np.zeros((dataset.dim, count * WIDTH), np.float32)
-        basis[:, : found.eigenvectors.shape[1]] = found.eigenvectors
-        mean = (found.mean * dataset.scale + dataset.shift).astype(np.float32)
-        key = f"golden-{_VERSION}-{dataset.fingerprint()}-{count}"
-        coordinates = cache.cached(key, lambda: _project(dataset, mean, basis))
-        placed = place_rows(coordinates, full.mesh)
-        mean = jnp.asarray(mean, full.centre.dtype)
-        return cls(
-            full=full,
-            mean=mean,
-            basis=jnp.asarray(basis, full.centre.dtype),
-            coordinates=placed,
-            half_norms=_cumulative_half_norms(placed),
-            row_half_norms=half_norms(full.rows, mean, full.mesh),
-            plan=Plan.of(np.ones(1), np.array([[len(PROGRAMS), 1, 1]]), mean.dtype),
-        )
+    ends: tuple[int, ...] = eqx.field(static=True)
 
     def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"]) -> Posterior:
-        """Approximate posterior mean and trace; `error_bound` and `log_density` are None."""
-        work = self.plan.at(sigma)
-        programs = [partial(self.scan, program) for program in self.plan.programs]
-        programs.append(lambda z, sigma, *_: Posterior(*self.full(z, sigma)[:2]))
-        return jax.lax.switch(work.program, programs, z, sigma, work.ranked, work.averaged)
-
-    def scan(
-        self,
-        program: Program,
-        z: Float[Array, "b *event"],
-        sigma: Float[Array, " b"],
-        ranked: Int[Array, ""],
-        averaged: Int[Array, ""],
-    ) -> Posterior:
-        """As a call, by a program and with numbers of blocks of one's own choice."""
-        scan = self._sharded(partial(_scan, program=program))
-        posterior = scan(z.reshape(z.shape[0], -1), sigma, ranked, averaged)
+        """Approximate posterior; `log_density` is None. b a multiple of the axis `batch`."""
+        n_local = self.full.rows.shape[0] // self.full.mesh.shape[DATA]
+        size = max(1, min(QUERIES, _LARGEST_ARRAY // n_local))
+        posterior = self.on_devices(
+            lambda golden, z, sigma: in_parts(golden.denoise, size, z, sigma),
+            z.reshape(z.shape[0], -1),
+            sigma,
+        )
         return posterior._replace(mean=posterior.mean.reshape(z.shape))
 
-    def _sharded(self, scan: Callable[..., Posterior]) -> Callable[..., Posterior]:
-        full = self.full
-        scan = jax.shard_map(
-            partial(scan, full),
-            mesh=full.mesh,
-            in_specs=(P(BATCH), P(BATCH), P(), P(), P(DATA), P(DATA), P(DATA), P(DATA), P(), P()),
+    def on_devices(self, run: Callable[..., Any], *queries: Array) -> Any:
+        """run(self, *queries) on each device with its part of the rows and queries [b, …]."""
+        everywhere = jax.tree.map(lambda _: P(), self)
+        index = jax.tree.map(lambda _: P(DATA), self.index)
+        placement = eqx.tree_at(
+            lambda x: (x.full, x.index), everywhere, (self.full.placement(), index)
+        )
+        run = jax.shard_map(
+            run,
+            mesh=self.full.mesh,
+            in_specs=(placement, *[P(BATCH)] * len(queries)),
             out_specs=P(BATCH),
             check_vma=False,
         )
-        return lambda *query: scan(
-            *query,
-            full.rows,
-            self.row_half_norms,
-            self.coordinates,
-            self.half_norms,
-            self.basis,
-            self.mean,
+        return run(self, *queries)
+
+    def denoise(self, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Posterior:
+        """The call on one device: by the plan, and with more work where the estimate says so."""
+        place, inflation = self.plan.at(sigma)
+        query = (z, sigma, inflation)
+        exact = partial(self._exact)
+        branches = [partial(self._answered, work) for work in self.plan.works]
+        posterior, is_doubtful = jax.lax.switch(place, [*branches, exact], *query)
+        for again in (partial(self._answered, self.plan.reserve), exact):
+            posterior, is_doubtful = _repaired(again, query, posterior, is_doubtful)
+        return posterior
+
+    def _answered(
+        self, work: Work, z: Array, sigma: Array, inflation: Array
+    ) -> tuple[Posterior, Bool[Array, " b"]]:
+        """By one work; whether the result may be beyond the tolerance."""
+        posterior, estimate, crowded = self.scan(work, z, sigma)
+        estimate = inflation * estimate
+        largest = self.tolerance * jnp.linalg.norm(posterior.mean, axis=1)
+        likely = _LIKELY * estimate + _ROUNDING * self.full.radius
+        # So written that NaN is doubtful.
+        return posterior._replace(likely_bound=likely), crowded | ~(estimate <= largest)
+
+    def _exact(
+        self, z: Array, sigma: Array, inflation: Array
+    ) -> tuple[Posterior, Bool[Array, " b"]]:
+        """By the full scan, in doubt about nothing."""
+        rounding = jnp.full(len(z), _ROUNDING * self.full.radius)
+        posterior = scan_rows(self.full, z, sigma)._replace(
+            log_density=None,
+            error_bound=rounding,
+            likely_bound=rounding,
+            subset_size=jnp.full(len(z), self.full.n),
         )
+        return posterior, jnp.zeros(len(z), bool)
+
+    def scan(self, work: Work, z: Array, sigma: Array) -> tuple[Posterior, Array, Array]:
+        """By a work of one's own choice, on one device.
+
+        Returns:
+            The posterior but for its likely bound, the estimated error [b] in model units, and
+            whether rounding makes the result doubtful [b].
+        """
+        query = self.query(z, sigma)
+        coarse = self.coarse(query, work.ranked)
+        leaders = leading(coarse, work.head)
+        head = self.head(query, leaders)
+        tail = self.tail(query, without(coarse, leaders), work.averaged)
+        posterior, estimate = self.combined(query, head, tail, work)
+        bound = self.bound(query, coarse, leaders, head, posterior, work)
+        size = min(work.head * jax.lax.axis_size(DATA), self.full.n)
+        posterior = posterior._replace(error_bound=bound, subset_size=jnp.full(len(z), size))
+        return posterior, estimate, head.crowded
+
+    def query(self, z: Array, sigma: Array) -> Query:
+        """Queries in stored units."""
+        exact = compensated.affine(z, self.full.scale, self.full.shift)
+        z = exact.high - self.mean
+        coordinates = _matmul(z, self.basis)
+        return Query(exact, z, coordinates, sigma, (sigma * self.full.scale) ** 2)
+
+    def coarse(self, query: Query, ranked: int) -> Float[Array, "n b"]:
+        """Coarse affinities of all rows of this device.
+
+        Rows come first here and below: sums over them then run over whole vectors of queries.
+        """
+        z = jnp.split(query.coordinates, self.ends[:-1], axis=1)
+        products = map(lambda block, z: _matmul(block, z.T), self.index.blocks[:ranked], z)
+        return sum(products) - self.index.halves[ranked - 1][:, None]
+
+    def head(self, query: Query, leaders: Leaders) -> Head:
+        """Sums over the leaders that are used, by their exact affinities."""
+        b, k = leaders.rows.shape
+        d = self.mean.shape[0]
+        if k == 0:
+            zeros = jnp.zeros(b, query.z.dtype)
+            return Head(zeros - jnp.inf, zeros, jnp.zeros_like(query.z), zeros, zeros > 0)
+
+        def sums(
+            exact: compensated.Pair, z: Array, sigma: Array, variance: Array, leaders: Leaders
+        ) -> Head:
+            own = self.full.rows[leaders.rows]
+            centred = own.astype(z.dtype) - self.mean
+            norms = self.index.norms[leaders.rows, 1]
+            affinities = _einsum("bd,bkd->bk", z, centred) - 0.5 * norms
+            affinities = jnp.where(jnp.isfinite(leaders.affinities), affinities, -jnp.inf)
+            peak = jax.lax.pmax(jnp.max(affinities, axis=1), DATA)
+            weights = weights_of(affinities, peak, variance)
+            crowded = jnp.zeros(len(z), bool)
+
+            def settled() -> tuple[Array, Array]:
+                return self._settled(weights, affinities, exact, own, z, variance)
+
+            is_delicate = jnp.any(self.full.is_delicate(sigma, _LOGIT_SHARE * self.tolerance))
+            weights, crowded = jax.lax.cond(is_delicate, settled, lambda: (weights, crowded))
+            mass = jax.lax.psum(jnp.sum(weights, axis=1), DATA)
+            first = jax.lax.psum(_einsum("bk,bkd->bd", weights, centred), DATA)
+            own_mean = first / jnp.maximum(mass, _TINY)[:, None]
+            away = jnp.sum((centred - own_mean[:, None]) ** 2, axis=2)
+            spread = jax.lax.psum(jnp.sum(weights * away, axis=1), DATA)
+            return Head(peak, mass, first, spread, crowded)
+
+        size = max(1, _GATHERED // (k * d))
+        return in_parts(sums, size, *query[:2], query.sigma, query.variance, leaders)
+
+    def _settled(
+        self,
+        weights: Array,
+        affinities: Array,
+        exact: compensated.Pair,
+        rows: Array,
+        z: Array,
+        variance: Array,
+    ) -> tuple[Array, Array]:
+        """The closest rows of the head divide their mass by exact distances, if they suffice."""
+        b, k = weights.shape
+        best, place = jax.lax.top_k(affinities, min(_CLOSEST, k))
+        closest = jnp.take_along_axis(rows, place[:, :, None], axis=1)
+        shares = exact_shares(exact, closest, jnp.isfinite(best), variance, DATA)
+        held = jnp.take_along_axis(weights, place, axis=1)
+        together = jax.lax.psum(jnp.sum(held, axis=1), DATA)
+        at = (jnp.arange(b)[:, None], place)
+        weights = weights.at[at].set(shares.weights * together[:, None])
+        crowded = is_crowded(Leaders(best, place), z, variance, self.full.radius * self.full.scale)
+        return weights, jax.lax.pmax(crowded.astype(jnp.int32), DATA) > 0
+
+    def tail(self, query: Query, coarse: Float[Array, "n b"], averaged: int) -> Tail:
+        """Sums over all rows whose coarse affinities are finite."""
+        peak = jax.lax.pmax(jnp.max(coarse, axis=0), DATA)
+        weights = _weights(coarse, peak, query.variance)
+        first = [_einsum("nb,nr->br", weights, block) for block in self.index.blocks[:averaged]]
+        sums = _einsum("nb,nr->br", weights, self.index.norms)
+        squares = jnp.sum(weights**2, axis=0)
+        first, sums, squares = jax.lax.psum((first, sums, squares), DATA)
+        first = jnp.concatenate([*first, sums[:, :0]], axis=1)
+        return Tail(peak, sums[:, 0], squares, first, sums[:, 1], sums[:, 2:])
+
+    def combined(
+        self, query: Query, head: Head, tail: Tail, work: Work
+    ) -> tuple[Posterior, Float[Array, " b"]]:
+        """Mean and trace of both, and an estimate of the mean's error in model units: [b]."""
+        peak = jnp.maximum(head.peak, tail.peak)
+        factor = weights_of(head.peak, peak, query.variance)
+        tail = tail.rescaled(peak, query.variance)
+        own = head.first / jnp.maximum(head.mass, _TINY)[:, None]
+        head_mass, tail_mass = head.mass * factor, jnp.maximum(tail.mass, _TINY)
+        mass = head_mass + tail_mass
+        share = tail_mass / mass
+        # Of the weights less their mean: errors of all rows alike add up to what the Wiener
+        # filter knows.
+        squares = jnp.maximum(tail.squares / mass**2 - share**2 / self.full.n, 0)
+        # The mean square of the rows of the tail beyond the coarse scan, in units of σ².
+        hidden = tail.beyond[:, work.ranked - 1] / tail_mass / query.variance
+        noise = jnp.minimum(jnp.expm1(jnp.minimum(hidden, 50)) * squares, share)
+        if work.averaged:
+            # Beyond the averaged coordinates, the Wiener filter's mean: noise that all rows see.
+            end = self.ends[work.averaged - 1]
+            gain = self.eigenvalues / (self.eigenvalues + query.sigma[:, None] ** 2)
+            beyond = tail.mass[:, None] * (gain * query.coordinates)[:, end:]
+            rest = _matmul(jnp.concatenate([tail.first, beyond], axis=1), self.basis.T)
+            shift = (factor[:, None] * head.first + rest) / mass[:, None]
+            length = jnp.sum(shift**2, axis=1)
+            spread = tail.second - 2 * jnp.sum(rest * shift, axis=1) + tail.mass * length
+            spread = jnp.maximum(spread, 0)
+            between = head_mass * jnp.sum((own - shift) ** 2, axis=1)
+            trace = (factor * head.spread + between + spread) / mass
+            missing = squares * tail.beyond[:, work.averaged - 1]
+            estimate = jnp.sqrt((noise * spread + missing) / tail_mass)
+        else:
+            shift, trace = own, head.spread / jnp.maximum(head.mass, _TINY)
+            spread = jnp.sqrt(tail.second / tail_mass) + jnp.linalg.norm(shift, axis=1)
+            estimate = (jnp.sqrt(noise) + share) * spread
+        scale = self.full.scale
+        mean = (shift + (self.mean - self.full.shift)) / scale
+        caution = 1 - _HEAVY * jnp.expm1(-hidden)
+        return Posterior(mean, trace / scale**2), caution * estimate / scale
+
+    def bound(
+        self,
+        query: Query,
+        coarse: Array,
+        leaders: Leaders,
+        head: Head,
+        posterior: Posterior,
+        work: Work,
+    ) -> Float[Array, " b"]:
+        """A distance from the exact mean that is never exceeded, in model units: [b].
+
+        By Cauchy and Schwarz no row of the tail has a larger affinity than its coarse one plus
+        ‖z_⊥‖ ‖y_⊥‖ - ½‖y_⊥‖². Summed up, that bounds the mass outside of the head, whose mean lies
+        somewhere within the radius R of the data: ‖D̃ - D‖ ≤ ‖D̃ - D_head‖ + τ (R + ‖D_head‖), all
+        about the mean of the data. Nor can the distance be larger than ‖D̃‖ + R.
+        """
+        scale, variance = self.full.scale, query.variance
+        shift = posterior.mean * scale + (self.full.shift - self.mean)
+        norms = self.index.norms[:, 1]
+        radius = jnp.sqrt(jax.lax.pmax(jnp.max(norms), DATA))
+        bound = jnp.linalg.norm(shift, axis=1) + radius
+        if work.head:
+            end = self.ends[work.ranked - 1]
+            across = query.z - _matmul(query.coordinates[:, :end], self.basis[:, :end].T)
+            across = jnp.linalg.norm(across, axis=1)
+            # Differences of large numbers: no less than what rounding may have taken away.
+            epsilon = jnp.finfo(across.dtype).eps
+            beyond = (self.index.norms[:, 1 + work.ranked] + 20 * epsilon * norms)[:, None]
+            upper = without(coarse, leaders) + (across * jnp.sqrt(beyond) - 0.5 * beyond)
+            peak = jax.lax.pmax(jnp.max(upper, axis=0), DATA)
+            tail_mass = jax.lax.psum(jnp.sum(_weights(upper, peak, variance), axis=0), DATA)
+            length = jnp.linalg.norm(query.z, axis=1)
+            rounding = 50 * epsilon * radius * (length + radius)
+            odds = (peak - head.peak + rounding) / variance + jnp.log(tail_mass / head.mass)
+            own = head.first / head.mass[:, None]
+            outside = jax.nn.sigmoid(odds) * (radius + jnp.linalg.norm(own, axis=1))
+            bound = jnp.minimum(bound, jnp.linalg.norm(shift - own, axis=1) + outside)
+        return bound / scale + _ROUNDING * self.full.radius
 
 
-def _project(dataset: Dataset, mean: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Coordinates [n, r] float32 of all rows about their mean, in stored units."""
-    rows = dataset.x.reshape(len(dataset), -1)
-    out = np.empty((len(dataset), basis.shape[1]), np.float32)
-    with track(f"projecting {dataset.name}", len(dataset), "rows") as progress:
-        for block in blocks(rows, 2**23):
-            out[block] = (rows[block].astype(np.float32) - mean) @ basis
-            progress.reach(block.stop)
-    return out
+def _repaired(
+    run: Callable[..., tuple[Posterior, Array]],
+    query: tuple[Array, ...],
+    posterior: Posterior,
+    is_doubtful: Bool[Array, " b"],
+) -> tuple[Posterior, Bool[Array, " b"]]:
+    """The posterior with doubtful queries answered again by `run`, a few at a time."""
+    count = min(REPAIRED, len(is_doubtful))
+
+    def again(pending: Array, *old: Any) -> tuple:
+        is_pending, pick = jax.lax.top_k(pending.astype(jnp.int32), count)
+
+        def put(old: Array, new: Array) -> Array:
+            keep = is_pending.reshape(-1, *[1] * (new.ndim - 1)) > 0
+            return old.at[pick].set(jnp.where(keep, new, old[pick]))
+
+        new = run(*(x[pick] for x in query))
+        return (pending.at[pick].set(False), *jax.tree.map(put, old, new))
+
+    def body(state: tuple, _: None) -> tuple[tuple, None]:
+        return jax.lax.cond(jnp.any(state[0]), again, lambda *state: state, *state), None
+
+    # A scan and not a while loop: fields that nobody reads are not computed then.
+    start = (is_doubtful, posterior, is_doubtful)
+    return jax.lax.scan(body, start, length=-(-len(is_doubtful) // count))[0][1:]
 
 
-@jax.jit
-def _cumulative_half_norms(coordinates: Array) -> Array:
-    squares = jnp.sum(coordinates.reshape(coordinates.shape[0], -1, WIDTH) ** 2, axis=2)
-    return 0.5 * jnp.cumsum(squares, axis=1)
-
-
-def _scan(
-    full: FullScan,
-    z: Array,
-    sigma: Array,
-    ranked: Array,
-    averaged: Array,
-    rows: Array,
-    row_half_norms: Array,
-    coordinates: Array,
-    half_norms: Array,
-    basis: Array,
-    mean: Array,
-    *,
-    program: Program,
-) -> Posterior:
-    """Posterior from blocks of coordinates and, with a head, the leading rows.
-
-    Runs on each device with its part of the rows; arguments are as in `full._plain_scan` and
-    `Work`.
-    """
-    variance = (sigma * full.scale) ** 2
-    exact_z = compensated.affine(z, full.scale, full.shift)
-    z = exact_z.high - mean
-    half = jnp.take(half_norms, ranked - 1, axis=1)
-    coarse, leaders = _stream(
-        full,
-        program,
-        _matmul(z, basis),
-        variance,
-        ranked,
-        averaged,
-        coordinates,
-        half,
-        row_half_norms,
-    )
-    if not program.head:
-        peak = jax.lax.pmax(coarse.peak, DATA)
-        mass, first, second = jax.lax.psum(coarse.rescaled(peak, variance)[1:], DATA)
-        shift = _matmul(first / mass[:, None], basis.T)
-        return _posterior(full, shift, second / mass - jnp.sum(shift**2, axis=1), mean)
-
-    top = rows[leaders.rows]
-    used = jnp.isfinite(leaders.affinities)
-    centred = top.astype(z.dtype) - mean
-    norms = 2 * row_half_norms[leaders.rows]
-    affinities = _einsum("bd,bkd->bk", z, centred) - 0.5 * norms
-    affinities = jnp.where(used, affinities, -jnp.inf)
-    peak = jnp.max(affinities, axis=1)
-    peak = jax.lax.pmax(jnp.maximum(peak, coarse.peak) if program.has_tail else peak, DATA)
-    exact = weights_of(affinities, peak, variance)
-    exact = _settled(exact, affinities, exact_z, top, variance)
-
-    mass = jnp.sum(exact, axis=1)
-    first = _einsum("bk,bkd->bd", exact, centred)
-    second = jnp.sum(exact * norms, axis=1)
-    if program.has_tail:
-        # The tail is everything with its coarse weight, less the head with its coarse weight.
-        coarse = coarse.rescaled(peak, variance)
-        counted = weights_of(leaders.affinities, peak, variance)
-        mass += jnp.maximum(coarse.mass - jnp.sum(counted, axis=1), 0)
-        scanned = jnp.arange(coordinates.shape[1]) < averaged * WIDTH
-        proxies = coordinates[leaders.rows] * scanned
-        tail = coarse.first - _einsum("bk,bkr->br", counted, proxies)
-        first += _matmul(tail, basis.T)
-        second += coarse.second - jnp.sum(counted * norms, axis=1)
-    mass, first, second = jax.lax.psum((mass, first, second), DATA)
-    # Where the plan does not fit the query at all, nothing may be left: an error, but no NaN.
-    mass = jnp.maximum(mass, jnp.finfo(mass.dtype).tiny)
-    shift = first / mass[:, None]
-    if program.has_tail:
-        trace = second / mass - jnp.sum(shift**2, axis=1)
-    else:
-        spread = jnp.sum(exact * jnp.sum((centred - shift[:, None]) ** 2, axis=2), axis=1)
-        trace = jax.lax.psum(spread, DATA) / mass
-    return _posterior(full, shift, trace, mean)
-
-
-def _settled(
-    weights: Array, affinities: Array, z: compensated.Pair, rows: Array, variance: Array
-) -> Array:
-    """Weights of the head, those of its closest rows divided among them by exact distances."""
-    b, k = weights.shape
-    best, place = jax.lax.top_k(affinities, min(_CLOSEST, k))
-    closest = jnp.take_along_axis(rows, place[:, :, None], axis=1)
-    shares = exact_shares(z, closest, jnp.isfinite(best), variance, DATA)
-    held = jnp.take_along_axis(weights, place, axis=1)
-    together = jax.lax.psum(jnp.sum(held, axis=1), DATA)
-    return weights.at[jnp.arange(b)[:, None], place].set(shares.weights * together[:, None])
-
-
-def _stream(
-    full: FullScan,
-    program: Program,
-    z: Array,
-    variance: Array,
-    ranked: Array,
-    averaged: Array,
-    coordinates: Array,
-    half: Array,
-    row_half_norms: Array,
-) -> tuple[Moments, Leaders]:
-    """One pass over this device's coordinates [n, r]; z [b, r], half [n] for `ranked` blocks."""
-    b, r = z.shape
-    n, d = row_half_norms.shape[0], full.centre.shape[0]
-    chunk = min(_CHUNK, n)
-    offset = jax.lax.axis_index(DATA) * n
-    head = min(program.head, n, max(_CLOSEST, 2**26 // (b * d)))
-
-    def block_of(start: Array, j: Array) -> Array:
-        return jax.lax.dynamic_slice(coordinates, (start, j * WIDTH), (chunk, WIDTH))
-
-    def body(i: Array, carry: tuple[Moments, Leaders]) -> tuple[Moments, Leaders]:
-        coarse, leaders = carry
-        start = jnp.minimum(i * chunk, n - chunk)
-        row = start + jnp.arange(chunk)
-        counts = (row >= i * chunk) & (offset + row < full.n)
-
-        def product(j: Array, sums: Array) -> Array:
-            part = jax.lax.dynamic_slice(z, (0, j * WIDTH), (b, WIDTH))
-            return sums + _matmul(part, block_of(start, j).T)
-
-        sums = jax.lax.fori_loop(0, ranked, product, jnp.zeros((b, chunk), z.dtype))
-        sums = sums - jax.lax.dynamic_slice_in_dim(half, start, chunk)
-        affinities = jnp.where(counts, sums, -jnp.inf)
-        leaders = leaders.updated(affinities, start)
-        if not program.has_tail:
-            return coarse._replace(peak=jnp.maximum(coarse.peak, affinities.max(1))), leaders
-
-        peak = jnp.maximum(coarse.peak, jnp.max(affinities, axis=1))
-        weights = weights_of(affinities, peak, variance)
-        coarse = coarse.rescaled(peak, variance)
-
-        def moment(j: Array, first: Array) -> Array:
-            part = jax.lax.dynamic_slice(first, (0, j * WIDTH), (b, WIDTH))
-            part = part + _matmul(weights, block_of(start, j))
-            return jax.lax.dynamic_update_slice(first, part, (0, j * WIDTH))
-
-        norms = 2 * jax.lax.dynamic_slice_in_dim(row_half_norms, start, chunk)
-        coarse = Moments(
-            peak,
-            coarse.mass + jnp.sum(weights, axis=1),
-            jax.lax.fori_loop(0, averaged, moment, coarse.first),
-            coarse.second + jnp.sum(weights * norms, axis=1),
-        )
-        return coarse, leaders
-
-    start = (Moments.empty(b, r, z.dtype), Leaders.empty(b, head, z.dtype))
-    return jax.lax.fori_loop(0, -(-n // chunk), body, start)
-
-
-def _posterior(full: FullScan, shift: Array, trace: Array, mean: Array) -> Posterior:
-    """From stored units about the mean of the rows to model coordinates."""
-    return Posterior(
-        mean=(shift + (mean - full.shift)) / full.scale,
-        trace_cov=jnp.maximum(trace, 0) / full.scale**2,
-    )
+def _weights(
+    affinities: Float[Array, "n b"], peak: Float[Array, " b"], variance: Float[Array, " b"]
+) -> Float[Array, "n b"]:
+    """As `weights_of`, rows first."""
+    peak = jnp.where(jnp.isfinite(peak), peak, 0)
+    return jnp.exp((affinities - peak) / variance)

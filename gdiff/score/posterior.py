@@ -150,6 +150,29 @@ def squared_distances(z: compensated.Pair, y: Array) -> compensated.Pair:
     return compensated.total(sums)
 
 
+def excess_distances(
+    z: compensated.Pair, y: Array, used: Array, axis: str
+) -> tuple[Float[Array, "b k"], Float[Array, " b"]]:
+    """‖z - y‖² less the least of them, and that: exact where differences of them matter.
+
+    Args:
+        z: pair of [b, d].
+        y: [b, k, d]; used: [b, k] which of them count.
+        axis: of the mesh, over whose devices the least is taken.
+    """
+    distance = squared_distances(z, y)
+
+    def least(x: Array) -> Array:
+        x = jnp.min(jnp.where(used, x, jnp.inf), axis=1)
+        return jax.lax.pmin(jax.lax.stop_gradient(x), axis)
+
+    nearest = least(distance.high)
+    excess = (distance.high - nearest[:, None]) + distance.low
+    # Far from the data the low parts alone are many times sigma².
+    rest = least(excess)
+    return excess - rest[:, None], nearest + rest
+
+
 class Shares(NamedTuple):
     """How rows that compete divide their common mass, by exact distances.
 
@@ -166,10 +189,8 @@ def exact_shares(
     z: compensated.Pair, y: Array, used: Array, variance: Float[Array, " b"], axis: str
 ) -> Shares:
     """Shares of the rows y [b, k, d] that are `used` [b, k], over the devices of a mesh axis."""
-    distance = squared_distances(z, y)
-    nearest = jnp.min(jnp.where(used, distance.high, jnp.inf), axis=1)
-    nearest = jax.lax.pmin(jax.lax.stop_gradient(nearest), axis)
-    excess = (distance.high - nearest[:, None]) + distance.low
+    excess, nearest = excess_distances(z, y, used, axis)
     weights = jnp.where(used, jnp.exp(-excess / (2 * variance[:, None])), 0)
     mass = jax.lax.psum(jnp.sum(weights, axis=1), axis)
-    return Shares(weights / mass[:, None], jnp.log(mass) - nearest / (2 * variance))
+    shares = weights / jnp.maximum(mass, jnp.finfo(mass.dtype).tiny)[:, None]
+    return Shares(shares, jnp.log(mass) - nearest / (2 * variance))
