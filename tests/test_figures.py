@@ -6,6 +6,7 @@ from PIL import Image
 
 from gdiff import figures
 from gdiff.dataset.base import Dataset
+from gdiff.figures import points, trajectory
 
 
 def normal(*shape, seed=0):
@@ -67,8 +68,8 @@ def test_a_picture_of_any_event_shape_is_a_readable_png(shape):
 @pytest.mark.parametrize("shape", [(1,), (2,), (5,)])
 def test_plots_show_samples_and_data_with_nothing_cut_at_the_border(shape):
     image = pixels(figures.picture(normal(50, *shape), Dataset("d", normal(400, *shape, seed=1))))
-    assert near(image, figures._SAMPLES).sum() > 100
-    assert (near(image, figures._DATA, 120) | near(image, "#bdc3c9")).sum() > 100
+    assert near(image, points.SAMPLES).sum() > 100
+    assert (near(image, points.DATA, 120) | near(image, "#bdc3c9")).sum() > 100
     border = np.concatenate([image[:4].ravel(), image[-4:].ravel()])
     sides = np.concatenate([image[:, :4].ravel(), image[:, -4:].ravel()])
     assert border.min() == sides.min() == 255
@@ -85,22 +86,22 @@ def test_far_and_broken_samples_and_single_points_give_a_picture(shape):
 
 def test_one_far_sample_does_not_shrink_the_frame():
     data, samples = normal(100, 2), normal(10, 2, seed=1)
-    expected = figures._limits(samples, data)
+    expected = points.limits_of(samples, data)
     far = np.concatenate([samples, [[500.0, 0.0]]])
-    np.testing.assert_allclose(figures._limits(far, data), expected, rtol=1e-5)
+    np.testing.assert_allclose(points.limits_of(far, data), expected, rtol=1e-5)
     assert np.all(data > expected[0])
     assert np.all(data < expected[1])
 
 
 def test_the_extreme_data_lie_at_centres_of_bins():
     data, samples = np.array([[-1.0], [1.0]]), np.zeros((5, 1))
-    limits = figures._limits(samples, data)
-    edges = figures._edges(samples, data, limits)
+    limits = points.limits_of(samples, data)
+    edges = points.edges_of(samples, data, limits)
     centres = (edges[1:] + edges[:-1]) / 2
     assert min(abs(centres - 1)) < 1e-9
     assert min(abs(centres + 1)) < 1e-9
     assert edges[0] <= limits[0, 0] < limits[1, 0] <= edges[-1]
-    area = figures._density(np.array([[-1.0], [0.3], [9.0]]), edges) @ np.diff(edges)
+    area = points.density(np.array([[-1.0], [0.3], [9.0]]), edges) @ np.diff(edges)
     assert area == pytest.approx(2 / 3)
 
 
@@ -130,7 +131,7 @@ def test_a_last_frame_that_is_still_noisy_is_shrunk_and_says_so(monkeypatch):
     sigmas, seen = np.array([50.0, 2.0]), []
     frames = sigmas[:, None, None, None, None] * normal(2, 4, 8, 8, 1, seed=2)
     monkeypatch.setattr(
-        figures, "_captioned", lambda grid, caption: seen.append((grid, caption)) or grid
+        trajectory, "captioned", lambda grid, caption: seen.append((grid, caption)) or grid
     )
     figures.trajectory_gif(frames, dataset, sigmas)
     assert [caption for _, caption in seen] == ["σ = 50", "σ = 2"]
@@ -159,3 +160,31 @@ def test_figures_leave_pyplot_alone():
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def curve(*columns, rows=5):
+    sigma = np.geomspace(80, 0.01, rows)
+    # Lines that do not cover each other.
+    factors = {name: 3.0**i for i, name in enumerate(columns)} | {"sigma": 1.0}
+    return [{name: f * level for name, f in factors.items()} for level in sigma.tolist()]
+
+
+ERRORS = ("relative_error_median", "relative_error_max", "effective_sample_size", "rows_99")
+
+
+def test_the_plot_of_a_score_shows_its_errors_and_as_many_bounds_as_it_has():
+    plain = pixels(figures.score_error(curve(*ERRORS), 1000))
+    bounds = ("error_bound_median", "likely_bound_median", "subset_size")
+    full = pixels(figures.score_error(curve(*ERRORS, *bounds), 1000))
+    assert near(plain, points.SAMPLES).sum() > 500
+    assert near(plain, "#1971c2").sum() == 0
+    assert near(full, "#1971c2").sum() > 500
+    assert min(np.concatenate([plain[:3].ravel(), plain[-3:].ravel()])) == 255
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value, rows", [(0.0, 1), (np.nan, 1), (np.inf, 4)])
+def test_errors_that_have_no_place_on_a_logarithmic_axis_are_left_out(value, rows):
+    nothing = dict.fromkeys(ERRORS[:2], value) | {"subset_size": 0.0}
+    broken = [row | nothing for row in curve(*ERRORS, rows=rows)]
+    assert pixels(figures.score_error(broken, 2)).std() > 10

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gdiff.dataset.base import Dataset
-from gdiff.errors import require
+from gdiff.errors import require, require_one_of
 from gdiff.metrics.features import fit_pca
 from gdiff.metrics.frechet import frechet_distance
 from gdiff.metrics.kid import kernel_distance
@@ -21,6 +21,9 @@ DISTANCES = (
     "frechet_pca",
     "kid_pca",
 )
+# What a measurement of the score always gives; violations of bounds need a score that has some.
+SCORE_ERRORS = ("score_relative_error_max", "score_relative_error_median")
+_WHEN = ("auto", "always", "never")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,11 @@ class MetricsSpec:
         data_points: data points used for these components and as the reference in sliced_w2,
             frechet_pca and kid_pca, drawn at random where the data set has more.
         seed: of the directions and of the data points drawn.
+        score_error: whether to measure the score against the exact one on the run's own
+            trajectories: "auto" does so unless the score is the exact one, "always" and "never".
+        score_queries: at most so many samples of the first batch serve as queries, each at up to
+            16 noise levels; fewer for data so large that the exact score of these would take
+            minutes; 0 for none.
     """
 
     enabled: bool = True
@@ -42,13 +50,23 @@ class MetricsSpec:
     features: int = 64
     data_points: int = 10_000
     seed: int = 0
+    score_error: str = "auto"
+    score_queries: int = 32
 
     def __post_init__(self) -> None:
         for key in ("projections", "features"):
             value = getattr(self, key)
             require(value >= 1, f"metrics.{key}={value} must be at least 1")
         require(self.data_points >= 2, f"metrics.data_points={self.data_points} must be at least 2")
-        require(self.seed >= 0, f"metrics.seed={self.seed} must not be negative")
+        for key in ("seed", "score_queries"):
+            value = getattr(self, key)
+            require(value >= 0, f"metrics.{key}={value} must not be negative")
+        require_one_of("metrics.score_error", self.score_error, _WHEN)
+
+    def measures_score(self, *, is_exact: bool) -> bool:
+        """Whether a score is to be measured, given whether it is the exact one."""
+        is_wanted = self.score_error == "always" or (self.score_error == "auto" and not is_exact)
+        return self.enabled and self.score_queries > 0 and is_wanted
 
 
 def compute(spec: MetricsSpec, samples: np.ndarray, dataset: Dataset) -> dict[str, float]:

@@ -20,6 +20,11 @@ def spans(count: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
+def evenly(count: int, most: int) -> np.ndarray:
+    """At most `most` indices below `count`, evenly spaced, with the first and the last."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
 def flat_rows(dataset: Dataset, index: slice | np.ndarray) -> np.ndarray:
     """Points `index` in model coordinates as vectors: [k, dim] float32."""
     return dataset.rows(index).reshape(-1, dataset.dim)

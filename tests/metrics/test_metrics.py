@@ -101,8 +101,28 @@ def test_samples_of_another_shape_are_refused():
 
 
 @pytest.mark.parametrize(
-    "options", [{"projections": 0}, {"features": 0}, {"data_points": 1}, {"seed": -1}]
+    "options",
+    [
+        *({"projections": 0}, {"features": 0}, {"data_points": 1}, {"seed": -1}),
+        *({"score_queries": -1}, {"score_error": "sometimes"}),
+    ],
 )
 def test_options_out_of_range_are_refused_by_name(options):
     with pytest.raises(UserError, match=rf"metrics\.{next(iter(options))}="):
         MetricsSpec(**options)
+
+
+@pytest.mark.parametrize(
+    "options, exact, approximate",
+    [
+        ({}, False, True),
+        ({"score_error": "always"}, True, True),
+        ({"score_error": "never"}, False, False),
+        ({"score_error": "always", "score_queries": 0}, False, False),
+        ({"score_error": "always", "enabled": False}, False, False),
+    ],
+)
+def test_a_score_is_measured_if_it_is_not_the_exact_one_or_by_request(options, exact, approximate):
+    spec = MetricsSpec(**options)
+    assert spec.measures_score(is_exact=True) == exact
+    assert spec.measures_score(is_exact=False) == approximate

@@ -1,0 +1,97 @@
+"""The error of a score along the noise levels, and how the posterior concentrates."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gdiff.figures.encode import figure_png
+from gdiff.figures.points import DATA, SAMPLES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_BOUND, _POSTERIOR = {"color": "#1971c2", "marker": "."}, "#343a40"
+_HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.4}
+# Column of the curve, label, and style of its line.
+_ERRORS = (
+    ("error_bound_median", "median bound", {**_BOUND, "linestyle": "--"}),
+    ("likely_bound_median", "median probable bound", {**_BOUND, "linestyle": ":"}),
+    ("relative_error_max", "largest error", {"color": SAMPLES, "marker": "^", **_HOLLOW}),
+    ("relative_error_median", "median error", {"color": SAMPLES, "marker": "o"}),
+)
+_ROWS = (
+    ("subset_size", "weighed in full by the score", {"color": SAMPLES, "marker": "s", **_HOLLOW}),
+    ("rows_99", "hold 99 % of the posterior", {"color": _POSTERIOR, "marker": "o", **_HOLLOW}),
+    ("effective_sample_size", "effective sample size, 1/Σw²", {"color": DATA, "marker": "."}),
+)
+
+
+def score_error(curve: Sequence[Mapping[str, float]], points: int) -> bytes:
+    """Relative error of the posterior mean, and size of the posterior, against σ, as PNG bytes.
+
+    All axes are logarithmic: errors of zero are not drawn, and nothing infinite. Where the score
+    weighs no rows at all, the axis of rows goes down to zero.
+
+    Args:
+        curve: one row a noise level; names as in `gdiff.metrics.score_error.CURVE`.
+        points: how many data points there are.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 6.8), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, sharex=True)
+    above.set_yscale("log")
+    _draw(above, curve, _ERRORS)
+    above.set_ylabel("relative error of the posterior mean")
+
+    weighs_none = any(row.get("subset_size") == 0 for row in curve)
+    if weighs_none:
+        below.set_yscale("symlog", linthresh=1, linscale=0.4)
+    else:
+        below.set_yscale("log")
+    _draw(below, curve, _ROWS)
+    below.set_ylim(-0.1 if weighs_none else 0.7, 2 * points)
+    below.axhline(points, color=DATA, linewidth=0.8, linestyle=":")
+    place = below.get_yaxis_transform()
+    below.text(0.01, points, f"all {points:,}", transform=place, va="bottom", color=DATA)
+    below.yaxis.set_major_formatter("{x:,.0f}")
+    below.yaxis.set_minor_formatter("")
+    below.set(ylabel="data points, median over queries", xlabel="noise level σ")
+    figure.align_ylabels()
+    return figure_png(figure)
+
+
+def _draw(
+    axes: "Axes", curve: Sequence[Mapping[str, float]], lines: Sequence[tuple[str, str, dict]]
+) -> None:
+    """The lines that the curve has, with their legend."""
+    axes.set_xscale("log")
+    sigma = np.array([row["sigma"] for row in curve])
+    lowest, is_empty = 0 if axes.get_yscale() == "log" else -np.inf, True
+    for name, label, style in lines:
+        if name in curve[0]:
+            values = np.array([row[name] for row in curve])
+            values = np.where(np.isfinite(values) & (values > lowest), values, np.nan)
+            label += _exceeded(curve, name)
+            axes.plot(sigma, values, label=label, markersize=4.5, linewidth=1.6, **style)
+            is_empty &= bool(np.isnan(values).all())
+    if is_empty:
+        axes.set_ylim(1e-8, 1)
+        axes.text(0.5, 0.5, "nothing above zero", transform=axes.transAxes, ha="center")
+    axes.grid(which="major", color="#e9ecef", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    # Above the axes, where it hides nothing.
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
+
+
+def _exceeded(curve: Sequence[Mapping[str, float]], name: str) -> str:
+    """How many queries exceed a bound: its median says nothing of one query."""
+    violations = name.replace("_median", "_violations")
+    if "bound" not in name or violations not in curve[0]:
+        return ""
+    count = int(sum(row[violations] for row in curve))
+    return f" ({count} {'query' if count == 1 else 'queries'} above)"

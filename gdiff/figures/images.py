@@ -1,0 +1,59 @@
+"""Images side by side."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+_GAP = 2  # pixels between images
+_WHITE = 255
+
+
+def image_grid(samples: np.ndarray, max_images: int = 64, side: int = 576) -> np.ndarray:
+    """The first images side by side in a nearly square grid: uint8 [H, W, 3].
+
+    Values are clipped to [-1, 1]; NaN is grey. Small images are magnified by a whole factor (at
+    most to 256 pixels), without smoothing. Of more than three channels the first three are shown,
+    two are averaged.
+
+    Args:
+        samples: [n, h, w, c], n ≥ 1.
+        max_images: how many to show at most.
+        side: about the width and height in pixels that small images are magnified to fill.
+    """
+    images = _to_rgb(samples[:max_images])
+    n, h, w, _ = images.shape
+    columns = min(n, math.ceil(math.sqrt(n * h / w)))
+    factor = max(1, round(min(side / columns, 256) / w))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    h, w = h * factor, w * factor
+    rows = math.ceil(n / columns)
+    shape = (_GAP + rows * (h + _GAP), _GAP + columns * (w + _GAP), 3)
+    grid = np.full(shape, _WHITE, np.uint8)
+    for i, image in enumerate(images):
+        top, left = _GAP + i // columns * (h + _GAP), _GAP + i % columns * (w + _GAP)
+        grid[top : top + h, left : left + w] = image
+    return grid
+
+
+def captioned(grid: np.ndarray, caption: str) -> np.ndarray:
+    """The grid with a line of text above it."""
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
+    font_file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    size = 16
+    canvas = Image.new("RGB", (max(grid.shape[1], 110), grid.shape[0] + 2 * size), "white")
+    canvas.paste(Image.fromarray(grid), (0, 2 * size))
+    font = ImageFont.truetype(str(font_file), size)
+    ImageDraw.Draw(canvas).text((_GAP + 4, size // 2 - 2), caption, font=font, fill="#222222")
+    return np.asarray(canvas)
+
+
+def _to_rgb(images: np.ndarray) -> np.ndarray:
+    """Images [n, h, w, c] in [-1, 1] as uint8 [n, h, w, 3]."""
+    channels = images.shape[-1]
+    if channels == 2:
+        images = images.mean(-1, keepdims=True)
+    images = np.nan_to_num(np.clip(images[..., :3], -1, 1), nan=0.0)
+    return np.broadcast_to(np.round(127.5 * (images + 1)).astype(np.uint8), (*images.shape[:-1], 3))

@@ -1,0 +1,82 @@
+"""A sampler at work, as an animation."""
+
+import numpy as np
+
+from gdiff.dataset.base import Dataset
+from gdiff.figures.encode import gif, rendered
+from gdiff.figures.images import captioned, image_grid
+from gdiff.figures.points import (
+    DRAWN,
+    density,
+    edges_of,
+    histogram_figure,
+    limits_of,
+    plane_of,
+    scatter_figure,
+    thin_rows,
+)
+from gdiff.metrics.chunks import rows_per_chunk
+
+_SHRUNK = "shrunk with the noise"
+
+
+def trajectory_gif(
+    frames: np.ndarray, dataset: Dataset, sigmas: np.ndarray, max_images: int = 64
+) -> bytes:
+    """The states of a sampler from noise to samples, as an animated GIF.
+
+    Every state z = x_0 + σε is shrunk about the mean of the data to the data's own spread s, by
+    s / sqrt(s² + σ²), so that noise of any level fits one frame; at σ = 0 it is z itself.
+
+    Args:
+        frames: [K, n, *event], n ≥ 1.
+        dataset: decides the kind of picture, as in `picture`.
+        sigmas: [K] noise level of each frame.
+        max_images: at most so many images in a grid.
+    """
+    sigmas = np.asarray(sigmas, np.float64)
+    captions = [f"σ = {sigma:.3g}" for sigma in sigmas]
+    data = thin_rows(dataset, min(DRAWN, rows_per_chunk(dataset.dim)))
+    centre, spread = data.mean(0), np.sqrt(data.var(0).mean()) or 1.0
+    factors = (spread / np.sqrt(spread**2 + sigmas**2)).astype(np.float32)
+    if dataset.is_image:
+        centre, pages = centre.reshape(dataset.event_shape), []
+        for frame, factor, caption in zip(frames, factors, captions, strict=True):
+            images = centre + (frame[:max_images] - centre) * factor
+            pages.append(captioned(image_grid(images, max_images, side=400), caption))
+        return gif(pages)
+
+    factors = factors[:, None, None]
+    states = centre + (frames.reshape(len(frames), -1, dataset.dim) - centre) * factors
+    data = centre + (data - centre) * factors
+    if dataset.dim == 1:
+        return gif(_moving_histogram(states, data, captions))
+    labels = ("first coordinate", "second coordinate")
+    if dataset.dim > 2:
+        plane, labels = plane_of(dataset)
+        states, data = (np.stack([plane.of_samples(x) for x in both]) for both in (states, data))
+    labels = tuple(f"{label}, {_SHRUNK}" for label in labels)
+    limits = limits_of(states.reshape(-1, 2), data[-1])
+    plots = (
+        scatter_figure(state, under, limits, caption, labels)
+        for state, under, caption in zip(states, data, captions, strict=True)
+    )
+    return gif([rendered(plot) for plot in plots])
+
+
+def _moving_histogram(
+    states: np.ndarray, data: np.ndarray, captions: list[str]
+) -> list[np.ndarray]:
+    """Frames of an animation of states [K, n, 1] over data [K, m, 1], with axes that stand still.
+
+    The last frame sets the height: at high noise the shrunken data are a needle.
+    """
+    limits = limits_of(states.reshape(-1, 1), data[-1])
+    edges = edges_of(states[-1], data[-1], limits)
+    top = max(density(x[-1], edges).max() for x in (states, data))
+    return [
+        rendered(
+            histogram_figure(state, under, limits, edges, caption, f"coordinate, {_SHRUNK}", top)
+        )
+        for state, under, caption in zip(states, data, captions, strict=True)
+    ]

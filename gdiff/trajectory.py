@@ -1,0 +1,164 @@
+"""Batches of samples on their way from the prior, and what is kept of their states."""
+
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array
+
+from gdiff import rng
+from gdiff.clock import Clock
+from gdiff.denoiser import Denoiser, Posterior
+from gdiff.errors import UserError
+from gdiff.mesh import BATCH, batch_sharding
+from gdiff.prior.base import Prior
+from gdiff.sampler.engine import Engine
+
+
+class States:
+    """Collects the states of the first samples of a batch after chosen numbers of steps.
+
+    Args:
+        stops: increasing numbers of steps; 0 is the draw from the prior.
+        count: how many samples; a batch may be padded with repeated ones.
+    """
+
+    def __init__(self, stops: Sequence[int], count: int) -> None:
+        self.stops = [int(stop) for stop in stops]
+        self.count = count
+        self._found: dict[int, np.ndarray] = {}
+
+    def add(self, done: int, z: Array) -> None:
+        """Keep z after `done` steps, if that is one of the stops."""
+        if done in self.stops:
+            self._found[done] = np.asarray(z[: self.count])
+
+    def stacked(self) -> np.ndarray:
+        """The states at all stops: [stops, count, *event]."""
+        return np.stack([self._found[stop] for stop in self.stops])
+
+
+class Queries(NamedTuple):
+    """Noisy points at which to ask a denoiser.
+
+    Attributes:
+        z: [levels, q, *event].
+        sigma: [levels] noise levels.
+    """
+
+    z: np.ndarray
+    sigma: np.ndarray
+
+    def to_bytes(self) -> bytes:
+        """Content of an npz file."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **self._asdict())
+        return buffer.getvalue()
+
+    @classmethod
+    def read(cls, path: Path) -> "Queries | None":
+        """What `to_bytes` gave, or None where the file is missing or damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(file["z"], file["sigma"])
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+            return None
+
+    def ask(self, denoiser: Denoiser, mesh: Mesh) -> Posterior:
+        """Mean, bounds and size of the subset, level by level as in a run: [levels, q, ...]."""
+        count = self.z.shape[1]
+        padded = np.resize(np.arange(count), _width(count, mesh))
+        answers = []
+        for z, sigma in zip(self.z, self.sigma, strict=True):
+            placed = jax.device_put(z[padded], batch_sharding(mesh))
+            answer = _ask(denoiser, placed, np.asarray(sigma, z.dtype))
+            answers.append(jax.tree.map(lambda x: np.asarray(x)[:count], answer))
+        return jax.tree.map(lambda *levels: np.stack(levels), *answers)
+
+
+@eqx.filter_jit
+def _ask(denoiser: Denoiser, z: Array, sigma: Array) -> Posterior:
+    return denoiser(z, jnp.full(z.shape[0], sigma))._replace(trace_cov=None, log_density=None)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Draws samples by their numbers.
+
+    Attributes:
+        engine: the method and the denoiser; compiled for the first batch.
+        prior: what trajectories start from.
+        mesh: the devices.
+        size: samples in a whole batch; smaller ones are padded.
+        seed: of the run.
+        clock: to which the phases are added.
+    """
+
+    engine: Engine
+    prior: Prior
+    mesh: Mesh
+    size: int
+    seed: int
+    clock: Clock
+
+    def draw(
+        self, index: np.ndarray, states: Sequence[States], report: Callable[[int], None]
+    ) -> tuple[np.ndarray, float]:
+        """Run one batch to its end.
+
+        Args:
+            index: [k] numbers of its samples, k ≤ size.
+            states: collect the states on the way.
+            report: told now and then how many steps are done.
+
+        Returns:
+            Samples [k, *event], and the seconds that all steps took.
+
+        Raises:
+            UserError: a value is not finite.
+        """
+        padded = np.resize(index, _width(self.size, self.mesh)).astype(np.int32)
+        placed = jax.device_put(padded, batch_sharding(self.mesh))
+        with self.clock.phase("prior"):
+            z, keys = _start(self.prior, np.uint32(self.seed), placed, placed.sharding)
+        if not self.engine.is_compiled:
+            with self.clock.phase("compile"):
+                self.engine.compile(z, keys)
+
+        def reached(done: int, z: Array) -> None:
+            report(done)
+            for each in states:
+                each.add(done, z)
+
+        reached(0, z)
+        stops = frozenset(stop for each in states for stop in each.stops)
+        try:
+            with self.clock.phase("sampling", shown=False) as watch:
+                samples = np.asarray(self.engine.sample(z, keys, report=reached, stops=stops))
+        except FloatingPointError as error:
+            raise UserError(
+                f"{error}: bring schedule.sigma_max and schedule.sigma_min closer to the data's "
+                "scale, or use runtime.x64=true"
+            ) from error
+        return samples[: len(index)], watch.seconds
+
+
+def _width(count: int, mesh: Mesh) -> int:
+    """`count` rounded up to whole shares of the devices."""
+    return -(-count // mesh.shape[BATCH]) * mesh.shape[BATCH]
+
+
+@eqx.filter_jit
+def _start(prior: Prior, seed: Array, index: Array, sharding: NamedSharding) -> tuple[Array, Array]:
+    """z_T and the keys of the steps' noise for samples `index` [b]."""
+    z = prior.sample(rng.sample_keys(seed, rng.Role.PRIOR, index))
+    keys = rng.sample_keys(seed, rng.Role.STEP, index)
+    return jax.lax.with_sharding_constraint((z, keys), sharding)
