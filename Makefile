@@ -10,7 +10,7 @@ ARGS ?=
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help install sample sweep data info test test-slow lint format bench clean
+.PHONY: help install sample sweep data info test test-slow lint format bench compare table clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,12 @@ format: install ## format the code
 
 bench: install ## the score against a plain matrix product, on CIFAR-10 in DATA
 	$(BIN)/gdiff bench dataset=cifar10 dataset.data_dir=$(DATA) $(ARGS)
+
+compare: install ## scores against the full scan, step by step, on CIFAR-10 in DATA
+	$(BIN)/gdiff bench score=full,golden,golddiff dataset=cifar10 dataset.data_dir=$(DATA) $(ARGS)
+
+table: install ## the comparison of arXiv 2602.16498 on CIFAR-10 in DATA (hours on a CPU)
+	$(BIN)/python scripts/golddiff_table.py dataset=cifar10 dataset.data_dir=$(DATA) $(ARGS)
 
 clean: ## remove .venv and caches; outputs stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache dist

@@ -276,9 +276,9 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Compute the metrics of saved samples again, for example with metrics.projections=2000."""
-    from gdiff import config, metrics
-    from gdiff.outputs import METRICS, RUN, RunFolder
+    """Compute the metrics of a finished run again, for example with metrics.projections=2000."""
+    from gdiff import config, experiment
+    from gdiff.outputs import RunFolder
 
     overrides = overrides or []
     for override in overrides:
@@ -288,18 +288,7 @@ def evaluate(
                 "to the run"
             )
     with RunFolder.open(folder) as run_folder:
-        experiment = config.load(folder, overrides)
-        experiment.runtime.start()
-        samples = run_folder.samples()
-        dataset = experiment.dataset.load()
-        fingerprint = dataset.fingerprint()
-        if run_folder.read_json(RUN).get("dataset", {}).get("fingerprint") != fingerprint:
-            raise UserError(
-                f"the data set {dataset.name} is not the one that {folder} was made with (see "
-                f"{RUN}): restore it"
-            )
-        found = metrics.compute(experiment.metrics, samples, dataset)
-        run_folder.write_json(METRICS, run_folder.read_json(METRICS) | found)
+        found = experiment.evaluate(config.load(folder, overrides), run_folder)
     _show(folder, found, quiet=False)
 
 
@@ -321,15 +310,40 @@ def bench(
     ] = None,
     config_dir: ConfigDir = None,
 ) -> None:
-    """Time the score against a plain matrix product, and a job against its kernels."""
-    from gdiff import bench as benchmark
+    """Time a score against its matrix products, or several (score=full,golden) side by side.
+
+    Several scores are compared at the noise levels of the schedule; unless one is given these are
+    the ten of schedule=ddpm. An override of a key such as score.seed=1 reaches the scores that
+    have it.
+    """
     from gdiff import config
+    from gdiff.bench import kernels, scores
 
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(f"-o {output}: there is no folder {output.absolute().parent}")
+    options = {"queries": queries, "repeats": repeats, "output": output}
+    overrides = overrides or []
+    names, others = _split_scores(overrides)
     with config.composer(config_dir) as composer:
-        experiment = composer.experiment(overrides or [])
-    benchmark.main(experiment, queries=queries, repeats=repeats, output=output)
+        if len(names) == 1:
+            experiments = {names[0]: composer.experiment(overrides)}
+        else:
+            words = scores.overrides_by_score(names, others, lambda w: composer.experiment(w).score)
+            experiments = {name: composer.experiment(each) for name, each in words.items()}
+    if len(names) == 1:
+        kernels.main(*experiments.values(), **options)
+    else:
+        scores.main(experiments, **options)
+
+
+def _split_scores(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """The names in score=a,b, and all other overrides with a default for the schedule."""
+    choices = [override for override in overrides if override.startswith("score=")]
+    names = choices[-1].removeprefix("score=").split(",") if choices else [""]
+    others = [override for override in overrides if override not in choices]
+    if not any(re.match(r"\W*(schedule|experiment)\b", override) for override in others):
+        others = ["schedule=ddpm", "schedule.steps=10", *others]
+    return names, others
 
 
 @data_app.command("list")

@@ -1,39 +1,40 @@
 """The straight line from a configuration to samples, pictures and numbers."""
 
-import logging
 import resource
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 
-import equinox as eqx
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array
+from jax.sharding import Mesh
 
-from gdiff import __version__, figures, rng
+from gdiff import __version__, figures, outputs
 from gdiff import metrics as metrics_of
+from gdiff.clock import Clock
 from gdiff.dataset import Dataset, DatasetSpec
+from gdiff.denoiser import Denoiser
 from gdiff.errors import UserError, require, require_one_of
-from gdiff.mesh import BATCH, Runtime, batch_sharding
-from gdiff.metrics import DISTANCES, MetricsSpec
+from gdiff.mesh import Runtime
+from gdiff.metrics import DISTANCES, SCORE_ERRORS, MetricsSpec
+from gdiff.metrics.chunks import evenly
+from gdiff.metrics.score_error import CURVE, affordable_queries, score_errors
 from gdiff.outputs import METRICS, RUN, SAMPLES, RunFolder
-from gdiff.prior.base import Prior, PriorSpec
+from gdiff.prior.base import PriorSpec
 from gdiff.process.base import ProcessSpec
-from gdiff.progress import track
+from gdiff.progress import Progress, track
 from gdiff.sampler.base import SamplerSpec
 from gdiff.sampler.engine import Engine
+from gdiff.sampler.steps import Steps
 from gdiff.schedule.base import ScheduleSpec
 from gdiff.score.base import ScoreSpec
-
-log = logging.getLogger(__name__)
+from gdiff.trajectory import Batches, Queries, States
 
 GRID, TRAJECTORY = "grid.png", "trajectory.gif"
-_TRAJECTORY_FRAMES = 40
+QUERIES, ERROR_CURVE, ERROR_PLOT = "queries.npz", "score_error.csv", "score_error.png"
+_TRAJECTORY_FRAMES, _QUERY_LEVELS = 40, 16
+_MEASURING = ("metrics", "score error")  # phases
 # What metrics.json may hold besides the comparisons with the data: the account of the run.
 ACCOUNT = ("seconds_per_sample", "denoiser_evaluations", "rounds")
 
@@ -71,41 +72,21 @@ class Experiment:
         for key in ("num_samples", "batch_size", "picture_samples"):
             value = getattr(self, key)
             require(value >= 1, f"{key}={value} must be at least 1")
-        names = [*ACCOUNT, *(DISTANCES if self.metrics.enabled else ())]
         if self.objective is not None:
-            require_one_of("objective", self.objective, names)
+            distances = DISTANCES if self.metrics.enabled else ()
+            errors = SCORE_ERRORS if self.measures_score else ()
+            require_one_of("objective", self.objective, [*ACCOUNT, *distances, *errors])
         require(0 <= self.seed < 2**32, f"seed={self.seed} must be between 0 and 2^32 - 1")
         self.sampler.steps(self.grid())
+
+    @property
+    def measures_score(self) -> bool:
+        """Whether the score is compared with the exact one."""
+        return self.metrics.measures_score(is_exact=self.score.is_exact)
 
     def grid(self) -> np.ndarray:
         """Noise levels of the run: [steps + 1], decreasing."""
         return self.schedule.grid(self.process)
-
-
-@dataclass
-class Watch:
-    """Seconds that one block took, once it has ended."""
-
-    seconds: float = 0.0
-
-
-@dataclass
-class Clock:
-    """Seconds by phase."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str, *, shown: bool = True) -> Iterator[Watch]:
-        """Add the duration of the block to phase `name`, shown to the user if it is long."""
-        watch, begin = Watch(), time.perf_counter()
-        try:
-            with track(name) if shown else nullcontext():
-                yield watch
-        finally:
-            watch.seconds = time.perf_counter() - begin
-            self.seconds[name] = self.seconds.get(name, 0.0) + watch.seconds
-            log.info("%s: %.2f s", name, watch.seconds)
 
 
 def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
@@ -119,7 +100,10 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
             numbers of the schedule are beyond the arithmetic.
     """
     before = folder.read_json(RUN)
-    if before.get("status") == "complete" and all(map(folder.has, (SAMPLES, METRICS, GRID))):
+    results = [SAMPLES, METRICS, GRID]
+    if experiment.measures_score:
+        results += [ERROR_CURVE, ERROR_PLOT]
+    if before.get("status") == "complete" and all(map(folder.has, results)):
         return folder.read_json(METRICS)
     clock = Clock()
     mesh = experiment.runtime.start()
@@ -127,19 +111,9 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
         dataset = experiment.dataset.load()
     record = _record(experiment, dataset, mesh, before)
     folder.write_json(RUN, record)
+    job = _Job(experiment, folder, mesh, dataset, clock)
     if not (folder.has(SAMPLES) and "rounds" in record):
-        with clock.phase("fit"):
-            grid = experiment.grid()
-            denoiser = experiment.score.fit(dataset, mesh, grid[grid > 0])
-            prior = experiment.prior.fit(dataset, float(grid[0]))
-        engine = Engine(denoiser, experiment.sampler.steps(grid))
-        try:
-            record |= _sample_all(experiment, engine, prior, dataset, mesh, folder, clock)
-        except FloatingPointError as error:
-            raise UserError(
-                f"{error}: bring schedule.sigma_max and schedule.sigma_min closer to the data's "
-                "scale, or use runtime.x64=true"
-            ) from error
+        record |= job.sample()
         # In this order, so that a run with samples always has the account of them.
         folder.write_json(RUN, record)
         folder.gather_chunks(record["chunks"])
@@ -153,15 +127,39 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
         # Points of a scatter plot take no room.
         shown = samples[: experiment.picture_samples] if dataset.is_image else samples
         folder.write_bytes(GRID, figures.picture(shown, dataset, experiment.picture_samples))
-    with clock.phase("metrics"):
-        metrics |= metrics_of.compute(experiment.metrics, samples, dataset)
+    # Of the run itself: comparing it with the data takes memory of its own.
+    record["peak_memory_bytes"] = _peak_memory()
+    metrics |= job.measure(samples)
     folder.write_json(METRICS, metrics)
-    record |= {
-        "status": "complete",
-        "seconds": record["seconds"] | clock.seconds,
-        "peak_memory_bytes": _peak_memory(),
-    }
+    record |= {"status": "complete", "seconds": record["seconds"] | clock.seconds}
     folder.write_json(RUN, record)
+    return metrics
+
+
+def evaluate(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
+    """Compute the metrics of a finished run again, with the options that `experiment` has now.
+
+    Returns:
+        The metrics computed, which take their places in metrics.json.
+
+    Raises:
+        UserError: there are no samples, or the data are not those of the run.
+    """
+    mesh = experiment.runtime.start()
+    samples = folder.samples()
+    dataset = experiment.dataset.load()
+    record = folder.read_json(RUN)
+    if record.get("dataset", {}).get("fingerprint") != dataset.fingerprint():
+        raise UserError(
+            f"the data set {dataset.name} is not the one that {folder.path} was made with (see "
+            f"{RUN}): restore it"
+        )
+    clock = Clock()
+    metrics = _Job(experiment, folder, mesh, dataset, clock).measure(samples)
+    folder.write_json(METRICS, folder.read_json(METRICS) | metrics)
+    # The other phases stay those of the run.
+    latest = {name: seconds for name, seconds in clock.seconds.items() if name in _MEASURING}
+    folder.write_json(RUN, record | {"seconds": record.get("seconds", {}) | latest})
     return metrics
 
 
@@ -192,98 +190,121 @@ def _record(experiment: Experiment, dataset: Dataset, mesh: Mesh, before: dict) 
     )
 
 
-def _sample_all(
-    experiment: Experiment,
-    engine: Engine,
-    prior: Prior,
-    dataset: Dataset,
-    mesh: Mesh,
-    folder: RunFolder,
-    clock: Clock,
-) -> dict:
-    """Draw every batch that is not on disk yet; returns the account of all."""
-    n, steps = experiment.num_samples, len(engine.steps.sigma)
-    batch = min(experiment.batch_size, n)
-    count = -(-n // batch)
-    seconds = 0.0
-    with track("sampling", count * steps, "steps") as progress:
-        for number in range(count):
-            chunk = folder.chunk(number)
-            is_done = chunk is not None
-            if not is_done:
-                index = np.arange(number * batch, min((number + 1) * batch, n))
-                padded = _padded(index, batch, mesh)
-                with clock.phase("prior"):
-                    z, keys = _start(prior, np.uint32(experiment.seed), padded, padded.sharding)
-                if not engine.is_compiled:
-                    with clock.phase("compile"):
-                        engine.compile(z, keys)
-                movie = _Movie(experiment) if number == 0 else None
+@dataclass
+class _Job:
+    """An experiment at work in its folder; parts are fitted to the data when first needed."""
 
-                def report(done: int, z: Array, before=number * steps, movie=movie) -> None:
-                    progress.reach(before + done)
-                    if movie is not None:
-                        movie.add(done, z)
+    experiment: Experiment
+    folder: RunFolder
+    mesh: Mesh
+    dataset: Dataset
+    clock: Clock
 
-                if movie is not None:
-                    movie.add(0, z)
-                with clock.phase("sampling", shown=False) as watch:
-                    stops = movie.stops if movie else frozenset()
-                    samples = np.asarray(engine.sample(z, keys, report=report, stops=stops))
-                chunk = {
-                    "samples": samples[: len(index)],
-                    "index": index,
-                    "seconds": np.array(watch.seconds),
-                }
-                if movie is not None and movie.stops:
-                    with clock.phase("trajectory"):
-                        folder.write_bytes(TRAJECTORY, movie.gif(dataset))
-                folder.write_chunk(number, **chunk)
-            seconds += float(chunk["seconds"])
-            progress.reach((number + 1) * steps, skipped=is_done)
-    return {
-        "chunks": count,
-        "sampling_seconds": seconds,
-        "denoiser_evaluations": steps,
-        "rounds": steps,
-    }
+    @cached_property
+    def grid(self) -> np.ndarray:
+        """Noise levels of the run."""
+        return self.experiment.grid()
 
+    @cached_property
+    def steps(self) -> Steps:
+        """The method's table on these levels."""
+        return self.experiment.sampler.steps(self.grid)
 
-def _padded(index: np.ndarray, batch: int, mesh: Mesh) -> Array:
-    """Sample numbers repeated to whole batches on every device, split over the devices."""
-    width = -(-batch // mesh.shape[BATCH]) * mesh.shape[BATCH]
-    return jax.device_put(np.resize(index, width).astype(np.int32), batch_sharding(mesh))
+    @property
+    def batch(self) -> int:
+        """Samples in a whole batch."""
+        return min(self.experiment.batch_size, self.experiment.num_samples)
 
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """The score's, fitted."""
+        with self.clock.phase("fit"):
+            return self.experiment.score.fit(self.dataset, self.mesh, self.steps.levels)
 
-@eqx.filter_jit
-def _start(prior: Prior, seed: Array, index: Array, sharding: NamedSharding) -> tuple[Array, Array]:
-    """z_T and the keys of the steps' noise for samples `index` [b]."""
-    z = prior.sample(rng.sample_keys(seed, rng.Role.PRIOR, index))
-    keys = rng.sample_keys(seed, rng.Role.STEP, index)
-    return jax.lax.with_sharding_constraint((z, keys), sharding)
+    @cached_property
+    def batches(self) -> Batches:
+        """What draws the samples."""
+        engine = Engine(self.denoiser, self.steps)
+        with self.clock.phase("fit"):
+            prior = self.experiment.prior.fit(self.dataset, float(self.grid[0]))
+        return Batches(engine, prior, self.mesh, self.batch, self.experiment.seed, self.clock)
 
+    def sample(self) -> dict:
+        """Draw every batch that is not on disk yet; returns the account of all."""
+        batches, steps = self.batches, self.steps.count
+        count = -(-self.experiment.num_samples // self.batch)
+        seconds = 0.0
+        with track("sampling", count * steps, "steps") as progress:
+            for number in range(count):
+                chunk = self.folder.chunk(number)
+                is_done = chunk is not None
+                if not is_done:
+                    chunk = self._draw(batches, number, progress)
+                    self.folder.write_chunk(number, **chunk)
+                seconds += float(chunk["seconds"])
+                progress.reach((number + 1) * steps, skipped=is_done)
+        return {
+            "chunks": count,
+            "sampling_seconds": seconds,
+            "denoiser_evaluations": self.steps.evaluations,
+            "rounds": self.steps.evaluations,
+        }
 
-class _Movie:
-    """Collects the states of the first samples on their way, if trajectory.gif is wanted."""
+    def _draw(self, batches: Batches, number: int, progress: Progress) -> dict[str, np.ndarray]:
+        """One batch as a chunk; what the first one shows on its way is written."""
+        first, before = number * self.batch, number * self.steps.count
+        index = np.arange(first, min(first + self.batch, self.experiment.num_samples))
+        movie, queries = self._movie(), self._queries()
+        states = [each for each in (movie, queries) if each.stops and number == 0]
+        samples, seconds = batches.draw(index, states, lambda done: progress.reach(before + done))
+        if movie in states:
+            with self.clock.phase("trajectory"):
+                frames, sigma = movie.stacked(), self.grid[movie.stops]
+                gif = figures.trajectory_gif(frames, self.dataset, sigma, movie.count)
+                self.folder.write_bytes(TRAJECTORY, gif)
+        if queries in states:
+            found = Queries(queries.stacked(), self.grid[queries.stops])
+            self.folder.write_bytes(QUERIES, found.to_bytes())
+        return {"samples": samples, "index": index, "seconds": np.array(seconds)}
 
-    def __init__(self, experiment: Experiment) -> None:
-        self._grid = experiment.grid()
-        levels = len(self._grid)
-        frames = np.linspace(0, levels - 1, min(levels, _TRAJECTORY_FRAMES)).round().astype(int)
-        self.stops = frozenset(frames.tolist() if experiment.trajectory else [])
-        # A batch may be padded with repeated samples.
-        self._count = min(experiment.picture_samples, experiment.batch_size, experiment.num_samples)
-        self._frames: dict[int, np.ndarray] = {}
+    def _movie(self) -> States:
+        """Collects the frames of trajectory.gif, if it is wanted."""
+        is_wanted = self.experiment.trajectory
+        frames = evenly(len(self.grid), _TRAJECTORY_FRAMES) if is_wanted else []
+        return States(frames, min(self.experiment.picture_samples, self.batch))
 
-    def add(self, done: int, z: Array) -> None:
-        """Keep z after `done` steps (z_T after none), if that is one of the frames."""
-        if done in self.stops:
-            self._frames[done] = np.asarray(z[: self._count])
+    def _queries(self) -> States:
+        """Collects the states that the denoiser is asked about, if it is to be measured."""
+        is_wanted = self.experiment.measures_score
+        levels = evenly(len(self.grid) - 1, _QUERY_LEVELS) if is_wanted else []
+        affordable = affordable_queries(self.dataset, max(1, len(levels)))
+        asked = self.experiment.metrics.score_queries
+        return States(levels, min(asked, affordable, self.batch))
 
-    def gif(self, dataset: Dataset) -> bytes:
-        """The movie so far."""
-        frames, sigma = np.stack(list(self._frames.values())), self._grid[list(self._frames)]
-        return figures.trajectory_gif(frames, dataset, sigma, max_images=self._count)
+    def measure(self, samples: np.ndarray) -> dict[str, float]:
+        """The metrics of the samples and of the score, as far as they are wanted."""
+        with self.clock.phase("metrics"):
+            found = metrics_of.compute(self.experiment.metrics, samples, self.dataset)
+        return found | (self._measure_score() if self.experiment.measures_score else {})
+
+    def _measure_score(self) -> dict[str, float]:
+        """Compare the denoiser with the exact score at the queries; writes curve and plot."""
+        wanted = self._queries().count
+        queries = Queries.read(self.folder.path / QUERIES)
+        if queries is None or queries.z.shape[1] < wanted:
+            # Those of a finished run are the same ones again.
+            batches = self.batches
+            with track("sampling the first batch again", self.steps.count, "steps") as progress:
+                self._draw(batches, 0, progress)
+            queries = Queries.read(self.folder.path / QUERIES)
+        z, denoiser = queries.z[:, :wanted], self.denoiser
+        with self.clock.phase("score error"):
+            answers = queries._replace(z=z).ask(denoiser, self.mesh)
+            errors = score_errors(self.dataset, z, queries.sigma, answers)
+            curve = errors.curve()
+            outputs.write_csv(self.folder.path / ERROR_CURVE, CURVE, curve)
+            self.folder.write_bytes(ERROR_PLOT, figures.score_error(curve, len(self.dataset)))
+        return errors.metrics()
 
 
 def _peak_memory() -> dict[str, int]:

@@ -15,15 +15,19 @@ GROUND = {"", "errors", "progress", "cache", "rng", "denoiser"}
 # What each room may import, besides itself and the ground floor.
 ROOMS = {
     "__main__": {"cli"},
-    "cli": {"config", "experiment", "outputs", "report", "metrics", "bench", "dataset"},
+    "cli": {"config", "experiment", "outputs", "report", "bench", "dataset"},
     "config": {"experiment"},
     "report": {"outputs", "config", "dataset"},
-    "bench": {"experiment", "dataset", "sampler", "mesh", "report"},
+    "bench": {
+        *("experiment", "dataset", "sampler", "mesh", "report", "score", "trajectory", "clock"),
+    },
     "experiment": {
         *("outputs", "figures", "metrics", "score", "schedule", "prior", "sampler", "process"),
-        *("dataset", "mesh"),
+        *("trajectory", "clock", "dataset", "mesh"),
     },
     "outputs": set(),
+    "trajectory": {"sampler", "prior", "mesh", "clock"},
+    "clock": set(),
     "figures": {"dataset", "metrics"},
     "score": {"dataset", "mesh"},
     "schedule": {"process"},

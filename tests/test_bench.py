@@ -1,26 +1,186 @@
 import json
+from pathlib import Path
 
-from typer.testing import CliRunner
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from commands import gdiff
 
-from gdiff.cli import app
+from gdiff import config
+from gdiff.bench import scores, turns
+from gdiff.bench.scores import (
+    Measured,
+    exact_trajectory,
+    measure,
+    overrides_by_score,
+    show_seconds,
+)
+from gdiff.bench.turns import in_turn
+from gdiff.errors import UserError
+
+# The same shapes and devices in all tests, which then share what they compile.
+SMALL = ("dataset=two_points", "schedule=ddpm", "schedule.steps=3", "runtime.mesh=data:2/batch:4")
 
 
-def test_bench_prints_ratios_and_writes_them(tmp_path):
-    out = tmp_path / "bench.json"
-    arguments = [
-        "bench",
-        "runtime.mesh=batch:1",
-        "--queries",
-        "4",
-        "--repeats",
-        "1",
-        "-o",
-        str(out),
-    ]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    assert "rate/product" in result.output
-    numbers = json.loads(out.read_text())
+@pytest.fixture(autouse=True)
+def _silent(monkeypatch):
+    monkeypatch.setattr("gdiff.progress._SHOW_AFTER_SECONDS", 3600.0)
+
+
+def refused(*words):
+    result = gdiff("bench", *words)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    return result.err
+
+
+def experiments(*words):
+    with config.composer() as composer:
+        return {name: composer.experiment([f"score={name}", *words]) for name in ("full", "wiener")}
+
+
+def test_one_score_is_measured_against_its_products(tmp_path):
+    file = tmp_path / "bench.json"
+    result = gdiff("bench", *SMALL, "--queries", "8", "--repeats", "1", "-o", file)
+    assert result.code == 0, result.err
+    assert "rate/product" in result.out
+    numbers = json.loads(file.read_text())
     assert numbers["score"]["product_gflops"] > 0
     assert numbers["score"]["sigma=1 rate/product"] > 0
     assert numbers["job"]["outside_kernels"] < 1
+
+
+def test_several_scores_are_compared_level_by_level(tmp_path):
+    words = ("score=wiener,full", "score.rank=1", *SMALL)
+    file = tmp_path / "bench.json"
+    result = gdiff("bench", *words, "--queries", "8", "--repeats", "1", "-o", file)
+    assert result.code == 0, result.err
+    numbers = json.loads(file.read_text())
+    found = numbers["scores"]
+    assert list(found) == ["wiener", "full"]
+    for score in found.values():
+        assert np.shape(score["seconds"]) == np.shape(score["times_faster"]) == (3,)
+        assert score["total_seconds"] == pytest.approx(sum(score["seconds"]))
+        assert score["calls"] == [1, 1, 1]
+    assert found["wiener"]["times_faster"] == [1, 1, 1]
+    ratio = found["wiener"]["seconds"][0] / found["full"]["seconds"][0]
+    assert found["full"]["times_faster"][0] == pytest.approx(ratio)
+    assert found["full"]["relative_error_max"] is None
+    assert len(found["wiener"]["relative_error_max"]) == len(numbers["sigma"]) == 3
+    assert (result.out.count("wiener"), result.out.count("full")) == (3, 1)
+
+
+def test_ten_ddpm_levels_are_the_default_for_several_scores(monkeypatch):
+    compared = []
+    monkeypatch.setattr(scores, "main", lambda experiments, **_: compared.append(experiments))
+
+    def grid_of(*words):
+        assert gdiff("bench", "score=full,wiener", *words).code == 0
+        return compared[-1]["wiener"].grid().tolist()
+
+    def expected(*words):
+        return experiments(*words)["full"].grid().tolist()
+
+    assert grid_of("seed=1") == expected("schedule=ddpm", "schedule.steps=10")
+    assert grid_of("schedule.steps=3") == expected("schedule.steps=3")
+    assert grid_of("experiment=cifar10_ddim10", "dataset=moons", "schedule.steps=4") == expected(
+        "schedule=ddpm", "schedule.steps=4"
+    )
+
+
+def test_slow_scores_are_marked(capsys):
+    measured = {
+        "full": Measured(0, [np.array([2.0, 4.0, 6.0])], None),
+        "wiener": Measured(0, [np.array([8.0])], None),
+    }
+    show_seconds(measured, np.array([1.0]), "title", 3)
+    shown = capsys.readouterr().out
+    assert shown.count("8*") == 2
+    assert shown.count("*") == 3
+    assert "0.5" in shown
+    show_seconds({"full": measured["full"]}, np.array([1.0]), "title", 3)
+    assert "*" not in capsys.readouterr().out
+
+
+def test_turns_call_a_slow_task_once_and_the_others_side_by_side(monkeypatch):
+    calls, settled = [], []
+    clock = iter(np.cumsum([0, 9] + [0, 1] * 100))  # the first call is the slow one
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: float(next(clock)))
+
+    def task(name):
+        def call():
+            calls.append(name)
+            return jnp.array(float(len(calls)))
+
+        return call
+
+    timed = in_turn({name: task(name) for name in "abc"}, 2, settled.append)
+    assert "".join(calls) == "abc" + "bc" + "bc"
+    assert sum(settled) == 3 * (1 + 2)
+    assert timed["a"].seconds.tolist() == [9]
+    assert timed["b"].seconds.tolist() == [1, 1]
+    assert [float(each.result) for each in timed.values()] == [1, 2, 3]
+
+
+def test_ratios_are_medians_over_rounds_and_a_single_call_stands_for_all():
+    first = Measured(0, [np.array([2.0, 4.0, 6.0]), np.array([1.0, 1.0, 1.0])], None)
+    other = Measured(0, [np.array([1.0, 1.0, 6.0]), np.array([1.0, 1.0, 2.0])], None)
+    once = Measured(0, [np.array([8.0]), np.array([1.0, 1.0, 1.0])], None)
+    assert other.times_faster(first) == [2, 1, 1.5]
+    assert once.times_faster(first) == [0.5, 1, pytest.approx(5 / 9)]
+    assert first.times_faster(once) == [2, 1, pytest.approx(9 / 5)]
+    assert once.medians() == [8, 1, 9]
+
+
+def test_queries_are_the_states_of_a_run_with_the_exact_score(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = (*SMALL, "num_samples=8", "metrics.score_error=always")
+    assert gdiff("sample", "-q", *words, "hydra.run.dir=run").code == 0
+    experiment = experiments(*words)["full"]
+    queries, _ = exact_trajectory(experiment, *started(experiment), 8)
+    with np.load(Path("run", "queries.npz")) as file:
+        np.testing.assert_array_equal(queries.sigma, file["sigma"])
+        np.testing.assert_allclose(queries.z, file["z"], rtol=1e-5, atol=1e-5)
+
+
+def started(experiment):
+    mesh = experiment.runtime.start()
+    return experiment.dataset.load(), mesh
+
+
+def test_errors_are_relative_to_the_exact_mean():
+    compared = experiments(*SMALL)
+    dataset, mesh = started(compared["full"])
+    queries, exact = exact_trajectory(compared["full"], dataset, mesh, 8)
+    found = measure(compared, dataset, mesh, queries, exact, 1)
+    z, variance = queries.z[..., 0].astype(float), queries.sigma[:, None] ** 2
+    mean = np.tanh(z / variance)
+    np.testing.assert_allclose(exact[..., 0], mean, rtol=1e-4)
+    error = np.abs(z / (1 + variance) - mean) / np.abs(mean)
+    np.testing.assert_allclose(found["wiener"].error, error.max(axis=1), rtol=1e-3)
+    assert found["full"].error is None
+
+
+def test_an_override_of_a_key_reaches_the_scores_that_have_it():
+    with config.composer() as composer:
+        words = overrides_by_score(
+            ["full", "golden", "smoothed"],
+            ["score.seed=3", "seed=4", "score.tolerance=0.5"],
+            lambda words: composer.experiment(words).score,
+        )
+    assert words == {
+        "full": ["score=full", "seed=4"],
+        "golden": ["score=golden", "seed=4", "score.seed=3", "score.tolerance=0.5"],
+        "smoothed": ["score=smoothed", "seed=4", "score.seed=3"],
+    }
+
+
+def test_mistakes_are_one_line():
+    assert "names a score twice" in refused("score=full,full")
+    assert "none of full, wiener has the key score.tolrance" in refused(
+        "score=full,wiener", "score.tolrance=1"
+    )
+    assert "no such option" in refused("score=full,nope")
+    assert "must be at least 1" in refused("score=full,wiener", "score.rank=0")
+    assert "multiple of 8 devices" in refused("score=full,wiener", "--queries", "3")
+    with pytest.raises(UserError, match="twice"):
+        overrides_by_score(["a", "a"], [], lambda words: None)

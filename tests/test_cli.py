@@ -44,7 +44,7 @@ def refused(*words):
 MISTAKES = {
     # Names
     "smapler=ddim": "no key 'smapler'. Did you mean 'sampler'?",
-    "sampler=ddmi": "sampler=ddmi: no such option. Did you mean 'ddpm'? The options are: ancestral",
+    "sampler=ddmi": "sampler=ddmi: no such option. Did you mean 'ddpm'? The options are: accel",
     "sampler.eat=1": "no key 'sampler.eat'. Did you mean 'sampler.eta'?",
     "eta=1": "no key 'eta'. Did you mean 'sampler.eta'?",
     "schedule.sigmamax=3": "Did you mean 'schedule.sigma_max'?",

@@ -1,0 +1,280 @@
+"""Compare scores as GoldDiff's paper does (Shang et al., arXiv 2602.16498), on any data set.
+
+    python scripts/golddiff_table.py dataset=cifar10 dataset.data_dir=DIR --csv table.csv
+
+Every score makes the same 128 samples in ten DDIM steps (`experiment=golddiff_table`), in a process
+of its own, so that its peak memory is its own. Further arguments are Hydra overrides of all runs.
+The columns:
+
+- s/step: seconds of one step for all samples together, without compilation; ms/sample: the same
+  for one sample;
+- peak MiB: largest memory of the process, preparation, Python and JAX (250 MiB) included, or of
+  the device where that keeps count; what measures the samples afterwards does not count;
+- error max, median: relative error of the mean against the exact one in float64, over noise levels
+  and queries on the score's own trajectories;
+- MSE, r²: against a network's images, if a file of them is given.
+
+The network's images must be made from the same initial noise, with the same steps. First write the
+noise, and give it to the network:
+
+    python scripts/golddiff_table.py dataset=cifar10 dataset.data_dir=DIR --noise noise.npz
+
+It holds `x` [n, h, w, c], the start in the coordinates of a variance-preserving network such as
+DDPM's, and the same as `z` = x √(1 + sigma²) = x_0 + sigma ε, with `sigma` at the first index. Then
+add --reference images.npy to the first command: images [n, h, w, c], uint8 or in [-1, 1], or an npz
+file that begins with them, as samples.npz of a run does. MSE is per value, r² per image: with y the
+network's image and x ours, 1 - Σ(x - y)² / Σ(y - mean y)² over the values of the image. Both are of
+images clipped to [0, 1] and are averaged over them. This r² is no squared correlation, and it is
+negative where the mean of y would be nearer than x.
+
+Runs stay in the folder that is printed; with --folder DIR an interrupted table goes on there.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from rich.table import Table
+
+from gdiff import config, rng
+from gdiff.bench.scores import overrides_by_score
+from gdiff.errors import UserError, require
+from gdiff.outputs import METRICS, RUN, load_samples, read_json, write_csv
+from gdiff.report import show
+
+EXPERIMENT = "experiment=golddiff_table"
+# Options of the group `score`, and what the paper calls them.
+SCORES = {
+    "full": "Optimal",
+    "wiener": "Wiener",
+    "patch_ls": "Kamb & Ganguli",
+    "pca_local": "PCA",
+    "pca_local_golden": "GoldDiff: PCA on a golden subset",
+    "golden": "",
+}
+# Seconds per step, MSE and r² in the paper, with its authors' GPU and network.
+PUBLISHED = {
+    "cifar10": {
+        "full": (2.35, 0.030, -0.401),
+        "wiener": (0.011, 0.008, 0.553),
+        "patch_ls": (5.98, 0.011, 0.411),
+        "pca_local": (2.80, 0.008, 0.670),
+        "pca_local_golden": (0.087, 0.007, 0.683),
+    }
+}
+MIB = 2**20
+
+
+class Row(NamedTuple):
+    """What one score achieved; None where it was not measured, or the run failed."""
+
+    score: str
+    seconds_per_step: float | None = None
+    seconds_per_sample_step: float | None = None
+    peak_memory_mib: float | None = None
+    relative_error_max: float | None = None
+    relative_error_median: float | None = None
+    mse: float | None = None
+    r2: float | None = None
+    published_seconds_per_step: float | None = None
+    published_mse: float | None = None
+    published_r2: float | None = None
+
+
+HEADERS = Row(
+    *("score", "s/step", "ms/sample", "peak MiB", "error max", "median", "MSE", "r²"),
+    *("published: s/step", "published: MSE", "published: r²"),
+)
+
+
+def initial_noise(overrides):
+    """Where the trajectories of the runs start: arrays z, x [n, *event] and sigma []."""
+    with config.composer() as composer:
+        experiment = composer.experiment([EXPERIMENT, *overrides])
+    experiment.runtime.start()
+    sigma = float(experiment.grid()[0])
+    prior = experiment.prior.fit(experiment.dataset.load(), sigma)
+    index = jnp.arange(experiment.num_samples)
+    z = np.asarray(prior.sample(rng.sample_keys(experiment.seed, rng.Role.PRIOR, index)))
+    return {"z": z, "x": z / np.sqrt(1 + sigma**2).astype(z.dtype), "sigma": np.float64(sigma)}
+
+
+def read_reference(path):
+    """The images of a .npy file, or of the first array in an .npz file, as in samples.npz."""
+    try:
+        found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            found = found[found.files[0]]
+    except (OSError, ValueError, EOFError, IndexError, zipfile.BadZipFile) as error:
+        raise UserError(f"--reference {path} cannot be read: {error}") from error
+    if found.dtype != np.uint8:
+        require(found.dtype.kind == "f", f"{path} holds {found.dtype}: use uint8 or float32")
+        require(bool(np.isfinite(found).all()), f"{path} holds NaN or infinity")
+        require(
+            found.min(initial=0) < 0,
+            f"{path} has no value below 0: store images in [-1, 1], or as uint8",
+        )
+    return found
+
+
+def unit_range(images):
+    """Images as float64 in [0, 1]: uint8, or [-1, 1] with what is beyond clipped."""
+    if images.dtype == np.uint8:
+        return images / 255
+    return np.clip((images.astype(np.float64) + 1) / 2, 0, 1)
+
+
+def compare(samples, reference):
+    """MSE and r² of samples against the reference, see the top; r² of images of one value is not
+    defined, and they are left out of its mean."""
+    require(
+        samples.shape == reference.shape,
+        f"the reference has shape {reference.shape} and the samples {samples.shape}: make it from "
+        "what --noise writes",
+    )
+    x, y = (unit_range(images).reshape(len(images), -1) for images in (samples, reference))
+    errors = np.square(x - y).sum(1)
+    spread = np.square(y - y.mean(1, keepdims=True)).sum(1)
+    varied = spread > 0
+    r2 = float(np.mean(1 - errors[varied] / spread[varied])) if varied.any() else None
+    return float(errors.mean() / x.shape[1]), r2
+
+
+def plan(scores, overrides):
+    """The overrides of every score's run; finds mistakes before anything runs."""
+    with config.composer() as composer:
+
+        def spec_of(words):
+            return composer.experiment(words).score
+
+        words = overrides_by_score(scores, [EXPERIMENT, *overrides], spec_of)
+        for each in words.values():
+            composer.experiment(each)
+    return words
+
+
+def run(words, folder):
+    """Make the samples of one score in `folder`, or what is left to do; whether that went well."""
+    if (folder / "config.yaml").is_file():
+        words = ["--resume", str(folder), *words]
+    else:
+        quoted = str(folder).replace("'", "\\'")
+        words.append(f"hydra.run.dir='{quoted}'")
+    print(f"{folder.name}:", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "gdiff", "sample", *words]
+    return subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def row_of(score, folder, reference):
+    """The numbers of a finished run."""
+    record, metrics = read_json(folder / RUN), read_json(folder / METRICS)
+    samples = load_samples(folder)
+    seconds = record["sampling_seconds"] / record["denoiser_evaluations"]
+    memory = record["peak_memory_bytes"]
+    memory = max([size for name, size in memory.items() if name != "host"] or [memory["host"]])
+    published = PUBLISHED.get(record["dataset"]["name"], {}).get(score, (None, None, None))
+    return Row(
+        score,
+        seconds,
+        seconds / len(samples),
+        memory / MIB,
+        metrics.get("score_relative_error_max"),
+        metrics.get("score_relative_error_median"),
+        *((None, None) if reference is None else compare(samples, reference)),
+        *published,
+    )
+
+
+def as_text(rows):
+    """Header and cells for people, without the columns that are empty."""
+    label = SCORES.get
+    lines = []
+    for row in rows:
+        named = f"{row.score} ({label(row.score)})" if label(row.score) else row.score
+        cells = list(row._replace(score=named))
+        if row.seconds_per_sample_step is not None:
+            cells[2] = 1e3 * row.seconds_per_sample_step
+        else:
+            cells[1] = "failed"
+        lines.append(["" if x is None else x if isinstance(x, str) else f"{x:.3g}" for x in cells])
+    kept = [i for i, column in enumerate(zip(*lines, strict=True)) if any(column)]
+    return [[line[i] for i in kept] for line in [list(HEADERS), *lines]]
+
+
+def to_markdown(text):
+    """A table from header and cells."""
+    header, *lines = text
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [header, rule, *lines])
+
+
+def title_of(folder):
+    """What the runs in `folder` are about; they agree in it."""
+    found = (read_json(path).get("dataset") for path in folder.glob(f"*/{RUN}"))
+    about = next(filter(None, found), None)
+    return "" if about is None else f"{about['name']}: n = {about['points']}"
+
+
+def show_table(text, title):
+    header, *lines = text
+    table = Table(title=title)
+    for name in header:
+        table.add_column(name, justify="left" if name == "score" else "right")
+    for line in lines:
+        table.add_row(*line)
+    if HEADERS.published_mse in header:
+        table.caption = "published: arXiv 2602.16498, its authors' GPU and network"
+    show(table)
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(
+        description="GoldDiff's comparison of scores (arXiv 2602.16498), on any data set.",
+        epilog="The top of the file says what the columns are.",
+    )
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides of all runs")
+    parser.add_argument("--scores", default=",".join(SCORES), help="options of the group score")
+    parser.add_argument("--reference", type=Path, metavar="FILE", help="images of a network")
+    parser.add_argument("--noise", type=Path, metavar="NPZ", help="write initial noise and stop")
+    parser.add_argument("--folder", type=Path, help="of the runs; finished ones stay")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table there")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the same as Markdown")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    if options.noise is not None:
+        noise = initial_noise(options.overrides)
+        with options.noise.open("wb") as file:
+            np.savez(file, **noise)
+        print(options.noise)
+        return 0
+    reference = None if options.reference is None else read_reference(options.reference)
+    folder = options.folder or Path("outputs/golddiff_table", time.strftime("%Y-%m-%d-%H-%M-%S"))
+    rows = []
+    for score, words in plan(options.scores.split(","), options.overrides).items():
+        place = (folder / score).absolute()
+        is_done = run(words, place)
+        rows.append(row_of(score, place, reference) if is_done else Row(score))
+    text = as_text(rows)
+    show_table(text, title_of(folder))
+    if options.csv is not None:
+        write_csv(options.csv, Row._fields, [row._asdict() for row in rows])
+    if options.markdown is not None:
+        options.markdown.write_text(to_markdown(text))
+    print(folder)
+    return 0 if all(row.seconds_per_step is not None for row in rows) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")
