@@ -24,19 +24,24 @@ from gdiff.outputs import METRICS, RUN, SAMPLES, RunFolder
 from gdiff.prior.base import PriorSpec
 from gdiff.process.base import ProcessSpec
 from gdiff.progress import Progress, track
-from gdiff.sampler.base import SamplerSpec
+from gdiff.sampler.account import TOTALS, summary
+from gdiff.sampler.base import Plan, SamplerSpec
 from gdiff.sampler.engine import Engine
+from gdiff.sampler.parallel import ParallelEngine
 from gdiff.sampler.steps import Steps
 from gdiff.schedule.base import ScheduleSpec
 from gdiff.score.base import ScoreSpec
+from gdiff.score.wiener import Wiener
 from gdiff.trajectory import Batches, Queries, States
 
 GRID, TRAJECTORY = "grid.png", "trajectory.gif"
 QUERIES, ERROR_CURVE, ERROR_PLOT = "queries.npz", "score_error.csv", "score_error.png"
 _TRAJECTORY_FRAMES, _QUERY_LEVELS = 40, 16
+# Principal directions of the first guess of a parallel run: it need not be exact, but quick.
+_GUESS_RANK = 256
 _MEASURING = ("metrics", "score error")  # phases
 # What metrics.json may hold besides the comparisons with the data: the account of the run.
-ACCOUNT = ("seconds_per_sample", "denoiser_evaluations", "rounds")
+ACCOUNT = ("seconds_per_sample", *TOTALS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +82,7 @@ class Experiment:
             errors = SCORE_ERRORS if self.measures_score else ()
             require_one_of("objective", self.objective, [*ACCOUNT, *distances, *errors])
         require(0 <= self.seed < 2**32, f"seed={self.seed} must be between 0 and 2^32 - 1")
-        self.sampler.steps(self.grid())
+        self.plan()
 
     @property
     def measures_score(self) -> bool:
@@ -87,6 +92,10 @@ class Experiment:
     def grid(self) -> np.ndarray:
         """Noise levels of the run: [steps + 1], decreasing."""
         return self.schedule.grid(self.process)
+
+    def plan(self) -> Plan:
+        """The sampler's table on these levels, cut into blocks."""
+        return self.sampler.plan(self.grid(), self.schedule.blocks(self.process))
 
 
 def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
@@ -117,11 +126,8 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
         # In this order, so that a run with samples always has the account of them.
         folder.write_json(RUN, record)
         folder.gather_chunks(record["chunks"])
-    metrics = {
-        "seconds_per_sample": record["sampling_seconds"] / experiment.num_samples,
-        "denoiser_evaluations": record["denoiser_evaluations"],
-        "rounds": record["rounds"],
-    }
+    metrics = {"seconds_per_sample": record["sampling_seconds"] / experiment.num_samples}
+    metrics |= {name: record[name] for name in ACCOUNT if name in record}
     samples = folder.samples()
     with clock.phase("picture"):
         # Points of a scatter plot take no room.
@@ -206,9 +212,14 @@ class _Job:
         return self.experiment.grid()
 
     @cached_property
+    def plan(self) -> Plan:
+        """The method's table on these levels, and its blocks."""
+        return self.experiment.plan()
+
+    @property
     def steps(self) -> Steps:
-        """The method's table on these levels."""
-        return self.experiment.sampler.steps(self.grid)
+        """The table alone."""
+        return self.plan.steps
 
     @property
     def batch(self) -> int:
@@ -224,16 +235,26 @@ class _Job:
     @cached_property
     def batches(self) -> Batches:
         """What draws the samples."""
-        engine = Engine(self.denoiser, self.steps)
         with self.clock.phase("fit"):
+            engine = self._engine()
             prior = self.experiment.prior.fit(self.dataset, float(self.grid[0]))
         return Batches(engine, prior, self.mesh, self.batch, self.experiment.seed, self.clock)
+
+    def _engine(self) -> Engine | ParallelEngine:
+        """Sequential for blocks of one step, and else parallel."""
+        sampler = self.experiment.sampler
+        if sampler.block_size == 1:
+            return Engine(self.denoiser, self.steps)
+        guess = None
+        if sampler.start == "wiener":
+            guess = Wiener(rank=_GUESS_RANK).fit(self.dataset, self.mesh)
+        return ParallelEngine(self.denoiser, self.plan, sampler, self.mesh, guess)
 
     def sample(self) -> dict:
         """Draw every batch that is not on disk yet; returns the account of all."""
         batches, steps = self.batches, self.steps.count
         count = -(-self.experiment.num_samples // self.batch)
-        seconds = 0.0
+        accounts = []
         with track("sampling", count * steps, "steps") as progress:
             for number in range(count):
                 chunk = self.folder.chunk(number)
@@ -241,14 +262,9 @@ class _Job:
                 if not is_done:
                     chunk = self._draw(batches, number, progress)
                     self.folder.write_chunk(number, **chunk)
-                seconds += float(chunk["seconds"])
+                accounts.append({k: v for k, v in chunk.items() if k not in ("samples", "index")})
                 progress.reach((number + 1) * steps, skipped=is_done)
-        return {
-            "chunks": count,
-            "sampling_seconds": seconds,
-            "denoiser_evaluations": self.steps.evaluations,
-            "rounds": self.steps.evaluations,
-        }
+        return {"chunks": count} | summary(self.plan, accounts)
 
     def _draw(self, batches: Batches, number: int, progress: Progress) -> dict[str, np.ndarray]:
         """One batch as a chunk; what the first one shows on its way is written."""
@@ -256,7 +272,11 @@ class _Job:
         index = np.arange(first, min(first + self.batch, self.experiment.num_samples))
         movie, queries = self._movie(), self._queries()
         states = [each for each in (movie, queries) if each.stops and number == 0]
-        samples, seconds = batches.draw(index, states, lambda done: progress.reach(before + done))
+
+        def report(done: int, note: str) -> None:
+            progress.reach(before + done, note)
+
+        samples, account = batches.draw(index, states, report)
         if movie in states:
             with self.clock.phase("trajectory"):
                 frames, sigma = movie.stacked(), self.grid[movie.stops]
@@ -265,7 +285,7 @@ class _Job:
         if queries in states:
             found = Queries(queries.stacked(), self.grid[queries.stops])
             self.folder.write_bytes(QUERIES, found.to_bytes())
-        return {"samples": samples, "index": index, "seconds": np.array(seconds)}
+        return {"samples": samples, "index": index} | account
 
     def _movie(self) -> States:
         """Collects the frames of trajectory.gif, if it is wanted."""

@@ -47,7 +47,7 @@ class Progress:
     def __init__(self, description: str, total: int | None, unit: str) -> None:
         self.description = f"{_label} {description}".strip()
         self.total, self.unit = total, unit
-        self.done = 0
+        self.done, self.note = 0, ""
         self._begin = time.monotonic()
         self._base: tuple[float, int] | None = None
         self._task = None
@@ -62,10 +62,13 @@ class Progress:
         """`count` more units are done."""
         self.reach(self.done + count)
 
-    def reach(self, done: int, *, skipped: bool = False) -> None:
-        """`done` units are done in all; those `skipped` do not count for the rate."""
+    def reach(self, done: int, note: str = "", *, skipped: bool = False) -> None:
+        """`done` units are done in all; those `skipped` do not count for the rate.
+
+        The note stands after the state until there is another one.
+        """
         with _lock:
-            self.done = done
+            self.done, self.note = done, note
             if self._base is None or skipped:
                 self._base = (time.monotonic(), done)
             if self._task is not None:
@@ -82,7 +85,7 @@ class Progress:
         """How far it is, how fast, and the time left, as far as they are known."""
         if self.total is None:
             return ""
-        state = f"{self.done}/{self.total} {self.unit}"
+        state = f"{self.done}/{self.total} {self.unit}" + (f", {self.note}" if self.note else "")
         seconds, done = self._base or (0.0, 0)
         spent = time.monotonic() - seconds
         if self._base is None or self.done == done or spent <= 0:

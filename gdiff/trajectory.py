@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from gdiff import rng
@@ -20,7 +20,8 @@ from gdiff.denoiser import Denoiser, Posterior
 from gdiff.errors import UserError
 from gdiff.mesh import BATCH, batch_sharding
 from gdiff.prior.base import Prior
-from gdiff.sampler.engine import Engine
+from gdiff.sampler.engine import Account, Engine
+from gdiff.sampler.parallel import ParallelEngine
 
 
 class States:
@@ -102,7 +103,7 @@ class Batches:
         clock: to which the phases are added.
     """
 
-    engine: Engine
+    engine: Engine | ParallelEngine
     prior: Prior
     mesh: Mesh
     size: int
@@ -110,32 +111,36 @@ class Batches:
     clock: Clock
 
     def draw(
-        self, index: np.ndarray, states: Sequence[States], report: Callable[[int], None]
-    ) -> tuple[np.ndarray, float]:
+        self, index: np.ndarray, states: Sequence[States], report: Callable[[int, str], None]
+    ) -> tuple[np.ndarray, Account]:
         """Run one batch to its end.
 
         Args:
             index: [k] numbers of its samples, k ≤ size.
             states: collect the states on the way.
-            report: told now and then how many steps are done.
+            report: told now and then how many steps are done, and where a parallel run is.
 
         Returns:
-            Samples [k, *event], and the seconds that all steps took.
+            Samples [k, *event], and the engine's account of them with `seconds` [], which all
+            steps took.
 
         Raises:
             UserError: a value is not finite.
         """
-        padded = np.resize(index, _width(self.size, self.mesh)).astype(np.int32)
-        placed = jax.device_put(padded, batch_sharding(self.mesh))
+        padded, sharding = np.resize(index, self.size), NamedSharding(self.mesh, PartitionSpec())
+        if self.engine.splits_samples:
+            padded = np.resize(index, _width(self.size, self.mesh))
+            sharding = batch_sharding(self.mesh)
+        placed = jax.device_put(padded.astype(np.int32), sharding)
         with self.clock.phase("prior"):
             z, keys = _start(self.prior, np.uint32(self.seed), placed, placed.sharding)
         if not self.engine.is_compiled:
             with self.clock.phase("compile"):
                 self.engine.compile(z, keys)
 
-        def reached(done: int, z: Array) -> None:
-            report(done)
-            for each in states:
+        def reached(done: int, z: Array | None, note: str = "") -> None:
+            report(done, note)
+            for each in states if z is not None else ():
                 each.add(done, z)
 
         reached(0, z)
@@ -148,7 +153,8 @@ class Batches:
                 f"{error}: bring schedule.sigma_max and schedule.sigma_min closer to the data's "
                 "scale, or use runtime.x64=true"
             ) from error
-        return samples[: len(index)], watch.seconds
+        account = {name: values[: len(index)] for name, values in self.engine.account.items()}
+        return samples[: len(index)], account | {"seconds": np.array(watch.seconds)}
 
 
 def _width(count: int, mesh: Mesh) -> int:

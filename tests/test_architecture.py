@@ -32,7 +32,7 @@ ROOMS = {
     "score": {"dataset", "mesh"},
     "schedule": {"process"},
     "prior": {"dataset"},
-    "sampler": set(),
+    "sampler": {"mesh"},
     "metrics": {"dataset"},
     "dataset": set(),
     "process": set(),

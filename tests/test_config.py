@@ -14,6 +14,7 @@ from gdiff import config
 from gdiff.dataset.array import Array
 from gdiff.dataset.digits import Digits
 from gdiff.errors import UserError
+from gdiff.sampler.base import SamplerSpec
 
 FILES = sorted(config.config_dir().glob("*/*.yaml"))
 OPTIONS = [path for path in FILES if path.parent.name != "experiment"]
@@ -50,11 +51,15 @@ def is_preset(path):
 def check_node(node, *, has_defaults):
     """A node holds every field of its spec and, unless it is a preset, the field's default."""
     fields = {f.name: f for f in dataclasses.fields(spec_of(node))}
-    assert node.keys() - {"_target_"} == fields.keys()
+    if issubclass(spec_of(node), SamplerSpec):  # the root holds what all samplers share
+        shared = yaml.safe_load((config.config_dir() / "config.yaml").read_text())["sampler"]
+        assert shared == {f.name: f.default for f in dataclasses.fields(SamplerSpec)}
+        fields = {name: f for name, f in fields.items() if name in node or name not in shared}
+    assert node.keys() - {"_target_", "defaults"} == fields.keys()
     for key, value in node.items():
         if isinstance(value, dict):
             check_node(value, has_defaults=True)
-        elif key != "_target_" and has_defaults:
+        elif key not in ("_target_", "defaults") and has_defaults:
             assert value == fields[key].default
             assert type(value) is type(fields[key].default)
 
@@ -69,7 +74,7 @@ def test_the_root_holds_exactly_the_fields_of_an_experiment_with_their_defaults(
     fields = {f.name: f for f in dataclasses.fields(spec_of(root))}
     groups = {key for choice in root["defaults"] if isinstance(choice, dict) for key in choice}
     groups = {key for key in groups if not key.startswith("override")} - {"experiment"}
-    own = root.keys() - {"defaults", "hydra", "_target_"}
+    own = root.keys() - {"defaults", "hydra", "sampler", "_target_"}
     assert own | groups == fields.keys()
     assert {key: root[key] for key in own} == {key: fields[key].default for key in own}
 

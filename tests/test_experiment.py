@@ -71,7 +71,8 @@ def whole(tmp_path_factory):
 def test_an_approximate_score_is_measured_by_default(whole):
     assert names(whole) >= FILES
     metrics = read(whole, "metrics.json")
-    assert tuple(metrics) == (*ACCOUNT, *DISTANCES, *SCORE_ERRORS)
+    account = [name for name in ACCOUNT if name in metrics]
+    assert list(metrics) == [*account, *DISTANCES, *SCORE_ERRORS]
     assert 1e-3 < metrics["score_relative_error_median"] < metrics["score_relative_error_max"]
     assert read(whole, "run.json")["seconds"]["score error"] > 0
     curve = rows(whole / "score_error.csv")

@@ -29,11 +29,13 @@ def batches(denoiser=shrink, layout="batch:1"):
 
 def test_states_are_those_before_each_level_without_the_padding():
     states, reached = States([0, 2, 3], 5), []
-    samples, seconds = batches(layout="batch:4").draw(np.arange(5), [states], reached.append)
+    samples, account = batches(layout="batch:4").draw(
+        np.arange(5), [states], lambda done, _: reached.append(done)
+    )
     z = states.stacked()
     assert z.shape == (3, 5, 3)
     assert samples.shape == (5, 3)
-    assert seconds > 0
+    assert account["seconds"] > 0
     assert (reached[0], reached[-1]) == (0, 4)
     # DDIM keeps (z - D) / sigma, so the last step of a state at GRID[k] can be done by hand.
     np.testing.assert_allclose(samples, z[2] / (1 + GRID[3] ** 2), rtol=1e-6)
@@ -42,9 +44,9 @@ def test_states_are_those_before_each_level_without_the_padding():
 
 
 def test_samples_are_the_same_bits_whatever_is_kept_of_their_way():
-    plain, _ = batches().draw(np.arange(5), [], lambda done: None)
+    plain, _ = batches().draw(np.arange(5), [], lambda *_: None)
     many = [States([0, 1, 2, 3, 4], 5), States([1], 2)]
-    watched, _ = batches().draw(np.arange(5), many, lambda done: None)
+    watched, _ = batches().draw(np.arange(5), many, lambda *_: None)
     assert plain.tobytes() == watched.tobytes()
     np.testing.assert_array_equal(many[0].stacked()[-1], plain)
     np.testing.assert_array_equal(many[0].stacked()[1, :2], many[1].stacked()[0])
@@ -52,13 +54,13 @@ def test_samples_are_the_same_bits_whatever_is_kept_of_their_way():
 
 def test_a_value_that_is_not_finite_is_the_users_mistake_to_mend():
     with pytest.raises(UserError, match=r"not finite after step .*: bring schedule"):
-        batches(lambda z, sigma: Posterior(z / 0)).draw(np.arange(5), [], lambda done: None)
+        batches(lambda z, sigma: Posterior(z / 0)).draw(np.arange(5), [], lambda *_: None)
 
 
 def test_phases_are_timed_and_only_the_first_batch_compiles():
     drawn = batches()
     for first in (0, 5):
-        drawn.draw(np.arange(first, first + 5), [], lambda done: None)
+        drawn.draw(np.arange(first, first + 5), [], lambda *_: None)
         seconds = dict(drawn.clock.seconds)
         compiled = seconds["compile"] if first == 0 else compiled
     assert set(seconds) == {"prior", "compile", "sampling"}

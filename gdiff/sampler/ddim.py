@@ -22,6 +22,7 @@ class DDIM(SamplerSpec):
     eta: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 <= self.eta <= 1, f"sampler.eta={self.eta} must be between 0 and 1")
 
     def table(self, sigma: np.ndarray) -> Steps:

@@ -33,6 +33,7 @@ class LiCai(SamplerSpec):
     clip: float | None = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_one_of("sampler.look", self.look, ("ahead", "back"))
         require(
             self.clip is None or 0 < self.clip < np.inf,

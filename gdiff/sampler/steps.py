@@ -1,6 +1,8 @@
 """A sampling method as data: a row of coefficients for every evaluation of the denoiser."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -45,7 +47,10 @@ class Steps(eqx.Module):
         c: [R, N] weights of the step's noise.
         before: [R, N] weights of the noise that is added before the evaluation only; None if none.
         step: [R] the step that a row belongs to: 0 … K - 1.
+        noise: [R] number under which the noise of a row is drawn; by default that of its step.
         clip: a bounded part of z'; None if none.
+        draws: for each column of noise how many numbers ago it was drawn, and as which vector;
+            None stands for (0, 0), (0, 1), …
     """
 
     sigma: np.ndarray
@@ -54,7 +59,9 @@ class Steps(eqx.Module):
     c: np.ndarray
     before: np.ndarray | None
     step: np.ndarray
+    noise: np.ndarray
     clip: Clip | None
+    draws: tuple[tuple[int, int], ...] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -65,7 +72,9 @@ class Steps(eqx.Module):
         *,
         before: np.ndarray | None = None,
         step: np.ndarray | None = None,
+        noise: np.ndarray | None = None,
         clip: Clip | None = None,
+        draws: tuple[tuple[int, int], ...] | None = None,
     ) -> None:
         """A single column may be given as [R]; by default no noise, and every row is a step."""
         self.sigma = sigma
@@ -73,12 +82,24 @@ class Steps(eqx.Module):
         self.c = np.zeros((len(sigma), 1)) if c is None else _columns(c)
         self.before = None if before is None else _columns(before)
         self.step = np.arange(len(sigma)) if step is None else step
+        self.noise = self.step if noise is None else noise
         self.clip = None if clip is None else Clip(*map(_columns, clip))
+        self.draws = draws
 
     @property
     def count(self) -> int:
         """K, the number of steps: one less than the levels of the grid."""
         return int(self.step[-1]) + 1 if len(self.step) else 0
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether the method draws noise."""
+        return bool(np.any(self.c)) or self.before is not None
+
+    @property
+    def columns(self) -> tuple[tuple[int, int], ...]:
+        """`draws`, spelled out."""
+        return self.draws or tuple((0, n) for n in range(self.c.shape[-1]))
 
     @property
     def evaluations(self) -> int:
@@ -115,15 +136,40 @@ def interleave(*stages: Steps) -> Steps:
     """
 
     def rows(*parts: np.ndarray) -> np.ndarray:
-        if parts[0].ndim == 1:
-            return np.stack(parts, axis=1).reshape(-1)
-        width = max(part.shape[1] for part in parts)
-        wide = [np.pad(part, [(0, 0), (0, width - part.shape[1])]) for part in parts]
-        return np.stack(wide, axis=1).reshape(-1, width)
+        wide = np.stack(_alike(parts), axis=1)
+        return wide.reshape(-1, *wide.shape[2:])
 
+    return jax.tree.map(rows, *_complete(stages))
+
+
+def joined(tables: Sequence[Steps]) -> Steps:
+    """Tables one after the other; steps and noise keep their numbers."""
+    return jax.tree.map(lambda *parts: np.concatenate(_alike(parts)), *_complete(tables))
+
+
+def _alike(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Columns of zeros up to the same number."""
+    if parts[0].ndim == 1:
+        return list(parts)
+    width = max(part.shape[1] for part in parts)
+    return [np.pad(part, [(0, 0), (0, width - part.shape[1])]) for part in parts]
+
+
+def _complete(tables: Sequence[Steps]) -> Sequence[Steps]:
+    """With rows of zeros where only others have noise before the evaluation, or a bounded part."""
     for name in ("before", "clip"):
-        given = [part for stage in stages if (part := getattr(stage, name)) is not None]
-        if given:  # rows of zeros where other stages have none
-            zeros = {name: jax.tree.map(np.zeros_like, given[0])}
-            stages = [replace(s, **zeros) if getattr(s, name) is None else s for s in stages]
-    return jax.tree.map(rows, *stages)
+        given = [part for table in tables if (part := getattr(table, name)) is not None]
+        if given:
+            tables = [
+                table
+                if getattr(table, name) is not None
+                else replace(
+                    table, **{name: jax.tree.map(partial(_zeros, len(table.sigma)), given[0])}
+                )
+                for table in tables
+            ]
+    return tables
+
+
+def _zeros(count: int, like: np.ndarray) -> np.ndarray:
+    return np.zeros((count, *like.shape[1:]))

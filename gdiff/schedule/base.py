@@ -3,6 +3,7 @@
 import abc
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,20 +17,23 @@ class ScheduleSpec(abc.ABC):
 
     Attributes:
         steps: number of steps, so of denoiser evaluations of a method with one evaluation a
-            step; at least 1.
+            step; at least 1. None for a schedule that finds it itself.
         sigma_max: the first noise level.
         sigma_min: the last noise level at which the denoiser is evaluated (`to_zero`), or on
             which the last step ends (otherwise).
         to_zero: end with a step from sigma_min onto 0, which returns the denoiser's mean.
     """
 
-    steps: int = 32
+    steps: int | None = 32
     sigma_max: float = 80.0
     sigma_min: float = 0.002
     to_zero: bool = True
 
+    finds_steps: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
-        require(self.steps >= 1, f"schedule.steps={self.steps} must be at least 1")
+        is_count = self.steps is not None and self.steps >= 1
+        require(is_count or self.finds_steps, f"schedule.steps={self.steps} must be at least 1")
         ends = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
         given = {key: sigma for key, sigma in ends.items() if sigma is not None}
         for key, sigma in given.items():
@@ -65,6 +69,10 @@ class ScheduleSpec(abc.ABC):
             "lower it, or widen schedule.sigma_max and schedule.sigma_min",
         )
         return np.append(nodes, 0.0) if self.to_zero else nodes
+
+    def blocks(self, process: ProcessSpec) -> tuple[int, ...] | None:
+        """Numbers of steps after which the schedule's own blocks end; None if it has none."""
+        return None
 
     def pin(self, nodes: np.ndarray) -> np.ndarray:
         """The same nodes with exact ends, against rounding; a single node is sigma_max."""

@@ -91,13 +91,13 @@ def test_the_clip_rate_is_counted_sample_by_sample(look, monkeypatch):
         z = textbook.li_cai(denoise, z, sigma, s, noise[k], grid[0], look=look, clip=0.1)
     assert np.abs(samples - z).max() < 1e-10
     assert 0.1 < np.mean(seen) < 0.9
-    assert np.asarray(engine.clip_rate) == pytest.approx(np.mean(seen, axis=0), abs=1e-6)
+    assert np.asarray(engine.account["clip_rate"]) == pytest.approx(np.mean(seen, axis=0), abs=1e-6)
 
 
 def test_other_methods_have_no_clip_rate():
     for method in (METHODS["heun"], LiCai(clip=None)):
         *_, engine = sample(method, GRIDS["steps_that_grow"])
-        assert engine.clip_rate is None
+        assert "clip_rate" not in engine.account
 
 
 @pytest.mark.parametrize("name", ["accelerated_sde", "accelerated_ode", "li_cai"])
