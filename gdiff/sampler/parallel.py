@@ -44,8 +44,8 @@ class ParallelEngine:
         is_compiled: whether `compile` was called.
         account: of the last batch, by block: `sweeps` and `rounds` (sweeps, and evaluations of a
             coarse start) [b, blocks], `residual` [b, blocks] largest change of a state that was
-            accepted for changing little, `unconverged` [b, blocks] whether it was finished step by step; `evaluations` [b] in
-            all, and `clip_rate` [b] for methods with a bounded part.
+            accepted for changing little, `unconverged` [b, blocks] whether a sample went on step
+            by step; `evaluations` [b] in all, and `clip_rate` [b] for methods with a bounded part.
     """
 
     splits_samples = False

@@ -143,7 +143,7 @@ def begin(
         state, last = carry
         row, is_node, noise, point = at
         z = state.z if point is None else state.z + point
-        mean = jax.lax.cond(is_node, lambda: guess(z, jnp.full(b, row.sigma)).mean, lambda: last)
+        mean = jax.lax.cond(is_node, lambda: _guessed(setting, guess, z, row.sigma), lambda: last)
         state = advanced(row, state, mean, noise)
         return (state, mean), (state.z, mean)
 
@@ -247,6 +247,16 @@ def finish(setting: Setting, block: Block, iterate: Iterate, state: State) -> St
     return State(z, states, latest(outputs, iterate.outputs, end - 1, state.outputs), clipped)
 
 
+def _guessed(
+    setting: Setting, guess: Denoiser, z: Float[Array, "b *event"], sigma: Float[Array, ""]
+) -> Float[Array, "b *event"]:
+    """The guess's output for all samples, as many as the devices want."""
+    b = len(z)
+    padding = [(0, -b % setting.mesh.shape[BATCH])] + [(0, 0)] * (z.ndim - 1)
+    z = _placed(setting.mesh, jnp.pad(z, padding, mode="edge"), BATCH)
+    return _placed(setting.mesh, guess(z, jnp.full(len(z), sigma)).mean[:b])
+
+
 def _evaluated(
     setting: Setting,
     denoiser: Denoiser,
@@ -331,7 +341,7 @@ def _flat(mesh: Mesh, x: Array | None) -> Array | None:
 
 def _placed(mesh: Mesh, x: Array, *spec: Any) -> Array:
     """`x` laid out over the mesh; in full on every device where it cannot be split evenly."""
-    if x.shape[len(spec) - 1] % mesh.shape[BATCH]:
+    if spec and x.shape[len(spec) - 1] % mesh.shape[BATCH]:
         spec = ()
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
 

@@ -12,7 +12,8 @@ from gdiff.dataset.base import blocks
 from gdiff.mesh import DATA, place_rows
 from gdiff.progress import track
 from gdiff.score.full import FullScan, half_norms
-from gdiff.score.golden_scan import GoldenScan, Index
+from gdiff.score.golden_scan import GoldenScan
+from gdiff.score.golden_sums import Index
 from gdiff.score.golden_work import Plan
 from gdiff.score.statistics import statistics
 

@@ -16,7 +16,9 @@ from gdiff import cache
 from gdiff.dataset import Dataset
 from gdiff.mesh import BATCH, batch_sharding
 from gdiff.progress import track
-from gdiff.score.golden_scan import QUERIES, REPAIRED, GoldenScan, Head, Tail
+from gdiff.score import golden_bounds
+from gdiff.score.golden_scan import QUERIES, REPAIRED, GoldenScan
+from gdiff.score.golden_sums import Head, Tail
 from gdiff.score.golden_work import Plan, Work
 from gdiff.score.leading import leading, without
 
@@ -37,7 +39,7 @@ _AVERAGED_COST, _HEAD_COST, _ROW_COST, _TAIL_COST = 1.2, 25, 80, 130
 _LEAST_RESERVE = 64
 # What fewer queries cost more.
 _READING_COST = 0.15
-_VERSION = 11
+_VERSION = 15
 
 
 class Pilot(NamedTuple):
@@ -191,13 +193,17 @@ def _trials(
             used = jnp.arange(heads[-1]) < count
             some = leaders._replace(affinities=jnp.where(used, leaders.affinities, -jnp.inf))
             head = golden.head(query, some)
-            tail = golden.tail(query, without(coarse, some), ranked)
-            return jnp.stack([compared(head, tail, Work(ranked, a, 0)) for a in averaged])
+            rest = without(coarse, some)
+            tail = golden.tail(query, rest, ranked)
+            missed = golden_bounds.overlooked(golden, query, rest, head, tail, Work(ranked, 0, 0))
+            missed = jnp.where(count > 0, missed, 0)
+            return jnp.stack([compared(head, tail, missed, Work(ranked, a, 0)) for a in averaged])
 
-        def compared(head: Head, tail: Tail, work: Work) -> Array:
+        def compared(head: Head, tail: Tail, missed: Array, work: Work) -> Array:
             columns = golden.ends[work.averaged - 1] if work.averaged else 0
             tail = tail._replace(first=tail.first[:, :columns])
             posterior, estimate = golden.combined(query, head, tail, work)
+            estimate = jnp.maximum(estimate, missed)
             error = jnp.linalg.norm(posterior.mean - exact, axis=1)
             return jnp.stack([error, estimate]) / size
 

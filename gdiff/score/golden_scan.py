@@ -21,7 +21,7 @@ mean square; where it is not, few large ones do, and the estimate is up to four 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -31,8 +31,9 @@ from jaxtyping import Array, Bool, Float
 
 from gdiff.denoiser import Posterior
 from gdiff.mesh import BATCH, DATA
-from gdiff.score import compensated
+from gdiff.score import compensated, golden_bounds
 from gdiff.score.full import FullScan, is_crowded, scan_rows
+from gdiff.score.golden_sums import ROUNDING, TINY, Head, Index, Query, Tail, row_weights
 from gdiff.score.golden_work import Plan, Work
 from gdiff.score.leading import leading, without
 from gdiff.score.parts import in_parts
@@ -52,86 +53,8 @@ _LIKELY = 2.0
 _HEAVY = 3.0
 # Part of the tolerance that logits in working precision may cost.
 _LOGIT_SHARE = 0.01
-# What rounding may do to the mean, in radii of the data.
-_ROUNDING = 1e-5
-# A mass that counts as none, by which and by whose product with σ² one can divide.
-_TINY = 1e-30
 _matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 _einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-
-
-class Index(NamedTuple):
-    """What is kept of all rows, or of those of one device, besides the rows: n of them.
-
-    Attributes:
-        blocks: each [n, columns] of the leading principal coordinates about the mean.
-        halves: for each block [n] ½ squared norm of the coordinates up to its end; infinite for
-            padding, so that it gets no weight.
-        norms: [n, 2 + blocks] 1, ‖y‖² about the mean, and for each block the squared norm of
-            what lies beyond its end.
-    """
-
-    blocks: tuple[Float[Array, "n _"], ...]
-    halves: tuple[Float[Array, " n"], ...]
-    norms: Float[Array, "n _"]
-
-
-class Head(NamedTuple):
-    """Weighted sums over the head of all devices, with weights e = exp((a - peak) / σ²).
-
-    Attributes:
-        peak: [b] largest affinity, -inf without a head.
-        mass: [b] Σ e; first: [b, d] Σ e y about the mean of the data.
-        spread: [b] Σ e ‖y - first / mass‖².
-        crowded: [b] whether rounding may hide which of its rows matter.
-    """
-
-    peak: Float[Array, " b"]
-    mass: Float[Array, " b"]
-    first: Float[Array, "b d"]
-    spread: Float[Array, " b"]
-    crowded: Bool[Array, " b"]
-
-
-class Tail(NamedTuple):
-    """Weighted sums over the tail of all devices, with coarse weights e = exp((c - peak) / σ²).
-
-    Attributes:
-        peak: [b]; mass: [b] Σ e; squares: [b] Σ e².
-        first: [b, r] Σ e P y, of the averaged coordinates.
-        second: [b] Σ e ‖y‖².
-        beyond: [b, blocks] Σ e times the squared norm beyond each block.
-    """
-
-    peak: Float[Array, " b"]
-    mass: Float[Array, " b"]
-    squares: Float[Array, " b"]
-    first: Float[Array, "b r"]
-    second: Float[Array, " b"]
-    beyond: Float[Array, "b blocks"]
-
-    def rescaled(self, peak: Float[Array, " b"], variance: Float[Array, " b"]) -> "Tail":
-        """The same sums relative to a peak that is at least as high."""
-        factor = weights_of(self.peak, peak, variance)
-        sums = (x * factor.reshape(-1, *[1] * (x.ndim - 1)) for x in self[1:])
-        tail = Tail(peak, *sums)
-        return tail._replace(squares=tail.squares * factor)
-
-
-class Query(NamedTuple):
-    """Queries of one device in stored units.
-
-    Attributes:
-        exact: pair of [b, d]; z: [b, d] about the mean of the data.
-        coordinates: [b, r] of z.
-        sigma: [b] in model units; variance: [b] σ² in stored units.
-    """
-
-    exact: compensated.Pair
-    z: Float[Array, "b d"]
-    coordinates: Float[Array, "b r"]
-    sigma: Float[Array, " b"]
-    variance: Float[Array, " b"]
 
 
 class GoldenScan(eqx.Module):
@@ -201,7 +124,7 @@ class GoldenScan(eqx.Module):
         posterior, estimate, crowded = self.scan(work, z, sigma)
         estimate = inflation * estimate
         largest = self.tolerance * jnp.linalg.norm(posterior.mean, axis=1)
-        likely = _LIKELY * estimate + _ROUNDING * self.full.radius
+        likely = _LIKELY * estimate + self.rounding(z, sigma)
         # So written that NaN is doubtful.
         return posterior._replace(likely_bound=likely), crowded | ~(estimate <= largest)
 
@@ -209,7 +132,7 @@ class GoldenScan(eqx.Module):
         self, z: Array, sigma: Array, inflation: Array
     ) -> tuple[Posterior, Bool[Array, " b"]]:
         """By the full scan, in doubt about nothing."""
-        rounding = jnp.full(len(z), _ROUNDING * self.full.radius)
+        rounding = self.rounding(z, sigma)
         posterior = scan_rows(self.full, z, sigma)._replace(
             log_density=None,
             error_bound=rounding,
@@ -217,6 +140,16 @@ class GoldenScan(eqx.Module):
             subset_size=jnp.full(len(z), self.full.n),
         )
         return posterior, jnp.zeros(len(z), bool)
+
+    def rounding(self, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Float[Array, " b"]:
+        """What rounding may do to the mean, in model units: more, where z is far from all data."""
+        epsilon, radius = jnp.finfo(z.dtype).eps / 2, self.full.radius
+        centre = (self.mean - self.full.shift) / self.full.scale
+        length = jnp.linalg.norm(z - centre, axis=1)
+        # Affinities are wrong by that much at most, unless they are computed with more bits.
+        wrong = 5 * epsilon * radius * length / sigma**2
+        wrong = jnp.where(self.full.is_delicate(sigma), 0, jnp.minimum(wrong, 1))
+        return radius * (ROUNDING + wrong)
 
     def scan(self, work: Work, z: Array, sigma: Array) -> tuple[Posterior, Array, Array]:
         """By a work of one's own choice, on one device.
@@ -229,9 +162,14 @@ class GoldenScan(eqx.Module):
         coarse = self.coarse(query, work.ranked)
         leaders = leading(coarse, work.head)
         head = self.head(query, leaders)
-        tail = self.tail(query, without(coarse, leaders), work.averaged)
+        rest = without(coarse, leaders)
+        tail = self.tail(query, rest, work.averaged)
         posterior, estimate = self.combined(query, head, tail, work)
-        bound = self.bound(query, coarse, leaders, head, posterior, work)
+        if work.head:
+            missed = golden_bounds.overlooked(self, query, rest, head, tail, work)
+            estimate = jnp.maximum(estimate, missed)
+        bound = golden_bounds.bound(self, query, coarse, leaders, head, posterior, work)
+        bound = bound + self.rounding(z, sigma)
         size = min(work.head * jax.lax.axis_size(DATA), self.full.n)
         posterior = posterior._replace(error_bound=bound, subset_size=jnp.full(len(z), size))
         return posterior, estimate, head.crowded
@@ -279,7 +217,7 @@ class GoldenScan(eqx.Module):
             weights, crowded = jax.lax.cond(is_delicate, settled, lambda: (weights, crowded))
             mass = jax.lax.psum(jnp.sum(weights, axis=1), DATA)
             first = jax.lax.psum(_einsum("bk,bkd->bd", weights, centred), DATA)
-            own_mean = first / jnp.maximum(mass, _TINY)[:, None]
+            own_mean = first / jnp.maximum(mass, TINY)[:, None]
             away = jnp.sum((centred - own_mean[:, None]) ** 2, axis=2)
             spread = jax.lax.psum(jnp.sum(weights * away, axis=1), DATA)
             return Head(peak, mass, first, spread, crowded)
@@ -311,7 +249,7 @@ class GoldenScan(eqx.Module):
     def tail(self, query: Query, coarse: Float[Array, "n b"], averaged: int) -> Tail:
         """Sums over all rows whose coarse affinities are finite."""
         peak = jax.lax.pmax(jnp.max(coarse, axis=0), DATA)
-        weights = _weights(coarse, peak, query.variance)
+        weights = row_weights(coarse, peak, query.variance)
         first = [_einsum("nb,nr->br", weights, block) for block in self.index.blocks[:averaged]]
         sums = _einsum("nb,nr->br", weights, self.index.norms)
         squares = jnp.sum(weights**2, axis=0)
@@ -326,8 +264,8 @@ class GoldenScan(eqx.Module):
         peak = jnp.maximum(head.peak, tail.peak)
         factor = weights_of(head.peak, peak, query.variance)
         tail = tail.rescaled(peak, query.variance)
-        own = head.first / jnp.maximum(head.mass, _TINY)[:, None]
-        head_mass, tail_mass = head.mass * factor, jnp.maximum(tail.mass, _TINY)
+        own = head.first / jnp.maximum(head.mass, TINY)[:, None]
+        head_mass, tail_mass = head.mass * factor, jnp.maximum(tail.mass, TINY)
         mass = head_mass + tail_mass
         share = tail_mass / mass
         # Of the weights less their mean: errors of all rows alike add up to what the Wiener
@@ -351,52 +289,13 @@ class GoldenScan(eqx.Module):
             missing = squares * tail.beyond[:, work.averaged - 1]
             estimate = jnp.sqrt((noise * spread + missing) / tail_mass)
         else:
-            shift, trace = own, head.spread / jnp.maximum(head.mass, _TINY)
+            shift, trace = own, head.spread / jnp.maximum(head.mass, TINY)
             spread = jnp.sqrt(tail.second / tail_mass) + jnp.linalg.norm(shift, axis=1)
             estimate = (jnp.sqrt(noise) + share) * spread
         scale = self.full.scale
         mean = (shift + (self.mean - self.full.shift)) / scale
         caution = 1 - _HEAVY * jnp.expm1(-hidden)
         return Posterior(mean, trace / scale**2), caution * estimate / scale
-
-    def bound(
-        self,
-        query: Query,
-        coarse: Array,
-        leaders: Leaders,
-        head: Head,
-        posterior: Posterior,
-        work: Work,
-    ) -> Float[Array, " b"]:
-        """A distance from the exact mean that is never exceeded, in model units: [b].
-
-        By Cauchy and Schwarz no row of the tail has a larger affinity than its coarse one plus
-        ‖z_⊥‖ ‖y_⊥‖ - ½‖y_⊥‖². Summed up, that bounds the mass outside of the head, whose mean lies
-        somewhere within the radius R of the data: ‖D̃ - D‖ ≤ ‖D̃ - D_head‖ + τ (R + ‖D_head‖), all
-        about the mean of the data. Nor can the distance be larger than ‖D̃‖ + R.
-        """
-        scale, variance = self.full.scale, query.variance
-        shift = posterior.mean * scale + (self.full.shift - self.mean)
-        norms = self.index.norms[:, 1]
-        radius = jnp.sqrt(jax.lax.pmax(jnp.max(norms), DATA))
-        bound = jnp.linalg.norm(shift, axis=1) + radius
-        if work.head:
-            end = self.ends[work.ranked - 1]
-            across = query.z - _matmul(query.coordinates[:, :end], self.basis[:, :end].T)
-            across = jnp.linalg.norm(across, axis=1)
-            # Differences of large numbers: no less than what rounding may have taken away.
-            epsilon = jnp.finfo(across.dtype).eps
-            beyond = (self.index.norms[:, 1 + work.ranked] + 20 * epsilon * norms)[:, None]
-            upper = without(coarse, leaders) + (across * jnp.sqrt(beyond) - 0.5 * beyond)
-            peak = jax.lax.pmax(jnp.max(upper, axis=0), DATA)
-            tail_mass = jax.lax.psum(jnp.sum(_weights(upper, peak, variance), axis=0), DATA)
-            length = jnp.linalg.norm(query.z, axis=1)
-            rounding = 50 * epsilon * radius * (length + radius)
-            odds = (peak - head.peak + rounding) / variance + jnp.log(tail_mass / head.mass)
-            own = head.first / head.mass[:, None]
-            outside = jax.nn.sigmoid(odds) * (radius + jnp.linalg.norm(own, axis=1))
-            bound = jnp.minimum(bound, jnp.linalg.norm(shift - own, axis=1) + outside)
-        return bound / scale + _ROUNDING * self.full.radius
 
 
 def _repaired(
@@ -424,11 +323,3 @@ def _repaired(
     # A scan and not a while loop: fields that nobody reads are not computed then.
     start = (is_doubtful, posterior, is_doubtful)
     return jax.lax.scan(body, start, length=-(-len(is_doubtful) // count))[0][1:]
-
-
-def _weights(
-    affinities: Float[Array, "n b"], peak: Float[Array, " b"], variance: Float[Array, " b"]
-) -> Float[Array, "n b"]:
-    """As `weights_of`, rows first."""
-    peak = jnp.where(jnp.isfinite(peak), peak, 0)
-    return jnp.exp((affinities - peak) / variance)

@@ -1,0 +1,325 @@
+"""Picard blocks against the sequential engine, which they must repeat."""
+
+import dataclasses
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gdiff import rng
+from gdiff.dataset.digits import Digits
+from gdiff.denoiser import Posterior
+from gdiff.mesh import make_mesh
+from gdiff.sampler import parallel, picard
+from gdiff.sampler.ancestral import Ancestral
+from gdiff.sampler.corrector import corrector
+from gdiff.sampler.ddim import DDIM
+from gdiff.sampler.engine import Engine
+from gdiff.sampler.exponential import Exponential
+from gdiff.sampler.heun import Heun
+from gdiff.sampler.li_cai import LiCai
+from gdiff.sampler.parallel import ParallelEngine
+from gdiff.score.full import Full
+
+from .methods import METHODS
+
+GRID = np.append(np.geomspace(20.0, 0.05, 11), 0.0)
+POINTS = np.random.default_rng(0).standard_normal((7, 3))
+B = 4
+
+
+def denoise(z, sigma):
+    """Exact posterior mean of a few points."""
+    points = jnp.asarray(POINTS, z.dtype)
+    distance = jnp.sum((z[:, None] - points) ** 2, axis=2)
+    return Posterior(jax.nn.softmax(-distance / (2 * sigma[:, None] ** 2), axis=1) @ points)
+
+
+def gaussian(z, sigma):
+    """A guess: as if the points were Gaussian."""
+    return Posterior(z / (1 + sigma[:, None] ** 2))
+
+
+def start(b=B, seed=0):
+    keys = rng.sample_keys(seed, rng.Role.STEP, jnp.arange(b))
+    return 20.0 * jax.random.normal(jax.random.key(seed), (b, 3), jnp.result_type(float)), keys
+
+
+def engine_of(method, grid=GRID, layout="batch:1", denoiser=denoise, blocks=None, **options):
+    sampler = dataclasses.replace(method, **options)
+    guess = gaussian if sampler.start == "wiener" else None
+    plan = sampler.plan(grid, blocks)
+    return ParallelEngine(denoiser, plan, sampler, make_mesh(layout), guess)
+
+
+def both(method, b=B, grid=GRID, **options):
+    """The parallel engine, its samples, and those of the sequential one."""
+    z, keys = start(b)
+    engine = engine_of(method, grid, **options)
+    steps = engine.steps
+    denoiser = options.get("denoiser", denoise)
+    return engine, engine.sample(z, keys), Engine(denoiser, steps).sample(z, keys)
+
+
+@pytest.fixture
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize(
+    "name, block", [(name, 5) for name in METHODS] + [("heun", "all"), ("srk", 1)]
+)
+def test_repeats_the_sequential_engine(name, block, double):
+    _, got, expected = both(METHODS[name], block_size=block, tolerance=0.0)
+    assert np.abs(got - expected).max() < 1e-10
+
+
+OPTIONS = {
+    "score": {"split": "score"},
+    "constant": {"start": "constant"},
+    "coarse": {"start": "coarse"},
+    "window": {"window": 3},
+    "window_from_constant": {"window": 3, "start": "constant"},
+    "window_of_the_score": {"window": 4, "start": "constant", "split": "score"},
+    "anderson": {"anderson": 2},
+    "anderson_in_a_window": {"anderson": 3, "window": 5, "start": "constant"},
+    "step_by_step": {"max_sweeps": 2},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("name", ["dpmpp_2m", "li_cai"])
+def test_no_option_changes_the_fixed_point(name, options, double):
+    method = METHODS[name]
+    _, got, expected = both(method, block_size=7, tolerance=0.0, **options)
+    assert np.abs(got - expected).max() < 1e-10
+
+
+@pytest.mark.parametrize("method", [Ancestral(), Heun(), LiCai()], ids=lambda m: type(m).__name__)
+def test_k_states_are_exact_after_k_sweeps(method, double):
+    sampler = dataclasses.replace(method, block_size="all", tolerance=0.0, start="constant")
+    z, keys = start()
+    seen = []
+    whole = Engine(denoise, sampler.steps(GRID))
+    whole.sample(z, keys, report=lambda k, z: seen.append(np.array(z)), stops=frozenset(range(12)))
+    engine, old, found = engine_of(sampler), picard.sweep, []
+
+    def spy(fixed, iterate):
+        iterate, news = old(fixed, iterate)
+        found.append(np.asarray(iterate.x))
+        return iterate, news
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(picard, "sweep", spy)
+        engine.sample(z, keys)
+    ends = engine.steps.ends[1:]
+    for sweep, x in enumerate(found, 1):
+        for row, exact in zip(ends, seen, strict=True):
+            if row <= sweep:
+                assert np.abs(x[row] - exact).max() < 1e-10
+
+
+@pytest.mark.parametrize("name", ["ddim", "ancestral", "midpoint"])
+def test_takes_fewer_rounds_and_stays_close(name):
+    grid = np.append(np.geomspace(20.0, 0.05, 150), 0.0)
+    engine, got, expected = both(METHODS[name], grid=grid, block_size="all", tolerance=1e-4)
+    account = engine.account
+    assert account["rounds"].max() < engine.steps.evaluations / 3
+    assert np.abs(got - expected).max() < 1e-2
+    assert account["residual"].max() <= 1e-4
+    # Converged states are not evaluated again.
+    assert np.all(account["evaluations"] < account["sweeps"][:, 0] * engine.steps.evaluations)
+    assert not account["unconverged"].any()
+
+
+def test_samples_do_not_depend_on_each_other(double):
+    z, keys = start()
+    options = {"block_size": 40, "tolerance": 1e-3, "window": 20}
+    grid = np.append(np.geomspace(20.0, 0.05, 100), 0.0)
+    engine = engine_of(Ancestral(), grid, **options)
+    together, account = engine.sample(z, keys), engine.account
+    for i in range(B):
+        alone = engine.sample(z[i : i + 1], keys[i : i + 1])
+        assert np.allclose(alone[0], together[i], rtol=0, atol=1e-12)
+        for name, values in engine.account.items():
+            assert np.allclose(values[0], account[name][i], atol=1e-12), name
+
+
+@pytest.mark.parametrize("layout", ["batch:8", "data:2/batch:4"])
+@pytest.mark.parametrize("start", ["wiener", "coarse"])
+def test_devices_share_the_states_of_a_single_sample(layout, start):
+    data = Digits(subset=64).load()
+    mesh, options = make_mesh(layout), {"block_size": 6, "tolerance": 0.0, "start": start}
+    sampler = Ancestral(**options)
+    plan = sampler.plan(GRID)
+    z = 20 * jax.random.normal(jax.random.key(1), (1, 8, 8, 1))
+    keys = rng.sample_keys(0, rng.Role.STEP, jnp.arange(1))
+    expected = Engine(Full().fit(data, make_mesh("batch:1")), plan.steps).sample(z, keys)
+    guess = (lambda z, sigma: Posterior(jnp.zeros_like(z))) if start == "wiener" else None
+    got = ParallelEngine(Full().fit(data, mesh), plan, sampler, mesh, guess).sample(z, keys)
+    assert np.abs(np.asarray(got) - np.asarray(expected)).max() < 1e-4
+
+
+def test_groups_of_samples_change_nothing(monkeypatch, double):
+    engine, _, expected = both(LiCai(), b=5, block_size=6, tolerance=0.0)
+    account = engine.account
+    monkeypatch.setattr(parallel, "_LARGEST_ARRAY", 2 * 12 * 3)
+    engine, again, _ = both(LiCai(), b=5, block_size=6, tolerance=0.0)
+    assert np.allclose(again, expected, rtol=0, atol=1e-10)
+    for name, values in engine.account.items():
+        assert values.shape == account[name].shape
+        assert np.allclose(values, account[name], atol=1e-10), name
+
+
+def test_a_fixed_number_of_sweeps_is_made(double):
+    engine, got, expected = both(
+        DDIM(), block_size=6, tolerance=None, max_sweeps=4, start="constant"
+    )
+    assert np.all(engine.account["sweeps"] <= 4)
+    assert engine.account["sweeps"].max() == 4
+    assert np.isfinite(got).all()
+    assert 0 < np.abs(got - expected).max() < 1
+    assert engine.account["residual"].max() > 0
+
+
+def test_what_does_not_converge_goes_on_step_by_step_and_is_reported(caplog):
+    with caplog.at_level(logging.WARNING):
+        engine, got, expected = both(DDIM(), block_size="all", tolerance=0.0, max_sweeps=3)
+    assert "block 1 of 1: 4 of 4 samples had not converged after 3 sweeps" in caplog.text
+    assert engine.account["unconverged"].all()
+    assert np.allclose(got, expected, atol=1e-4)
+
+
+def test_a_sweep_that_breaks_is_named_and_the_block_redone(caplog):
+    def brittle(z, sigma):
+        # Defined where trajectories go, but not where a constant start looks.
+        far = jnp.max(jnp.abs(z), axis=1) > 30 * (sigma + 1)
+        return Posterior(jnp.where(far[:, None], jnp.nan, denoise(z, sigma).mean))
+
+    with caplog.at_level(logging.WARNING):
+        engine, got, expected = both(
+            DDIM(), block_size="all", start="constant", denoiser=brittle, b=16
+        )
+    assert "sweep 1 of block 1 of 1 (sigma = " in caplog.text
+    assert "not finite" in caplog.text
+    assert np.allclose(got, expected, atol=1e-3)
+    assert engine.account["unconverged"].any()
+
+
+def test_a_value_that_stays_broken_ends_the_run():
+    def broken(z, sigma):
+        return Posterior(jnp.where(sigma[:, None] < 1.0, jnp.nan, denoise(z, sigma).mean))
+
+    z, keys = start()
+    with pytest.raises(FloatingPointError, match=r"not finite after sweep .* of block .*sigma"):
+        engine_of(DDIM(), denoiser=broken, block_size=4).sample(z, keys)
+
+
+def test_reports_states_within_blocks_and_where_it_is(double):
+    z, keys = start()
+    seen, notes = {}, []
+
+    def report(done, z, note=""):
+        if z is None:
+            notes.append((done, note))
+        else:
+            seen[done] = np.asarray(z)
+
+    expected = {}
+    Engine(denoise, DDIM().steps(GRID)).sample(
+        z, keys, report=lambda k, z: expected.update({k: np.asarray(z)}), stops=frozenset({3, 8})
+    )
+    engine = engine_of(DDIM(), block_size=5, tolerance=0.0)
+    engine.sample(z, keys, report=report, stops=frozenset({3, 8}))
+    assert {3, 5, 8, 10, 11} <= seen.keys()
+    for k in (3, 8, 11):
+        assert np.abs(seen[k] - expected[k]).max() < 1e-10
+    assert notes[0][1] == "block 1/3, sweep 1"
+    assert [done for done, _ in notes] == sorted(done for done, _ in notes)
+
+
+def test_blocks_of_all_sizes_and_seeds_share_a_program():
+    z, keys = start()
+    engine = engine_of(DDIM(), block_size=5)
+    engine.compile(z, keys)
+    programs = picard.sweep._cached._cache_size()
+    engine.sample(z, keys)
+    engine.sample(*start(seed=3))
+    assert picard.sweep._cached._cache_size() == programs
+
+
+def test_single_precision_stays_close_on_nearly_all_samples():
+    data = Digits(subset=300).load()
+    denoiser = Full().fit(data, make_mesh("batch:1"))
+    grid = np.append(np.geomspace(20.0, 0.01, 40), 0.0)
+    z = 20 * jax.random.normal(jax.random.key(0), (100, 8, 8, 1))
+    keys = rng.sample_keys(0, rng.Role.STEP, jnp.arange(100))
+    for method in (DDIM(), Ancestral()):
+        engine = engine_of(method, grid, denoiser=denoiser, start="constant", block_size="all")
+        got = engine.sample(z, keys)
+        expected = Engine(denoiser, engine.steps).sample(z, keys)
+        error = np.abs(np.asarray(got - expected)).reshape(100, -1).max(axis=1)
+        assert np.mean(error < 1e-3) >= 0.99
+
+
+def test_the_corrector_is_the_two_component_recursion(double):
+    sigma, count, size, friction = 1.7, 6, 0.3, 1.5
+    table = corrector(sigma, count, size, friction, step=0, noise=5)
+    z, keys = start()
+    got = Engine(denoise, table).sample(z, keys)
+    draw = lambda n, row: np.asarray(rng.normal(rng.at_step(keys, 5 + row, n), z))  # noqa: E731
+    keep = np.exp(-friction * size)
+    a = (1 - keep) / friction
+    b = (size - a) / friction
+    var_u = 2 / friction * (size - 2 * a + (1 - keep**2) / (2 * friction))
+    shared, var_v = (1 - keep) ** 2 / friction, 1 - keep**2
+    factor = np.linalg.cholesky([[var_u, shared], [shared, var_v]])
+    u, v = np.asarray(z) / sigma, draw(2, 0)
+    for row in range(count):
+        score = np.asarray(denoise(u * sigma, jnp.full(B, sigma)).mean) / sigma - u
+        noise = [draw(0, row), draw(1, row)]
+        u, v = (
+            u + a * v + b * score + factor[0, 0] * noise[0],
+            keep * v + a * score + factor[1, 0] * noise[0] + factor[1, 1] * noise[1],
+        )
+    assert np.abs(got - u * sigma).max() < 1e-10
+
+
+def test_the_corrector_leads_to_the_law_at_its_level(double):
+    sigma = 0.5
+    table = corrector(sigma, 400, 0.2, 2.0, step=0, noise=0)
+    keys = rng.sample_keys(0, rng.Role.STEP, jnp.arange(4000))
+    z = 3.0 + jnp.zeros((4000, 1))
+    got = np.asarray(Engine(gaussian, table).sample(z, keys))
+    assert abs(np.mean(got)) < 0.1
+    assert np.var(got) == pytest.approx(1 + sigma**2, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    "method", [DDIM(), METHODS["dpmpp_2m"], Heun()], ids=lambda m: type(m).__name__
+)
+@pytest.mark.parametrize("block", [1, 4])
+def test_a_corrector_follows_every_block(method, block, double):
+    grid = np.geomspace(20.0, 0.05, 10)
+    sampler = dataclasses.replace(method, corrector=3, block_size=block, tolerance=0.0)
+    plan = sampler.plan(grid)
+    blocks = -(-9 // block)
+    assert plan.steps.evaluations == method.steps(grid).evaluations + 3 * blocks
+    assert len(plan.ends) == 2 * blocks
+    assert plan.steps.count == 9
+    z, keys = start()
+    expected = Engine(denoise, plan.steps).sample(z, keys)
+    got = ParallelEngine(denoise, plan, sampler, make_mesh("batch:1"), gaussian).sample(z, keys)
+    assert np.abs(got - expected).max() < 1e-10
+
+
+def test_the_blocks_of_the_schedule_are_used(double):
+    options = {"block_size": "schedule", "tolerance": 0.0, "split": "score", "blocks": (2, 9, 11)}
+    engine = engine_of(Exponential(), **options)
+    z, keys = start()
+    got = engine.sample(z, keys)
+    assert engine.account["sweeps"].shape == (B, 3)
+    assert np.abs(got - Engine(denoise, engine.steps).sample(z, keys)).max() < 1e-10
