@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Key
 
 from gdiff.denoiser import Denoiser
@@ -80,7 +80,7 @@ class ParallelEngine:
     def compile(self, z: Float[Array, "b *event"], keys: Key[Array, " b"]) -> None:
         """Compile for batches like `z`, by running no row of one."""
         group = self._groups(z)[0]
-        self._run(0, 0, _rows(start_of(self.steps, z), group), keys[group])
+        self._run(0, 0, self._start(z, group), keys[group])
         self.is_compiled = True
 
     def sample(
@@ -105,7 +105,7 @@ class ParallelEngine:
             FloatingPointError: a value is not finite, even step by step.
         """
         groups = self._groups(z)
-        states = [_rows(start_of(self.steps, z), group) for group in groups]
+        states = [self._start(z, group) for group in groups]
         accounts = []
         for block, (start, stop) in enumerate(self._bounds):
             inside = [k for k in sorted(stops) if start < self.steps.ends[k] < stop]
@@ -178,6 +178,11 @@ class ParallelEngine:
         if report is not None:
             done = int(np.searchsorted(self.steps.ends, row, side="right")) - 1
             report(done, None, f"block {block + 1}/{len(self._bounds)}, sweep {sweep}")
+
+    def _start(self, z: Array, group: slice) -> State:
+        """A group of samples before the first row, in full on every device."""
+        everywhere = NamedSharding(self._mesh, PartitionSpec())
+        return start_of(self.steps, jax.device_put(z[group], everywhere))
 
     def _groups(self, z: Array) -> list[slice]:
         """Samples that fit into memory together: ranges of one length, the last may overlap."""
@@ -254,16 +259,6 @@ def _one_by_one(chosen: tuple[Array, Array], iterate: Iterate) -> Iterate:
     gave_up, anew = chosen
     return iterate._replace(
         window=jnp.where(gave_up, 1, iterate.window), base=jnp.where(anew, 0, iterate.base)
-    )
-
-
-def _rows(tree: State, group: slice) -> State:
-    """The samples of a group."""
-    return State(
-        z=tree.z[group],
-        states=tree.states[:, group],
-        outputs=tree.outputs[:, group],
-        clipped=None if tree.clipped is None else tree.clipped[group],
     )
 
 

