@@ -326,3 +326,31 @@ def test_the_blocks_of_the_schedule_are_used(double):
     got = engine.sample(z, keys)
     assert engine.account["sweeps"].shape == (B, 3)
     assert np.abs(got - Engine(denoise, engine.steps).sample(z, keys)).max() < 1e-10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ddim", "ancestral"])
+@pytest.mark.parametrize(
+    "score",
+    [
+        *("full", "golden", "golddiff", "pca_local", "pca_local_golden"),
+        *("wiener", "patch_ls", "patch_els", "smoothed"),
+    ],
+)
+def test_every_score_is_sampled_as_one_step_after_the_other(score, method, double):
+    from gdiff import config
+
+    with config.composer() as composer:
+        experiment = composer.experiment([f"score={score}", f"sampler={method}"])
+    data, mesh = Digits(subset=80).load(), make_mesh("batch:1")
+    grid = np.append(np.geomspace(20.0, 0.05, 7), 0.0)
+    sampler = dataclasses.replace(experiment.sampler, block_size=5, tolerance=0.0)
+    plan = sampler.plan(grid)
+    denoiser = experiment.score.fit(data, mesh, plan.steps.levels)
+    z = 20 * jax.random.normal(jax.random.key(0), (3, 8, 8, 1), jnp.float64)
+    keys = rng.sample_keys(0, rng.Role.STEP, jnp.arange(3))
+    expected = Engine(denoiser, plan.steps).sample(z, keys)
+    guess = lambda z, sigma: Posterior(jnp.zeros_like(z))  # noqa: E731
+    got = ParallelEngine(denoiser, plan, sampler, mesh, guess).sample(z, keys)
+    # The golden scan plans for all queries of a call, here of several noise levels.
+    assert np.abs(got - expected).max() < (1e-2 if score == "golden" else 1e-10)
