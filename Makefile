@@ -10,7 +10,7 @@ ARGS ?=
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help install sample sweep data info test test-slow lint format bench compare table clean
+.PHONY: help install sample sweep data info test test-slow lint format schedule bench compare table clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ lint: install ## the linter and the formatter, without changes
 format: install ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+schedule: install ## grids on the default data, by the divergence that they cost
+	$(BIN)/gdiff schedule $(ARGS)
 
 bench: install ## the score against a plain matrix product, on CIFAR-10 in DATA
 	$(BIN)/gdiff bench dataset=cifar10 dataset.data_dir=$(DATA) $(ARGS)

@@ -1,11 +1,13 @@
 """The command line: thin verbs over configurations, experiments and run folders."""
 
+import json
 import os
 import re
 import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -19,8 +21,12 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from gdiff.config import Composer, Place
+    from gdiff.prior.base import PriorSpec
 
 # Everything heavy is imported in the verb that needs it, so that --help is instant.
+
+# Priors that take no training, and no data at run time.
+_PRIORS = ("standard", "gaussian", "ppca", "gmm", "dpgmm")
 
 # Typer does not export it by name: a command line that cannot be read.
 _UsageError = typer.BadParameter.__mro__[1]
@@ -290,6 +296,85 @@ def evaluate(
     with RunFolder.open(folder) as run_folder:
         found = experiment.evaluate(config.load(folder, overrides), run_folder)
     _show(folder, found, quiet=False)
+
+
+@app.command()
+def schedule(
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and write no files.")] = False,
+    horizon: Annotated[
+        bool, typer.Option("--horizon", help="Also compare priors, by the time that they start at.")
+    ] = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Compare grids of schedule.steps steps by the KL divergence that they cost on the data."""
+    from gdiff import config, outputs, progress
+    from gdiff.study import schedule as study
+
+    overrides = overrides or []
+    progress.configure(quiet=as_json)
+    with config.composer(config_dir) as composer:
+        experiment, folder = composer.plan(overrides)
+        chosen = composer.choice("schedule", overrides)
+        priors = _priors(composer, overrides) if horizon else {}
+    with outputs.vacant(folder, "hydra.run.dir") if not as_json else nullcontext():
+        folder = None if as_json else folder
+        result = study.main(experiment, priors, folder, chosen=chosen)
+    study.show(result, as_json=as_json)
+    if folder is not None:
+        print(_shown(folder))
+
+
+@app.command()
+def plan(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="tolerance=NATS OVERRIDES",
+            help="The KL divergence from data to samples that is allowed, and Hydra overrides.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Find the cheapest horizon, prior, grid and score tolerance within a budget in nats."""
+    from gdiff import config, progress
+    from gdiff.report import show
+    from gdiff.study import plan as study
+
+    words = overrides or []
+    given = [word for word in words if word.startswith("tolerance=")]
+    overrides = [word for word in words if word not in given]
+    if len(given) != 1:
+        raise UserError("gdiff plan needs one tolerance in nats: gdiff plan tolerance=0.1 …")
+    try:
+        tolerance = float(given[0].partition("=")[2])
+    except ValueError:
+        raise UserError(f"{given[0]} is not a number of nats") from None
+    progress.configure(quiet=as_json)
+    with config.composer(config_dir) as composer:
+        experiment = composer.experiment(overrides)
+        priors = _priors(composer, overrides)
+    result = study.main(experiment, priors, tolerance)
+    if as_json:
+        print(json.dumps(result))
+        return
+    show(study.table(result))
+    replaced = {word.partition("=")[0] for word in result["overrides"]}
+    kept = [word for word in overrides if word.partition("=")[0] not in replaced]
+    print(shlex.join(["gdiff", "sample", *kept, *result["overrides"]]))
+
+
+def _priors(composer: "Composer", overrides: list[str]) -> "dict[str, PriorSpec]":
+    """The priors that can be fitted at once, with their usual options, and the one chosen."""
+    own = composer.choice("prior", overrides)
+    others = [word for word in overrides if not re.match(r"\W*prior\b", word)]
+    names = dict.fromkeys([*_PRIORS, own])
+    return {
+        name: composer.experiment(overrides if name == own else [*others, f"prior={name}"]).prior
+        for name in names
+    }
 
 
 @app.command()

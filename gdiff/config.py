@@ -106,6 +106,10 @@ class Composer:
         """The typed experiment that the overrides describe."""
         return self.plan(overrides)[0]
 
+    def choice(self, group: str, overrides: Sequence[str]) -> str:
+        """The option of a group that the overrides choose."""
+        return self.compose(overrides).hydra.runtime.choices[group]
+
     def plan(self, overrides: Sequence[str]) -> tuple[Experiment, Path]:
         """The typed experiment and, by hydra.run.dir, the folder of its run."""
         cfg = self.compose(overrides)

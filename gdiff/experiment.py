@@ -12,6 +12,10 @@ from jax.sharding import Mesh
 
 from gdiff import __version__, figures, outputs
 from gdiff import metrics as metrics_of
+from gdiff.budget.initialization import shortest
+from gdiff.budget.losses import measure
+from gdiff.budget.terms import METRICS as BUDGETS
+from gdiff.budget.terms import budget
 from gdiff.clock import Clock
 from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.denoiser import Denoiser
@@ -29,17 +33,19 @@ from gdiff.sampler.base import Plan, SamplerSpec
 from gdiff.sampler.engine import Engine
 from gdiff.sampler.parallel import ParallelEngine
 from gdiff.sampler.steps import Steps
-from gdiff.schedule.base import ScheduleSpec
+from gdiff.schedule.base import AUTO, ScheduleSpec
+from gdiff.schedule.losses import LossCurve
 from gdiff.score.base import ScoreSpec
 from gdiff.score.wiener import Wiener
 from gdiff.trajectory import Batches, Queries, States
 
 GRID, TRAJECTORY = "grid.png", "trajectory.gif"
 QUERIES, ERROR_CURVE, ERROR_PLOT = "queries.npz", "score_error.csv", "score_error.png"
+BUDGET, BUDGET_PLOT = "budget.json", "budget.png"
 _TRAJECTORY_FRAMES, _QUERY_LEVELS = 40, 16
 # Principal directions of the first guess of a parallel run: it need not be exact, but quick.
 _GUESS_RANK = 256
-_MEASURING = ("metrics", "score error")  # phases
+_MEASURING = ("metrics", "score error", "budget")  # phases
 # What metrics.json may hold besides the comparisons with the data: the account of the run.
 ACCOUNT = ("seconds_per_sample", *TOTALS)
 
@@ -80,7 +86,8 @@ class Experiment:
         if self.objective is not None:
             distances = DISTANCES if self.metrics.enabled else ()
             errors = SCORE_ERRORS if self.measures_score else ()
-            require_one_of("objective", self.objective, [*ACCOUNT, *distances, *errors])
+            nats = BUDGETS if self.metrics.has_budget else ()
+            require_one_of("objective", self.objective, [*ACCOUNT, *distances, *errors, *nats])
         require(0 <= self.seed < 2**32, f"seed={self.seed} must be between 0 and 2^32 - 1")
         self.plan()
 
@@ -90,12 +97,46 @@ class Experiment:
         return self.metrics.measures_score(is_exact=self.score.is_exact)
 
     def grid(self) -> np.ndarray:
-        """Noise levels of the run: [steps + 1], decreasing."""
+        """Noise levels of the run: [steps + 1], decreasing.
+
+        Where the schedule follows the data, this is a stand-in with as many levels.
+        """
         return self.schedule.grid(self.process)
 
     def plan(self) -> Plan:
         """The sampler's table on these levels, cut into blocks."""
         return self.sampler.plan(self.grid(), self.schedule.blocks(self.process))
+
+    def fitted_schedule(self, dataset: Dataset, mesh: Mesh, clock: Clock) -> ScheduleSpec:
+        """The schedule for these data, where it follows them.
+
+        Raises:
+            UserError: no horizon meets the tolerance, or the loss cannot be had.
+        """
+        spec = self.schedule
+        if spec.horizon == AUTO:
+            ends = (spec.sigma_max, spec.sigma_min)
+            with clock.phase("horizon"):
+                spec = spec.starting_at(
+                    shortest(dataset, mesh, self.prior, spec.horizon_tolerance, ends)
+                )
+        if spec.needs_losses:
+            ends = (spec.first_level(self.process), spec.sigma_min)
+            with clock.phase("losses"):
+                spec = spec.adapted(self.losses(dataset, mesh, ends), self.process)
+        return spec
+
+    def losses(self, dataset: Dataset, mesh: Mesh, ends: tuple[float, float]) -> LossCurve:
+        """The denoising loss between two noise levels: measured, or read from the user's file.
+
+        Raises:
+            UserError: the file cannot be read, or the data set has no points held out.
+        """
+        spec = self.schedule
+        if spec.loss_file is not None:
+            return LossCurve.read(spec.loss_file, spec.loss_type)
+        test = self.dataset.held_out().load() if spec.loss_on == "test" else None
+        return measure(self.score, dataset, mesh, ends, samples=spec.loss_samples, test=test)
 
 
 def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
@@ -112,6 +153,8 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     results = [SAMPLES, METRICS, GRID]
     if experiment.measures_score:
         results += [ERROR_CURVE, ERROR_PLOT]
+    if experiment.metrics.has_budget:
+        results += [BUDGET, BUDGET_PLOT]
     if before.get("status") == "complete" and all(map(folder.has, results)):
         return folder.read_json(METRICS)
     clock = Clock()
@@ -121,6 +164,8 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     record = _record(experiment, dataset, mesh, before)
     folder.write_json(RUN, record)
     job = _Job(experiment, folder, mesh, dataset, clock)
+    record["sigma"] = job.grid.tolist()
+    folder.write_json(RUN, record)
     if not (folder.has(SAMPLES) and "rounds" in record):
         record |= job.sample()
         # In this order, so that a run with samples always has the account of them.
@@ -208,13 +253,20 @@ class _Job:
 
     @cached_property
     def grid(self) -> np.ndarray:
-        """Noise levels of the run."""
-        return self.experiment.grid()
+        """Noise levels of the run: those that an interrupted run began with, if there was one."""
+        known = self.folder.read_json(RUN).get("sigma")
+        if known is not None:
+            return np.array(known)
+        schedule = self.experiment.fitted_schedule(self.dataset, self.mesh, self.clock)
+        return schedule.grid(self.experiment.process)
 
     @cached_property
     def plan(self) -> Plan:
         """The method's table on these levels, and its blocks."""
-        return self.experiment.plan()
+        schedule = self.experiment.schedule
+        if schedule.horizon == AUTO:
+            schedule = schedule.starting_at(float(self.grid[0]))
+        return self.experiment.sampler.plan(self.grid, schedule.blocks(self.experiment.process))
 
     @property
     def steps(self) -> Steps:
@@ -237,7 +289,7 @@ class _Job:
         """What draws the samples."""
         with self.clock.phase("fit"):
             engine = self._engine()
-            prior = self.experiment.prior.fit(self.dataset, float(self.grid[0]))
+            prior = self.experiment.prior.fit(self.dataset, float(self.grid[0]), self.mesh)
         return Batches(engine, prior, self.mesh, self.batch, self.experiment.seed, self.clock)
 
     def _engine(self) -> Engine | ParallelEngine:
@@ -305,7 +357,25 @@ class _Job:
         """The metrics of the samples and of the score, as far as they are wanted."""
         with self.clock.phase("metrics"):
             found = metrics_of.compute(self.experiment.metrics, samples, self.dataset)
-        return found | (self._measure_score() if self.experiment.measures_score else {})
+        if self.experiment.measures_score:
+            found |= self._measure_score()
+        if self.experiment.metrics.has_budget:
+            found |= self._account()
+        return found
+
+    def _account(self) -> dict[str, float]:
+        """The budget in nats; writes its file and plot."""
+        experiment = self.experiment
+        denoiser = None if experiment.score.is_exact else self.denoiser
+        blocks = self.folder.read_json(RUN).get("blocks", ())
+        with self.clock.phase("budget"):
+            found = budget(
+                *(self.dataset, self.mesh, self.grid, self.plan, experiment.prior),
+                *(experiment.score, denoiser, blocks),
+            )
+            self.folder.write_json(BUDGET, found.to_json())
+            self.folder.write_bytes(BUDGET_PLOT, figures.budget_figure(found.terms, found.dim))
+        return found.metrics()
 
     def _measure_score(self) -> dict[str, float]:
         """Compare the denoiser with the exact score at the queries; writes curve and plot."""

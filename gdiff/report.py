@@ -56,8 +56,8 @@ def sweep_table(rows: Sequence[Mapping]) -> Table:
     """The runs of a sweep for the screen, without errors, and without what tells no runs apart."""
     shown: dict[str, list[str]] = {}
     for name in columns(rows):
-        cells = [_cell(row.get(name), digits=3) for row in rows]
-        given = [cell for cell in cells if cell]
+        cells = [cell(row.get(name), digits=3) for row in rows]
+        given = [text for text in cells if text]
         says_something = len(given) == 1 or len(set(given)) > 1
         if name != "error" and says_something and cells not in shown.values():
             shown[name] = cells
@@ -87,7 +87,7 @@ def metrics_table(metrics: Mapping[str, float]) -> Table:
     table = Table("metric", "value")
     table.columns[1].justify = "right"
     for name, value in metrics.items():
-        table.add_row(name, _cell(value))
+        table.add_row(name, cell(value))
     return table
 
 
@@ -95,7 +95,7 @@ def rows_table(rows: Sequence[NamedTuple]) -> Table:
     """Named tuples for the screen, one a row."""
     table = Table(*rows[0]._fields)
     for row in rows:
-        table.add_row(*map(_cell, row))
+        table.add_row(*map(cell, row))
     return table
 
 
@@ -142,7 +142,8 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _cell(value: object, digits: int = 4) -> str:
+def cell(value: object, digits: int = 4) -> str:
+    """A value in a table; nothing for None."""
     if value is None:
         return ""
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

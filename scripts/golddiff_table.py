@@ -97,9 +97,9 @@ def initial_noise(overrides):
     """Where the trajectories of the runs start: arrays z, x [n, *event] and sigma []."""
     with config.composer() as composer:
         experiment = composer.experiment([EXPERIMENT, *overrides])
-    experiment.runtime.start()
+    mesh = experiment.runtime.start()
     sigma = float(experiment.grid()[0])
-    prior = experiment.prior.fit(experiment.dataset.load(), sigma)
+    prior = experiment.prior.fit(experiment.dataset.load(), sigma, mesh)
     index = jnp.arange(experiment.num_samples)
     z = np.asarray(prior.sample(rng.sample_keys(experiment.seed, rng.Role.PRIOR, index)))
     return {"z": z, "x": z / np.sqrt(1 + sigma**2).astype(z.dtype), "sigma": np.float64(sigma)}

@@ -430,7 +430,7 @@ def images_error(experiment):
     """The evaluations and the distances of a run."""
     mesh, dataset, grid = experiment.runtime.start(), experiment.dataset.load(), experiment.grid()
     steps = experiment.plan().steps
-    prior = experiment.prior.fit(dataset, float(grid[0]))
+    prior = experiment.prior.fit(dataset, float(grid[0]), mesh)
     engine = Engine(experiment.score.fit(dataset, mesh, steps.levels), steps)
     batches = Batches(engine, prior, mesh, experiment.batch_size, experiment.seed, Clock())
     index = np.arange(experiment.num_samples)

@@ -15,23 +15,30 @@ GROUND = {"", "errors", "progress", "cache", "rng", "denoiser"}
 # What each room may import, besides itself and the ground floor.
 ROOMS = {
     "__main__": {"cli"},
-    "cli": {"config", "experiment", "outputs", "report", "bench", "dataset"},
+    "cli": {"config", "experiment", "outputs", "report", "bench", "dataset", "study"},
     "config": {"experiment"},
     "report": {"outputs", "config", "dataset"},
     "bench": {
         *("experiment", "dataset", "sampler", "mesh", "report", "score", "trajectory", "clock"),
+        *("metrics", "schedule", "process"),
+    },
+    "study": {
+        *("experiment", "budget", "dataset", "report", "figures", "outputs", "schedule", "prior"),
+        *("score", "process", "trajectory", "clock", "mesh"),
     },
     "experiment": {
+        "budget",
         *("outputs", "figures", "metrics", "score", "schedule", "prior", "sampler", "process"),
         *("trajectory", "clock", "dataset", "mesh"),
     },
+    "budget": {"dataset", "mesh", "score", "schedule", "prior", "sampler"},
     "outputs": set(),
     "trajectory": {"sampler", "prior", "mesh", "clock"},
     "clock": set(),
     "figures": {"dataset", "metrics"},
     "score": {"dataset", "mesh"},
     "schedule": {"process"},
-    "prior": {"dataset"},
+    "prior": {"dataset", "mesh", "score"},
     "sampler": {"mesh"},
     "metrics": {"dataset"},
     "dataset": set(),
@@ -40,7 +47,16 @@ ROOMS = {
 }
 # Libraries that one room alone knows, and those that must not be imported with a module.
 OWNED = {"hydra": {"config"}, "omegaconf": {"config"}, "typer": {"cli"}}
-LAZY = {"tensorflow_datasets", "sklearn", "matplotlib", "PIL"}
+LAZY = {
+    "tensorflow_datasets",
+    "sklearn",
+    "matplotlib",
+    "PIL",
+    "torch",
+    "faiss",
+    "pykeops",
+    "diffusers",
+}
 
 
 def room_of(module):

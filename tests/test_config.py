@@ -15,6 +15,7 @@ from gdiff.dataset.array import Array
 from gdiff.dataset.digits import Digits
 from gdiff.errors import UserError
 from gdiff.sampler.base import SamplerSpec
+from gdiff.schedule.base import ScheduleSpec
 
 FILES = sorted(config.config_dir().glob("*/*.yaml"))
 OPTIONS = [path for path in FILES if path.parent.name != "experiment"]
@@ -24,6 +25,10 @@ NEEDED = {
     "dataset=folder": ["dataset.path=."],
     "dataset=tfds": ["dataset.name=mnist"],
 }
+
+
+# Groups whose options share keys that the root holds.
+SHARED = {"sampler": SamplerSpec, "schedule": ScheduleSpec}
 
 
 def name_of(path):
@@ -51,10 +56,10 @@ def is_preset(path):
 def check_node(node, *, has_defaults):
     """A node holds every field of its spec and, unless it is a preset, the field's default."""
     fields = {f.name: f for f in dataclasses.fields(spec_of(node))}
-    if issubclass(spec_of(node), SamplerSpec):  # the root holds what all samplers share
-        shared = yaml.safe_load((config.config_dir() / "config.yaml").read_text())["sampler"]
-        assert shared == {f.name: f.default for f in dataclasses.fields(SamplerSpec)}
-        fields = {name: f for name, f in fields.items() if name in node or name not in shared}
+    for group in SHARED:
+        if issubclass(spec_of(node), SHARED[group]):
+            root = yaml.safe_load((config.config_dir() / "config.yaml").read_text())
+            fields = {k: f for k, f in fields.items() if k in node or k not in root[group]}
     assert node.keys() - {"_target_", "defaults"} == fields.keys()
     for key, value in node.items():
         if isinstance(value, dict):
@@ -62,6 +67,13 @@ def check_node(node, *, has_defaults):
         elif key not in ("_target_", "defaults") and has_defaults:
             assert value == fields[key].default
             assert type(value) is type(fields[key].default)
+
+
+@pytest.mark.parametrize("group", SHARED)
+def test_the_root_holds_what_the_options_of_a_group_share_with_its_defaults(group):
+    shared = yaml.safe_load((config.config_dir() / "config.yaml").read_text())[group]
+    defaults = {f.name: f.default for f in dataclasses.fields(SHARED[group])}
+    assert shared == {key: defaults[key] for key in shared}
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name_of)
@@ -74,7 +86,7 @@ def test_the_root_holds_exactly_the_fields_of_an_experiment_with_their_defaults(
     fields = {f.name: f for f in dataclasses.fields(spec_of(root))}
     groups = {key for choice in root["defaults"] if isinstance(choice, dict) for key in choice}
     groups = {key for key in groups if not key.startswith("override")} - {"experiment"}
-    own = root.keys() - {"defaults", "hydra", "sampler", "_target_"}
+    own = root.keys() - {"defaults", "hydra", "_target_", *SHARED}
     assert own | groups == fields.keys()
     assert {key: root[key] for key in own} == {key: fields[key].default for key in own}
 

@@ -1,3 +1,4 @@
+import importlib
 import io
 
 import numpy as np
@@ -188,3 +189,144 @@ def test_errors_that_have_no_place_on_a_logarithmic_axis_are_left_out(value, row
     nothing = dict.fromkeys(ERRORS[:2], value) | {"subset_size": 0.0}
     broken = [row | nothing for row in curve(*ERRORS, rows=rows)]
     assert pixels(figures.score_error(broken, 2)).std() > 10
+
+
+def white_border(image, width=3):
+    sides = image[:width], image[-width:], image[:, :width], image[:, -width:]
+    return min(side.min() for side in sides) == 255
+
+
+def drawn(monkeypatch, figure, *arguments):
+    """What a figure of lines or bars holds when it becomes a picture, and that picture."""
+    module, seen = importlib.import_module(f"gdiff.figures.{figure.removesuffix('_figure')}"), []
+    keep = module.figure_png
+    monkeypatch.setattr(module, "figure_png", lambda it: seen.append(it) or keep(it))
+    picture = pixels(getattr(figures, figure)(*arguments))
+    return seen[0], picture
+
+
+def written(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def schedule_arguments(names=("las", "logsnr", "edm"), levels=21, chosen="las"):
+    sigma, steps = np.geomspace(80, 0.05, levels), np.array([2, 10, 100, 1000])
+    grids = {name: np.append(np.geomspace(80 - i, 0.05, 9), 0) for i, name in enumerate(names)}
+    curves = {name: (steps, (i + 1) * 10.0 / steps) for i, name in enumerate(names)}
+    loss = sigma**2 / (1 + sigma**2)
+    return [sigma, loss, 0.1 * loss, grids, curves, (steps, 50.0 / steps), chosen]
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_plot_of_schedules_has_a_row_and_a_line_for_each_grid(monkeypatch):
+    names = [f"schedule{i}" for i in range(10)]
+    figure, picture = drawn(monkeypatch, "schedule_figure", *schedule_arguments(names, chosen="a"))
+    loss, rows, nats = figure.axes
+    assert [label.get_text() for label in rows.get_yticklabels()] == names
+    assert [len(line.get_xdata()) for line in rows.lines] == [9] * 10
+    assert [line.get_label() for line in nats.lines] == [*names, "order by entropy, H²/K"]
+    looks = {(line.get_color(), str(line.get_linestyle())) for line in nats.lines}
+    assert len(looks) == 11
+    assert rows.get_xlim() == loss.get_xlim()
+    assert [axes.get_xscale() for axes in figure.axes] == ["log"] * 3
+    assert white_border(picture)
+
+
+def test_the_schedule_of_the_run_is_drawn_heavier_than_the_others(monkeypatch):
+    figure, _ = drawn(monkeypatch, "schedule_figure", *schedule_arguments(chosen="edm"))
+    for axes in figure.axes[1:]:
+        widths = [line.get_linewidth() for line in axes.lines[:3]]
+        assert widths[2] > 2 * max(widths[:2])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("losses", ["some", "all"])
+def test_losses_of_zero_are_left_out_and_counted(monkeypatch, losses):
+    arguments = schedule_arguments()
+    arguments[1][-5 if losses == "some" else 0 :] = 0
+    arguments[1][-1] *= 1e-300
+    arguments[5] = None
+    figure, picture = drawn(monkeypatch, "schedule_figure", *arguments)
+    count = 5 if losses == "some" else 21
+    assert written(figure.axes[0]) == [f"{count} of 21 losses are zero, or nearly"]
+    assert np.isnan(figure.axes[0].lines[0].get_ydata()).sum() == count
+    assert white_border(picture)
+
+
+TIMES = np.linspace(0.1, 1, 10)
+
+
+def horizon_arguments(**kl):
+    kl = {name: (np.asarray(nats), np.full(10, 0.01)) for name, nats in kl.items()}
+    return [5 * TIMES**2, TIMES, "vp", kl, 0.1, {}]
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_plot_of_horizons_marks_the_shortest_time_of_each_prior(monkeypatch):
+    nats = 100 * np.exp(-9 * TIMES)
+    arguments = horizon_arguments(standard=nats + 1, gaussian=nats)
+    arguments[-1] = {"gaussian": 0.8}
+    figure, picture = drawn(monkeypatch, "horizon_figure", *arguments)
+    (axes,) = figure.axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["standard", "gaussian, ★ T = 0.8"]
+    stars = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "*"]
+    assert stars == [[[0.8, 0.1]]]
+    assert written(axes) == ["0.1 nats"]
+    assert axes.get_xscale() == "linear"
+    assert white_border(picture)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.0, -1e-9, -5.0])
+def test_divergences_of_zero_are_triangles_on_the_axis(monkeypatch, value):
+    nats = np.append(np.geomspace(10, 1, 7), [value, np.nan, np.inf])
+    figure, _ = drawn(monkeypatch, "horizon_figure", *horizon_arguments(empirical=nats))
+    (axes,) = figure.axes
+    (triangles,) = [line for line in axes.lines if line.get_marker() == "v"]
+    assert triangles.get_xydata().tolist() == [[TIMES[7], 0.001]]
+    assert axes.get_ylim()[0] == 0.001
+    assert "▽ below 0.001" in written(axes)
+
+
+def test_times_that_span_decades_are_logarithmic(monkeypatch):
+    sigma = np.geomspace(0.002, 80, 10)
+    arguments = [sigma, sigma, "ve", {"standard": (1 / sigma, 0 * sigma)}, 1e-3, {}]
+    figure, picture = drawn(monkeypatch, "horizon_figure", *arguments)
+    assert figure.axes[0].get_xscale() == "log"
+    assert white_border(picture)
+
+
+TERMS = [
+    ("initialization", 7.52, 0.12, "prior=gaussian"),
+    ("discretization", 1234.5, None, ""),
+    ("score", 0.0, None, "zero: the full scan is exact"),
+    ("picard", None, None, "does not apply: " + "one step after another, " * 9),
+    ("total", 1242.02, 0.12, ""),
+]
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_plot_of_a_budget_has_a_bar_or_a_statement_for_each_term(monkeypatch):
+    figure, picture = drawn(monkeypatch, "budget_figure", TERMS, 10)
+    (axes,) = figure.axes
+    ends = [bar.get_x() + bar.get_width() for bar in axes.patches if bar.get_width() > 0]
+    assert ends == pytest.approx([7.52, 1234.5, 1242.02])
+    texts = written(axes)
+    assert TERMS[2][3] in texts
+    assert TERMS[0][3] not in texts
+    assert sum(text.startswith("does not apply") and text.endswith("…") for text in texts) == 1
+    for numbers in (["7.52 ± 0.12", "0.752"], ["0", "0"], ["–", "–"], ["1,242 ± 0.12", "124"]):
+        assert numbers[0] in texts
+        assert texts[texts.index(numbers[0]) + 1] == numbers[1]
+    assert white_border(picture)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("nats", [None, 0.0, -0.01, 1e-6, 1e6])
+def test_a_budget_of_any_size_is_a_readable_picture(monkeypatch, nats):
+    terms = [("score", nats, 0.01, ""), ("total", nats, 0.01, "not known")]
+    figure, picture = drawn(monkeypatch, "budget_figure", terms, 3072)
+    shown = {bar.get_width() > 0 for bar in figure.axes[0].patches}
+    assert shown == {nats is not None and nats > 0}
+    assert white_border(picture)

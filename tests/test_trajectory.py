@@ -23,8 +23,9 @@ def shrink(z, sigma):
 def batches(denoiser=shrink, layout="batch:1"):
     dataset = Dataset("d", np.zeros((2, 3), np.float32))
     engine = Engine(denoiser, DDIM().steps(GRID))
-    prior = Standard().fit(dataset, GRID[0])
-    return Batches(engine, prior, make_mesh(layout), size=5, seed=0, clock=Clock())
+    mesh = make_mesh(layout)
+    prior = Standard().fit(dataset, GRID[0], mesh)
+    return Batches(engine, prior, mesh, size=5, seed=0, clock=Clock())
 
 
 def test_states_are_those_before_each_level_without_the_padding():

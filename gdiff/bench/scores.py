@@ -118,11 +118,12 @@ def exact_trajectory(
         The states at all noise levels but the last of the grid, and the exact means there in the
         working precision: [L, count, *event].
     """
-    grid = experiment.grid()
     clock = Clock()
+    schedule = experiment.fitted_schedule(dataset, mesh, clock)
+    grid = schedule.grid(experiment.process)
     with clock.phase("fit full"):
         denoiser = Full().fit(dataset, mesh)
-        prior = experiment.prior.fit(dataset, float(grid[0]))
+        prior = experiment.prior.fit(dataset, float(grid[0]), mesh)
     engine = Engine(denoiser, experiment.sampler.steps(grid))
     batches = Batches(engine, prior, mesh, count, experiment.seed, clock)
     states = States(range(len(grid) - 1), count)

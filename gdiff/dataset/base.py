@@ -130,6 +130,17 @@ class DatasetSpec(abc.ABC):
     def read(self) -> Dataset:
         """All points, before `classes` and `subset` are applied; x of any numeric type."""
 
+    def held_out(self) -> "DatasetSpec":
+        """Points of the same law that are not among these.
+
+        Raises:
+            UserError: there are none.
+        """
+        raise UserError(
+            f"{type(self).__name__} has no points held out, which schedule.loss_on=test asks for: "
+            "use schedule.loss_on=train or a schedule.loss_file"
+        )
+
     def load(self) -> Dataset:
         """The data set that the options describe: at least two points, uint8 or float32, finite.
 

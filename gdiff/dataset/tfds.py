@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,12 @@ class Tfds(DatasetSpec):
         super().__post_init__()
         require(bool(self.name), "dataset.name is missing: give a TFDS name, such as mnist")
         images.check_resolution(self.resolution)
+
+    def held_out(self) -> "Tfds":
+        """The split `test`, all of it."""
+        if self.split.partition("[")[0] != "train":
+            return super().held_out()
+        return replace(self, split="test", subset=None)
 
     def read(self) -> Dataset:
         """[n, height, width, channels] uint8."""

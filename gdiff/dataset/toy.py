@@ -2,7 +2,7 @@
 
 import abc
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -33,6 +33,10 @@ class ToySpec(DatasetSpec):
             0 <= self.noise < math.inf, f"dataset.noise={self.noise} must be 0 or more, and finite"
         )
         require(self.seed >= 0, f"dataset.seed={self.seed} must be 0 or more")
+
+    def held_out(self) -> "ToySpec":
+        """As many points from the next seed."""
+        return replace(self, seed=self.seed + 1)
 
     @abc.abstractmethod
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:

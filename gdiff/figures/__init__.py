@@ -6,13 +6,26 @@ Everything is in model coordinates, where images range over [-1, 1].
 import numpy as np
 
 from gdiff.dataset.base import Dataset
+from gdiff.figures.budget import budget_figure
 from gdiff.figures.curve import score_error
 from gdiff.figures.encode import png
+from gdiff.figures.horizon import horizon_figure
 from gdiff.figures.images import image_grid
 from gdiff.figures.points import counts, histogram, plane_of, scatter, thin_rows
+from gdiff.figures.schedule import schedule_figure
 from gdiff.figures.trajectory import trajectory_gif
 
-__all__ = ["histogram", "image_grid", "picture", "scatter", "score_error", "trajectory_gif"]
+__all__ = [
+    "budget_figure",
+    "histogram",
+    "horizon_figure",
+    "image_grid",
+    "picture",
+    "scatter",
+    "schedule_figure",
+    "score_error",
+    "trajectory_gif",
+]
 
 
 def picture(samples: np.ndarray, dataset: Dataset, max_images: int = 64) -> bytes:

@@ -43,6 +43,7 @@ class MetricsSpec:
         score_queries: at most so many samples of the first batch serve as queries, each at up to
             16 noise levels; fewer for data so large that the exact score of these would take
             minutes; 0 for none.
+        budget: also account for the divergence between data and samples, in nats.
     """
 
     enabled: bool = True
@@ -52,6 +53,7 @@ class MetricsSpec:
     seed: int = 0
     score_error: str = "auto"
     score_queries: int = 32
+    budget: bool = True
 
     def __post_init__(self) -> None:
         for key in ("projections", "features"):
@@ -62,6 +64,11 @@ class MetricsSpec:
             value = getattr(self, key)
             require(value >= 0, f"metrics.{key}={value} must not be negative")
         require_one_of("metrics.score_error", self.score_error, _WHEN)
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether a run gets its account in nats."""
+        return self.enabled and self.budget
 
     def measures_score(self, *, is_exact: bool) -> bool:
         """Whether a score is to be measured, given whether it is the exact one."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from gdiff.dataset import Dataset
 from gdiff.errors import require
-from gdiff.prior.base import PriorSpec
+from gdiff.prior.base import PriorSpec, replicated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +32,17 @@ class Standard(PriorSpec):
             self.data_variance >= 0, f"prior.data_variance={self.data_variance} must be 0 or more"
         )
 
-    def fit(self, dataset: Dataset, sigma: float) -> "IsotropicGaussian":
+    def fit(self, dataset: Dataset, sigma: float, mesh: Mesh) -> "IsotropicGaussian":
         """The prior for points shaped like the data set's."""
-        return IsotropicGaussian(dataset.event_shape, (self.data_variance + sigma**2) ** 0.5)
+        std = (self.data_variance + sigma**2) ** 0.5
+        return IsotropicGaussian(dataset.event_shape, replicated(std, mesh))
 
 
 class IsotropicGaussian(eqx.Module):
     """N(0, std² I) over points of shape `event_shape`."""
 
     event_shape: tuple[int, ...] = eqx.field(static=True)
-    std: float
+    std: Float[Array, ""]
 
     def sample(self, keys: Key[Array, " b"]) -> Float[Array, "b *event"]:
         """One draw per key."""

@@ -2,13 +2,19 @@
 
 import abc
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from gdiff.errors import require
+from gdiff.errors import require, require_one_of
 from gdiff.process.base import ProcessSpec
+from gdiff.schedule.losses import KINDS, LossCurve
+
+# A first noise level that is found from the data.
+AUTO = "auto"
+LOSS_ON = ("train", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +28,29 @@ class ScheduleSpec(abc.ABC):
         sigma_min: the last noise level at which the denoiser is evaluated (`to_zero`), or on
             which the last step ends (otherwise).
         to_zero: end with a step from sigma_min onto 0, which returns the denoiser's mean.
+        horizon: the first noise level as a time of the run's process, in place of sigma_max;
+            "auto" leaves it to the experiment to find one, None is sigma_max.
+        horizon_tolerance: of "auto": what the prior may cost there, in nats.
+        loss_on: the images whose denoising loss is measured, "train" or "test".
+        loss_file: CSV file of a loss that was measured elsewhere; see `LossCurve.read`.
+        loss_type: what that file holds: the squared error of "x0", "eps" or "v".
+        loss_samples: images that the loss is measured with; None lets the experiment choose.
+        needs_losses: the nodes follow from the loss: see `adapted`.
     """
 
     steps: int | None = 32
     sigma_max: float = 80.0
     sigma_min: float = 0.002
     to_zero: bool = True
+    horizon: float | int | str | None = None
+    horizon_tolerance: float = 0.1
+    loss_on: str = "train"
+    loss_file: Path | None = None
+    loss_type: str = "x0"
+    loss_samples: int | None = None
 
     finds_steps: ClassVar[bool] = False
+    needs_losses: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         is_count = self.steps is not None and self.steps >= 1
@@ -42,6 +63,22 @@ class ScheduleSpec(abc.ABC):
             len(given) < 2 or self.sigma_min < self.sigma_max,
             f"schedule.sigma_min={self.sigma_min} must be below "
             f"schedule.sigma_max={self.sigma_max}",
+        )
+        time = self.horizon
+        require(
+            time in (None, AUTO) if isinstance(time, str | None) else 0 < time < math.inf,
+            f"schedule.horizon={time} must be a positive time of the process, {AUTO}, or null for "
+            "sigma_max",
+        )
+        require(
+            0 < self.horizon_tolerance < math.inf,
+            f"schedule.horizon_tolerance={self.horizon_tolerance} must be positive and finite",
+        )
+        require_one_of("schedule.loss_on", self.loss_on, LOSS_ON)
+        require_one_of("schedule.loss_type", self.loss_type, KINDS)
+        require(
+            self.loss_samples is None or self.loss_samples >= 1,
+            f"schedule.loss_samples={self.loss_samples} must be at least 1, or null",
         )
 
     @abc.abstractmethod
@@ -62,7 +99,7 @@ class ScheduleSpec(abc.ABC):
         Raises:
             UserError: two levels coincide, or the process does not reach them.
         """
-        nodes = self.nodes(process, self.steps if self.to_zero else self.steps + 1)
+        nodes = self.started(process).nodes(process, self.node_count)
         require(
             bool(np.all(np.diff(nodes) < 0)),
             f"schedule.steps={self.steps} asks for more distinct noise levels than there are: "
@@ -70,9 +107,52 @@ class ScheduleSpec(abc.ABC):
         )
         return np.append(nodes, 0.0) if self.to_zero else nodes
 
+    @property
+    def node_count(self) -> int:
+        """Positive noise levels of the grid; 0 for a schedule that finds its steps."""
+        steps = self.steps or 0
+        return steps + (not self.to_zero)
+
     def blocks(self, process: ProcessSpec) -> tuple[int, ...] | None:
         """Numbers of steps after which the schedule's own blocks end; None if it has none."""
         return None
+
+    def first_level(self, process: ProcessSpec) -> float:
+        """The noise level on which the grid starts; that of sigma_max while horizon is "auto"."""
+        return float(self.grid(process)[0])
+
+    def starting_at(self, sigma: float) -> "ScheduleSpec":
+        """The same schedule from another first noise level, whatever its horizon."""
+        return replace(self, sigma_max=float(sigma), horizon=None)
+
+    def started(self, process: ProcessSpec) -> "ScheduleSpec":
+        """The same schedule with the noise level of its horizon as sigma_max.
+
+        Raises:
+            UserError: the process has no such time, or its noise level is not above sigma_min.
+        """
+        if self.horizon in (None, AUTO):
+            return self
+        low, high = process.time_range
+        require(
+            low <= self.horizon <= high,
+            f"schedule.horizon={self.horizon} is outside the times {low:g} to {high:g} of the "
+            f"process {type(process).__name__}",
+        )
+        sigma = float(process.sigma(self.horizon))
+        named = f"schedule.horizon={self.horizon} is sigma = {sigma:.6g}"
+        require(math.isfinite(sigma), f"{named}: choose an earlier time")
+        least = self.sigma_min or 0.0
+        require(
+            sigma > least,
+            f"{named}, {'below' if sigma < least else 'at'} schedule.sigma_min={self.sigma_min}: "
+            "raise schedule.horizon or lower schedule.sigma_min",
+        )
+        return self.starting_at(sigma)
+
+    def adapted(self, losses: LossCurve, process: ProcessSpec) -> "ScheduleSpec":
+        """The schedule as the loss of the run's denoiser wants it; itself if it needs none."""
+        return self
 
     def pin(self, nodes: np.ndarray) -> np.ndarray:
         """The same nodes with exact ends, against rounding; a single node is sigma_max."""

@@ -77,13 +77,8 @@ class Piadm(ScheduleSpec):
         first = OU().time(self.sigma_max)
         return self.pin(OU().sigma(np.concatenate([[first], *self._times()])))
 
-    def grid(self, process: ProcessSpec) -> np.ndarray:
-        """Noise levels of the run: [steps + 1] float64, strictly decreasing, the last maybe 0."""
-        nodes = self.nodes(process, 0)
-        return np.append(nodes, 0.0) if self.to_zero else nodes
-
     def blocks(self, process: ProcessSpec) -> tuple[int, ...]:
         """Numbers of steps after which a block ends; a step onto 0 belongs to the last."""
-        ends = np.cumsum([len(times) for times in self._times()])
+        ends = np.cumsum([len(times) for times in self.started(process)._times()])
         ends[-1] += self.to_zero
         return tuple(ends.tolist())

@@ -9,13 +9,13 @@ from jaxtyping import Array
 from gdiff import cache
 from gdiff.dataset import Dataset
 from gdiff.dataset.base import blocks
+from gdiff.dataset.statistics import statistics
 from gdiff.mesh import DATA, place_rows
 from gdiff.progress import track
 from gdiff.score.full import FullScan, half_norms
 from gdiff.score.golden_scan import GoldenScan
 from gdiff.score.golden_sums import Index
 from gdiff.score.golden_work import Plan
-from gdiff.score.statistics import statistics
 
 # Ranks at which a coarse scan may end.
 RANKS = (64, 128, 256, 512, 1024)

@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 
 from gdiff import cache
 from gdiff.dataset import Dataset
+from gdiff.dataset.statistics import Statistics, statistics
 from gdiff.progress import track
-from gdiff.score.statistics import Statistics, statistics
 
 # Inputs that are listed together: enough for a product to be spread over the cores of a CPU.
 LANES = 256

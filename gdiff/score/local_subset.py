@@ -33,6 +33,7 @@ from jaxtyping import Array, Float, Int
 
 from gdiff import cache
 from gdiff.dataset import Dataset
+from gdiff.dataset.statistics import statistics
 from gdiff.denoiser import Posterior
 from gdiff.mesh import BATCH, DATA, batch_sharding
 from gdiff.progress import track
@@ -40,7 +41,6 @@ from gdiff.score import local_scan
 from gdiff.score.local_scan import LocalScan, Queries
 from gdiff.score.parts import in_parts
 from gdiff.score.posterior import Moments, merge
-from gdiff.score.statistics import statistics
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _matmul = partial(jnp.matmul, precision=_HIGHEST)

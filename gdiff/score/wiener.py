@@ -10,10 +10,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from gdiff.dataset import Dataset
+from gdiff.dataset.statistics import Statistics, statistics
 from gdiff.denoiser import Posterior
 from gdiff.errors import require
 from gdiff.score.base import ScoreSpec
-from gdiff.score.statistics import Statistics, statistics
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

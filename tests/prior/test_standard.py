@@ -7,22 +7,23 @@ from gdiff import rng
 from gdiff.dataset.digits import Digits
 from gdiff.errors import UserError
 from gdiff.prior.standard import Standard
+from tests.prior.laws import MESH, keys, log_prob, sample
 
 
 def test_draws_have_the_stated_law_and_log_density():
     data = Digits(subset=5).load()
-    prior = Standard(data_variance=2.0).fit(data, 3.0)
-    z = prior.sample(rng.sample_keys(0, rng.Role.PRIOR, np.arange(500)))
+    prior = Standard(data_variance=2.0).fit(data, 3.0, MESH)
+    z = sample(prior, keys(500))
     assert z.shape == (500, 8, 8, 1)
     assert stats.kstest(np.ravel(z), stats.norm(scale=11**0.5).cdf).pvalue > 1e-3
     expected = stats.norm(scale=11**0.5).logpdf(np.asarray(z, float)).reshape(500, -1).sum(1)
-    assert np.allclose(prior.log_prob(z), expected, rtol=1e-5)
+    assert np.allclose(log_prob(prior, z), expected, rtol=1e-5)
 
 
 def test_a_draw_depends_on_its_own_number_only():
-    prior = Standard().fit(Digits(subset=5).load(), 1.0)
-    together = prior.sample(rng.sample_keys(7, rng.Role.PRIOR, np.arange(10)))
-    alone = prior.sample(rng.sample_keys(7, rng.Role.PRIOR, np.array([6])))
+    prior = Standard().fit(Digits(subset=5).load(), 1.0, MESH)
+    together = sample(prior, rng.sample_keys(7, rng.Role.PRIOR, np.arange(10)))
+    alone = sample(prior, rng.sample_keys(7, rng.Role.PRIOR, np.array([6])))
     assert np.array_equal(together[6], alone[0])
     assert not np.array_equal(together[5], together[6])
 

@@ -13,6 +13,7 @@ from gdiff.process.vp import VPLinear
 from gdiff.schedule.ddpm import DDPMIndices
 from gdiff.schedule.edm import EDM
 from gdiff.schedule.logsnr import LogSNR
+from gdiff.schedule.piadm import Piadm
 from gdiff.schedule.time import UniformTime
 from gdiff.schedule.uniform import UniformSigma
 
@@ -77,23 +78,64 @@ def test_levels_that_coincide_in_float64_are_refused():
         tight.grid(OU())
 
 
-def _discretisation_kl(sigma):
-    """KL of the ancestral sampler on N(0, 1): left Riemann sum of mmse/2 minus its integral."""
-    snr = sigma**-2.0
-    return 0.5 * (np.sum(np.diff(snr) / (1 + snr[:-1])) - np.log((1 + snr[-1]) / (1 + snr[0])))
+@pytest.mark.parametrize(
+    "key,value",
+    [
+        ("horizon", 0.0),
+        ("horizon", -1),
+        ("horizon", np.nan),
+        ("horizon", np.inf),
+        ("horizon", "long"),
+        ("horizon_tolerance", 0.0),
+        ("horizon_tolerance", np.inf),
+        ("loss_on", "valid"),
+        ("loss_type", "u"),
+        ("loss_samples", 0),
+    ],
+)
+@pytest.mark.parametrize("schedule", [*SCHEDULES, Piadm])
+def test_impossible_shared_options_are_refused_in_one_line(schedule, key, value):
+    with pytest.raises(UserError, match=rf"^schedule\.{key}=.*$"):
+        schedule(**{key: value})
+
+
+@pytest.mark.parametrize("schedule", [*CONTINUOUS, Piadm])
+@pytest.mark.parametrize("process, horizon", [(VPLinear(), 0.4), (OU(), 2), (LinearFlow(), 0.75)])
+def test_a_horizon_is_sigma_max_as_a_time_of_the_process(schedule, process, horizon):
+    sigma = float(process.sigma(horizon))
+    spec = schedule(horizon=horizon)
+    same = schedule(sigma_max=sigma)
+    assert spec.grid(process).tolist() == same.grid(process).tolist()
+    assert spec.blocks(process) == same.blocks(process)
+    assert spec.first_level(process) == sigma
+    assert spec.started(process) == spec.starting_at(sigma) == same
+
+
+def test_a_horizon_leaves_out_noisier_indices():
+    spec = DDPMIndices(steps=5, spacing="trailing", horizon=499)
+    assert DDPM().time(spec.grid(DDPM())[:-1]) == pytest.approx([499, 399, 299, 199, 99])
+    assert DDPMIndices(steps=5).first_level(DDPM()) == DDPM().sigma(800)
+
+
+@pytest.mark.parametrize("schedule", [*CONTINUOUS, Piadm])
+def test_sigma_max_stands_in_for_a_horizon_that_is_to_be_found(schedule):
+    spec = schedule(horizon="auto")
+    assert spec.first_level(VPLinear()) == 80
+    assert spec.blocks(VPLinear()) == schedule().blocks(VPLinear())
+    assert spec.starting_at(3.0) == schedule(sigma_max=3.0)
 
 
 @pytest.mark.parametrize(
-    "schedule,few,many",
+    "process, horizon, message",
     [
-        (LogSNR, 10.91, 1.164),
-        (EDM, 33.8, 1.97),
-        (lambda **ends: UniformTime(process=Cosine(), **ends), 22.0, 2.33),
-        (lambda **ends: UniformTime(process=VPLinear(), **ends), 63.7, 6.45),
+        (VPLinear(), 1.5, r"is outside the times 0 to 1 of the process VPLinear"),
+        (LinearFlow(), 1.0, r"is sigma = inf: choose an earlier time"),
+        (VE(), 0.01, r"is sigma = 0\.01, below schedule\.sigma_min=0\.05: raise .*"),
+        (VE(), 0.05, r"is sigma = 0\.05, at schedule\.sigma_min=0\.05: raise .*"),
     ],
 )
-def test_discretisation_kl_of_the_grids_on_a_normal_law(schedule, few, many):
-    ends = {"sigma_max": 80.0, "sigma_min": 0.05, "to_zero": False}
-    for steps, kl in ((5, few), (20, many)):
-        grid = schedule(steps=steps, **ends).grid(DDPM())
-        assert _discretisation_kl(grid) == pytest.approx(kl, rel=0.005)
+@pytest.mark.parametrize("schedule", [*SCHEDULES, Piadm])
+def test_an_impossible_horizon_is_refused_in_one_line(schedule, process, horizon, message):
+    spec = schedule(horizon=horizon, sigma_min=0.05)
+    with pytest.raises(UserError, match=rf"^schedule\.horizon={horizon} {message}$"):
+        spec.grid(process)

@@ -8,12 +8,12 @@ import pytest
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.statistics import statistics
 from gdiff.errors import UserError
 from gdiff.mesh import make_mesh
 from gdiff.score import local_masks, local_scan, local_subset
 from gdiff.score.local_masks import LANES, WORD, Masks, mask
 from gdiff.score.pca_local import PcaLocal
-from gdiff.score.statistics import statistics
 
 from .exact import posterior
 
@@ -203,7 +203,9 @@ def test_trace_is_the_divergence():
         assert np.isclose(change.ravel()[7] / 2e-5, diagonal[7], rtol=1e-6)
 
 
-@pytest.mark.parametrize("layout", ["data:8", "data:3/batch:2", "batch:2"])
+@pytest.mark.parametrize(
+    "layout", ["data:8", "data:3/batch:2", pytest.param("batch:2", marks=pytest.mark.slow)]
+)
 def test_every_layout_of_devices_gives_the_same(layout):
     data = images(37, 6, 6, 1)
     z, sigma = queries(data)
@@ -231,11 +233,13 @@ def test_rows_of_a_batch_do_not_depend_on_each_other(monkeypatch):
         data, make_mesh("batch:1"), SIGMAS
     )
     whole = evaluate(scan, z, sigma)
-    alone = [evaluate(scan, z[i : i + 1], sigma[i : i + 1]) for i in range(len(z))]
+    # As many copies as there are rows, for the program is compiled for their number.
+    copies = [jnp.full(len(z), i) for i in range(len(z))]
+    alone = [evaluate(scan, z[copy], sigma[copy]) for copy in copies]
     monkeypatch.setattr(local_subset, "_LARGEST_ARRAY", 200)
     monkeypatch.setattr(local_subset, "_PART", (3, 3))
     parts = eqx.filter_jit(scan)(z, sigma)
-    alone = jax.tree.map(lambda *x: jnp.concatenate(x), *alone)
+    alone = jax.tree.map(lambda *x: jnp.stack([x[i][i] for i in range(len(z))]), *alone)
     for other in (alone, parts):
         assert np.array_equal(whole.subset_size, other.subset_size)
         assert np.allclose(whole.mean, other.mean, atol=1e-5)
@@ -313,7 +317,11 @@ def test_many_levels_share_masks():
     assert len(Masks.of(data, (), 0.02).log_sigma) == 32
 
 
-@pytest.mark.parametrize("n, shape", [(1, (3, 3, 1)), (2, (2,)), (3, (1,))], ids=str)
+@pytest.mark.parametrize(
+    "n, shape",
+    [(1, (3, 3, 1)), (2, (2,)), pytest.param(3, (1,), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_tiny_data_sets(n, shape):
     x = np.random.default_rng(n).uniform(-1, 1, (n, *shape)).astype(np.float32)
     data = Dataset("tiny", x)

@@ -3,9 +3,9 @@ import pytest
 from sklearn.decomposition import PCA
 
 from gdiff.dataset import Dataset
+from gdiff.dataset import statistics as module
 from gdiff.dataset.digits import Digits
-from gdiff.score import statistics as module
-from gdiff.score.statistics import statistics
+from gdiff.dataset.statistics import statistics
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,122 @@
+"""The denoising loss of a score by noise level, measured on the data."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from gdiff import cache
+from gdiff.budget.noised import REPLICATES, Points, call_width, draw, evaluate, rounded
+from gdiff.dataset import Dataset
+from gdiff.denoiser import Denoiser
+from gdiff.progress import track
+from gdiff.schedule.losses import LossCurve
+from gdiff.score.base import ScoreSpec
+
+# Part of the key: to be raised when what is stored changes.
+_VERSION = 2
+# A grid is made for the points that its loss was measured on, and does better on them than on
+# others: it should be judged on those.
+GRID_SEED, JUDGE_SEED = 0, 3
+# Data with no more numbers cost so little that the curve is measured finely.
+_SMALL = 2**20
+_FINE_LEVELS, _LEVELS = 128, 32
+# Products of numbers, in all, up to which more samples are taken than the fewest.
+_PRODUCTS = 2**31
+_MOST = 2**12
+# In so few dimensions noise is drawn wider and weighed: at low noise levels its tails decide.
+_FEW, _SPREAD = 2, 2.0
+
+
+def effort(
+    dataset: Dataset, samples: int | None = None, fewest: int = REPLICATES
+) -> tuple[int, int]:
+    """Noise levels of a curve, and samples at each: by the size of the data unless given."""
+    size = len(dataset) * dataset.dim
+    levels = _FINE_LEVELS if size <= _SMALL else _LEVELS
+    affordable = int(np.clip(_PRODUCTS // (levels * size), fewest, _MOST))
+    return levels, samples or affordable
+
+
+def measure(
+    score: ScoreSpec,
+    dataset: Dataset,
+    mesh: Mesh,
+    ends: tuple[float, float],
+    *,
+    samples: int | None = None,
+    fewest: int = REPLICATES,
+    test: Dataset | None = None,
+    seed: int = GRID_SEED,
+) -> LossCurve:
+    """Loss ℓ(σ) = E‖x_0 - D(x_0 + σ ε, σ)‖² between two noise levels, from the cache if there.
+
+    The same points and noise serve at all levels, so that the curve is smooth. For the exact score
+    on its own data the trace of the posterior covariance is averaged instead, which has the same
+    mean and less variance (Rao–Blackwell).
+
+    Args:
+        score: what is measured.
+        dataset: that it is fitted to.
+        mesh: the devices.
+        ends: the largest and the smallest noise level.
+        samples: at each level, rounded up to a multiple of 8; None chooses by size, but at least
+            `fewest`, which is what data sets of images get.
+        test: points that the score does not know; None for those that it is fitted to.
+        seed: of points and noise.
+
+    Returns:
+        A curve with 8 replicates, to five digits.
+    """
+    levels, count = effort(dataset, samples, fewest)
+    sigma = np.geomspace(*ends, levels)
+    where = "train" if test is None else test.fingerprint()
+    what = f"{score!r} {where} {ends} {levels} {count} {seed} {jnp.result_type(float)}"
+    key = f"losses-{_VERSION} {dataset.fingerprint()} {what}"
+    is_posterior = score.is_exact and test is None
+
+    def build() -> np.ndarray:
+        denoiser = score.fit(dataset, mesh, sigma)
+        points = test if test is not None else dataset
+        chosen = draw(points, count, seed, _SPREAD if points.dim <= _FEW else 1.0)
+        return _replicates(denoiser, chosen, mesh, sigma, is_posterior, dataset)
+
+    replicates = cache.cached(key, build)
+    return LossCurve(sigma, rounded(replicates.mean(axis=0)), np.array(replicates))
+
+
+def _replicates(
+    denoiser: Denoiser,
+    points: Points,
+    mesh: Mesh,
+    sigma: np.ndarray,
+    is_posterior: bool,
+    fitted: Dataset,
+) -> np.ndarray:
+    """Mean losses at levels `sigma` [L], replicate by replicate: [R, L]."""
+    clean, noise = (x.reshape(-1, *fitted.event_shape) for x in points[:2])
+    total, levels = len(clean), len(sigma)
+    dtype = jnp.result_type(float)
+
+    def rows(index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        # Level by level, so that a call holds few levels.
+        level, sample = np.divmod(index, total)
+        at = sigma[level].astype(dtype)
+        x = clean[sample].astype(dtype)
+        shape = (-1,) + (1,) * len(fitted.event_shape)
+        return x, x + at.reshape(shape) * noise[sample], at
+
+    with track("denoising loss", levels * total, "evaluations") as progress:
+        width = call_width(fitted)
+        loss = Partial(_trace if is_posterior else _squared_error, denoiser)
+        found = evaluate(loss, mesh, rows, levels * total, width, progress)
+    return (found.reshape(levels, *points.weight.shape) * points.weight).mean(axis=2).T
+
+
+def _trace(denoiser: Denoiser, x: Array, z: Array, sigma: Array) -> Float[Array, " b"]:
+    return denoiser(z, sigma).trace_cov
+
+
+def _squared_error(denoiser: Denoiser, x: Array, z: Array, sigma: Array) -> Float[Array, " b"]:
+    return jnp.sum((x - denoiser(z, sigma).mean).reshape(len(x), -1) ** 2, axis=1)

@@ -1,0 +1,118 @@
+"""Noised data points, and functions of them that are evaluated on all devices."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from scipy.stats import norm, qmc
+
+from gdiff.dataset import Dataset
+from gdiff.mesh import BATCH, batch_sharding
+from gdiff.progress import Progress
+
+# Independent estimates from whose spread standard errors come.
+REPLICATES = 8
+# Beyond so many coordinates low-discrepancy points are no better than random ones.
+_MOST_SOBOL = 256
+_CALL_BYTES = 2**26
+_MOST_ROWS = 2**16
+
+
+class Points(NamedTuple):
+    """Clean points and standard normal noise, in independent replicates of equal size.
+
+    Attributes:
+        clean: [R, n, d] float32, model coordinates.
+        noise: [R, n, d] float32.
+        weight: [R, n] float64, of mean 1: those of importance sampling.
+    """
+
+    clean: np.ndarray
+    noise: np.ndarray
+    weight: np.ndarray
+
+
+def draw(dataset: Dataset, count: int, seed: int, spread: float = 1.0) -> Points:
+    """Rows drawn uniformly, and noise: `count` in all, rounded up to whole replicates.
+
+    In few dimensions row and noise come from scrambled Sobol points, independently scrambled in
+    each replicate, so that every replicate is an unbiased estimate and their spread is honest.
+
+    Args:
+        dataset: whose rows are drawn.
+        count: of points.
+        seed: of the draw.
+        spread: standard deviation that the noise is drawn with; weights make up for it.
+    """
+    each, d = -(-count // REPLICATES), dataset.dim
+    index, noise = [], []
+    for replicate in range(REPLICATES):
+        rng = np.random.default_rng([seed, replicate])
+        if d <= _MOST_SOBOL:
+            # A power of two is what makes the points balanced; the first ones are used.
+            size = int(np.ceil(np.log2(max(each, 2))))
+            points = qmc.Sobol(d + 1, seed=rng).random_base2(size)[:each]
+            index.append((points[:, 0] * len(dataset)).astype(int))
+            tiny = np.finfo(float).eps
+            noise.append(norm.ppf(np.clip(points[:, 1:], tiny, 1 - tiny)))
+        else:
+            index.append(rng.integers(len(dataset), size=each))
+            noise.append(rng.standard_normal((each, d), np.float32))
+    clean = dataset.rows(np.concatenate(index)).reshape(REPLICATES, each, d)
+    drawn = spread * np.stack(noise)
+    weight = spread**d * np.exp(np.sum(drawn**2, axis=2, dtype=float) * (spread**-2 - 1) / 2)
+    return Points(clean, drawn.astype(np.float32), weight)
+
+
+@eqx.filter_jit
+def _call(function: Callable[..., Any], rows: tuple[jax.Array, ...]) -> Any:
+    return function(*rows)
+
+
+def evaluate(
+    function: Callable[..., Any],
+    mesh: Mesh,
+    rows: Callable[[np.ndarray], tuple[np.ndarray, ...]],
+    count: int,
+    width: int,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Values of a function of many rows, some of them at a time, so that one program serves all.
+
+    Args:
+        function: of arrays [b, ...]; gives one number a row, [b].
+        mesh: its devices; b is a multiple of their number.
+        rows: makes the arrays for rows with given numbers.
+        count: how many rows there are.
+        width: rows of a call, but for rounding.
+        progress: advanced by rows.
+
+    Returns:
+        [count] float64.
+    """
+    unit = mesh.shape[BATCH]
+    width = -(-min(width, count) // unit) * unit
+    values = np.empty(count)
+    for start in range(0, count, width):
+        index = np.arange(start, min(start + width, count))
+        placed = jax.device_put(rows(np.resize(index, width)), batch_sharding(mesh))
+        values[index] = np.asarray(_call(function, placed))[: len(index)]
+        if progress is not None:
+            progress.advance(len(index))
+    return values
+
+
+def call_width(dataset: Dataset, most: int = _MOST_ROWS) -> int:
+    """Rows of a call: 64, or more where points are so small that this is no work."""
+    return int(np.clip(_CALL_BYTES // (8 * len(dataset) * dataset.dim), 64, most))
+
+
+def rounded(values: np.ndarray, digits: int = 5) -> np.ndarray:
+    """Values to so many significant digits, the same ones on all layouts of devices."""
+    with np.errstate(divide="ignore"):
+        magnitude = np.floor(np.log10(np.abs(values)))
+    unit = 10.0 ** (np.where(np.isfinite(magnitude), magnitude, 0) - digits + 1)
+    return np.round(values / unit) * unit

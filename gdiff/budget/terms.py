@@ -1,0 +1,238 @@
+"""The KL divergence of the samples from the data, term by term."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from gdiff.budget.initialization import Noised
+from gdiff.budget.losses import JUDGE_SEED, measure
+from gdiff.budget.noised import REPLICATES, call_width, draw, evaluate
+from gdiff.dataset import Dataset
+from gdiff.denoiser import Denoiser
+from gdiff.prior.base import PriorSpec
+from gdiff.progress import track
+from gdiff.sampler.ancestral import Ancestral
+from gdiff.sampler.base import Plan
+from gdiff.schedule.losses import LossCurve
+from gdiff.score.base import ScoreSpec
+from gdiff.score.full import Full
+
+INITIALIZATION, DISCRETIZATION, SCORE, PICARD = (
+    "initialization",
+    "discretization",
+    "score",
+    "picard",
+)
+TOTAL = "total"
+_SEED = 2
+# Samples at each level of the loss curve that a budget is made of: more than a grid needs.
+_LOSS_SAMPLES = 32
+# Levels of a long grid at which the error of the score is measured, and products of numbers.
+_SCORE_LEVELS, _PRODUCTS, _MOST = 24, 2**36, 512
+_NOT_ANCESTRAL = (
+    "does not apply: the identity holds for sampler=ancestral only, whose steps freeze the denoiser"
+)
+
+
+class Term(NamedTuple):
+    """A part of the budget.
+
+    Attributes:
+        name: what it is for.
+        nats: the estimate; None where it does not apply.
+        standard_error: of the estimate; 0 where that is exact.
+        statement: where the number comes from, or why there is none.
+    """
+
+    name: str
+    nats: float | None
+    standard_error: float | None
+    statement: str
+
+
+class Budget(NamedTuple):
+    """KL(data at the last positive noise level ‖ samples) is at most the total.
+
+    By the chain rule, Girsanov's theorem and data processing (arXiv 2601.21943 for the second):
+
+        KL(p_T ‖ prior) + ½ Σ Δγ mmse(γ_k) - ½ ∫ mmse dγ + ½ Σ Δγ E‖D - D̃‖² + stopping early,
+
+    with γ = 1/σ², the mmse of the exact score D, and expectations over noised data. The last step
+    onto 0 belongs to no account: nothing has a density there.
+
+    Attributes:
+        terms: the parts; the total comes last.
+        dim: number of coordinates of a point.
+        sigma: first and last noise level of the account.
+    """
+
+    terms: tuple[Term, ...]
+    dim: int
+    sigma: tuple[float, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Content of budget.json."""
+        parts: dict[str, Any] = {
+            term.name: {
+                "nats": term.nats,
+                "standard_error": term.standard_error,
+                "nats_per_dimension": None if term.nats is None else term.nats / self.dim,
+                "statement": term.statement,
+            }
+            for term in self.terms
+        }
+        return parts | {"dimensions": self.dim, "sigma": list(self.sigma)}
+
+    def metrics(self) -> dict[str, float]:
+        """The terms that apply: kl_initialization, …, kl_total, in nats."""
+        return {f"kl_{t.name}": t.nats for t in self.terms if t.nats is not None}
+
+
+METRICS = tuple(f"kl_{name}" for name in (INITIALIZATION, DISCRETIZATION, SCORE, PICARD, TOTAL))
+
+
+def budget(
+    dataset: Dataset,
+    mesh: Mesh,
+    grid: np.ndarray,
+    plan: Plan,
+    prior: PriorSpec,
+    score: ScoreSpec,
+    denoiser: Denoiser | None,
+    blocks: Sequence[Mapping[str, float]] = (),
+) -> Budget:
+    """The budget of a run.
+
+    Args:
+        dataset: the data.
+        mesh: the devices.
+        grid: [K + 1] noise levels, the last maybe 0.
+        plan: the sampler's table on them.
+        prior: where the run starts.
+        score: the run's.
+        denoiser: what it gave for the data; None will do for the exact score.
+        blocks: run.json's account of parallel blocks; none for sequential steps.
+    """
+    levels = grid[grid > 0]
+    start = Noised.of(dataset, mesh, float(levels[0])).divergence(prior)
+    terms = [
+        Term(INITIALIZATION, *start, f"KL(p_T ‖ prior) at sigma = {levels[0]:.4g}, Monte Carlo")
+    ]
+    if is_ancestral(plan, grid):
+        terms += [
+            _discretization(dataset, mesh, levels),
+            _score(dataset, mesh, levels, score, denoiser),
+            _picard(dataset.dim, levels, blocks),
+        ]
+        nats = sum(term.nats for term in terms)
+        error = math.sqrt(sum(term.standard_error**2 for term in terms))
+        total = Term(TOTAL, nats, error, "bounds KL(data at the last noise level ‖ samples)")
+    else:
+        terms += [
+            Term(name, None, None, _NOT_ANCESTRAL) for name in (DISCRETIZATION, SCORE, PICARD)
+        ]
+        total = Term(TOTAL, None, None, "does not apply: not all terms do")
+    return Budget((*terms, total), dataset.dim, (float(levels[0]), float(levels[-1])))
+
+
+def is_ancestral(plan: Plan, grid: np.ndarray) -> bool:
+    """Whether a table is that of the ancestral sampler, by whatever name, without a corrector."""
+    own = Ancestral().steps(grid)
+    table = plan.steps
+    if table.c.shape != own.c.shape or table.a.shape != own.a.shape:
+        return False
+    return table.before is None and all(
+        np.allclose(getattr(table, name), getattr(own, name), rtol=1e-9, atol=1e-12)
+        for name in ("a", "b", "c")
+    )
+
+
+def _discretization(dataset: Dataset, mesh: Mesh, levels: np.ndarray) -> Term:
+    if len(levels) < 2:
+        return Term(DISCRETIZATION, 0.0, 0.0, "no step ends above noise level 0")
+    curve = exact_curve(dataset, mesh, (float(levels[0]), float(levels[-1])))
+    statement = f"{len(levels) - 1} steps, from the exact denoising loss"
+    nats, error = curve.discretization(levels), curve.discretization_error(levels)
+    return Term(DISCRETIZATION, nats, error, statement)
+
+
+def exact_curve(dataset: Dataset, mesh: Mesh, ends: tuple[float, float]) -> LossCurve:
+    """The mmse of the data between two noise levels, as finely as a budget needs it."""
+    return measure(Full(), dataset, mesh, ends, fewest=_LOSS_SAMPLES, seed=JUDGE_SEED)
+
+
+def _score(
+    dataset: Dataset, mesh: Mesh, levels: np.ndarray, score: ScoreSpec, denoiser: Denoiser | None
+) -> Term:
+    if score.is_exact:
+        return Term(SCORE, 0.0, 0.0, "none: the score is the exact one")
+    if len(levels) < 2:
+        return Term(SCORE, 0.0, 0.0, "no step ends above noise level 0")
+    nats, error = score_error(dataset, mesh, levels, denoiser)
+    return Term(SCORE, nats, error, "measured against the full scan on noised data")
+
+
+def score_error(
+    dataset: Dataset, mesh: Mesh, levels: np.ndarray, denoiser: Denoiser
+) -> tuple[float, float]:
+    """½ Σ (γ_{k+1} - γ_k) E‖D - D̃‖² on a grid of positive levels, and its standard error.
+
+    On a long grid the expectation is measured at some of the levels, and linear in log σ between.
+    """
+    few = levels[np.linspace(0, len(levels) - 2, min(len(levels) - 1, _SCORE_LEVELS)).astype(int)]
+    affordable = _PRODUCTS // (len(few) * len(dataset) * dataset.dim)
+    gaps = _gaps(dataset, mesh, few, denoiser, int(np.clip(affordable, REPLICATES, _MOST)))
+    weights = np.diff(levels**-2.0) / 2
+    # np.interp wants increasing places.
+    at, places = np.log(levels[:-1][::-1]), np.log(few[::-1])
+    totals = [weights[::-1] @ np.interp(at, places, gap[::-1]) for gap in gaps]
+    return float(np.mean(totals)), float(np.std(totals, ddof=1) / math.sqrt(len(totals)))
+
+
+def _gaps(
+    dataset: Dataset, mesh: Mesh, sigma: np.ndarray, denoiser: Denoiser, count: int
+) -> np.ndarray:
+    """E‖D - D̃‖² at levels sigma [L], replicate by replicate: [R, L]."""
+    points = draw(dataset, count, _SEED)
+    clean, noise = (x.reshape(-1, *dataset.event_shape) for x in points[:2])
+    total, dtype = len(clean), jnp.result_type(float)
+
+    def rows(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        level, sample = np.divmod(index, total)
+        at = sigma[level].astype(dtype)
+        shape = (-1,) + (1,) * len(dataset.event_shape)
+        return clean[sample].astype(dtype) + at.reshape(shape) * noise[sample], at
+
+    gap = Partial(_squared_gap, Full().fit(dataset, mesh), denoiser)
+    with track("error of the score", len(sigma) * total, "evaluations") as progress:
+        # One level a call where that is possible: some scores plan by level.
+        width = min(call_width(dataset), total)
+        found = evaluate(gap, mesh, rows, len(sigma) * total, width, progress)
+    return found.reshape(len(sigma), REPLICATES, -1).mean(axis=2).T
+
+
+def _squared_gap(exact: Denoiser, used: Denoiser, z: Array, sigma: Array) -> Float[Array, " b"]:
+    gap = exact(z, sigma).mean - used(z, sigma).mean
+    return jnp.sum(gap.reshape(len(z), -1) ** 2, axis=1)
+
+
+def _picard(dim: int, levels: np.ndarray, blocks: Sequence[Mapping[str, float]]) -> Term:
+    """½ Σ E‖Δ‖² / c² over steps whose states were accepted after they still changed by Δ.
+
+    Each is charged the largest change that was accepted in its block, so that this is an estimate
+    from above.
+    """
+    if not blocks:
+        return Term(PICARD, 0.0, 0.0, "none: the steps were made one after the other")
+    residual = np.concatenate([np.full(int(b["rows"]), b["residual"]) for b in blocks])
+    rho, rho_next = levels[:-1] ** 2, levels[1:] ** 2
+    noise = rho_next / rho * (rho - rho_next)
+    change = dim * residual[: len(noise)] ** 2 * (1 + rho_next)
+    statement = "from the largest accepted change of each block: an estimate from above"
+    return Term(PICARD, float(np.sum(change / noise) / 2), 0.0, statement)

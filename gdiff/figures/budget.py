@@ -1,0 +1,84 @@
+"""The account of a run's error: one bar a term, in nats."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gdiff.figures.axes import empty_figure, positive, quieten
+from gdiff.figures.encode import figure_png
+from gdiff.figures.points import SAMPLES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_BAR, _INK, _QUIET = "#4a90c2", "#343a40", "#5c6770"
+_COLUMNS = (1.03, 1.30)  # of the numbers, in widths of the axes
+
+
+def budget_figure(terms: Sequence[tuple[str, float | None, float | None, str]], dim: int) -> bytes:
+    """Bars of the terms of a divergence with their numbers beside them, as PNG bytes.
+
+    The axis is logarithmic, for terms of 1e-6 and of 1e3 nats on one page: the length of a bar
+    tells an order of magnitude, not a share. A term that is zero or negative has no bar; its
+    statement stands in place of it. Bars of errors show one standard error.
+
+    Args:
+        terms: name, nats (None where the term does not apply), standard error in nats (None
+            where there is none) and statement of each, the total last.
+        dim: numbers in a data point, for nats per dimension.
+    """
+    width, height, above, below = 9.3, 0.5 * len(terms), 0.45, 0.65
+    figure = empty_figure(width, above + height + below, layout=None)
+    edges = np.array([1.25, below, 5.4, height])
+    axes = figure.add_axes(edges / np.tile(figure.get_size_inches(), 2))
+    nats = positive([math.nan if term[1] is None else term[1] for term in terms])
+    lowest, highest = np.nanmin(nats, initial=1.0) / 10, np.nanmax(nats, initial=1e-3)
+    axes.set(xscale="log", xlabel="nats", ylim=(len(terms) - 0.4, -0.6))
+    axes.set_xlim(lowest, 3 * highest)
+    for row, (_, value, error, statement) in enumerate(terms):
+        is_total = row == len(terms) - 1
+        _draw_bar(axes, row, nats[row], error, SAMPLES if is_total else _BAR)
+        if np.isnan(nats[row]):
+            # Two lines of it; the whole stands in the table of the same run.
+            lines = textwrap.fill(statement or "not above zero", 70, max_lines=2, placeholder=" …")
+            _write(axes, 0.01, row, lines, color=_QUIET, fontsize=9)
+        weight = "bold" if is_total else "normal"
+        for x, text in zip(_COLUMNS, _numbers(value, error, dim), strict=True):
+            _write(axes, x, row, text, color=_INK, weight=weight)
+    for x, text in zip(_COLUMNS, ("nats", "per dimension"), strict=True):
+        _write(axes, x, -0.75, text, color=_QUIET, fontsize=9)
+    axes.set_yticks(range(len(terms)), [name for name, *_ in terms])
+    axes.get_yticklabels()[-1].set_weight("bold")
+    axes.tick_params(axis="y", length=0)
+    quieten(axes, "x")
+    return figure_png(figure)
+
+
+def _draw_bar(axes: "Axes", row: int, nats: float, error: float | None, colour: str) -> None:
+    """A bar from the left edge of the axes, with its error; none for NaN."""
+    lowest = axes.get_xlim()[0]
+    axes.barh(row, nats - lowest, left=lowest, height=0.56, color=colour)
+    if error and not np.isnan(nats):
+        reach = [[nats - max(nats - error, lowest)], [error]]
+        axes.errorbar(nats, row, xerr=reach, color=_INK, capsize=3.5, elinewidth=1.3)
+
+
+def _numbers(nats: float | None, error: float | None, dim: int) -> tuple[str, str]:
+    """A term in nats, with its error, and per dimension."""
+    if nats is None:
+        return "–", "–"
+    spread = f" ± {_number(error, 2)}" if error else ""
+    return _number(nats) + spread, _number(nats / dim)
+
+
+def _number(value: float, digits: int = 3) -> str:
+    """So many digits; thousands are not written with an exponent."""
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e7 else f"{value:.{digits}g}"
+
+
+def _write(axes: "Axes", x: float, row: float, text: str, **style) -> None:
+    """Text at a row, `x` in widths of the axes."""
+    axes.text(x, row, text, transform=axes.get_yaxis_transform(), va="center_baseline", **style)

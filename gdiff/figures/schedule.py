@@ -1,0 +1,120 @@
+"""Where schedules put their steps, and what the steps cost in nats."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gdiff.figures.axes import COLOURS, empty_figure, positive, quieten
+from gdiff.figures.encode import figure_png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_DECADES = 8  # drawn below the largest loss; scores that memorise have losses of 1e-300
+_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+
+
+def schedule_figure(
+    sigma: np.ndarray,
+    loss: np.ndarray,
+    standard_error: np.ndarray | None,
+    grids: Mapping[str, np.ndarray],
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    bound: tuple[np.ndarray, np.ndarray] | None,
+    chosen: str,
+) -> bytes:
+    """The loss against σ, the steps of each grid, and KL_disc against K, as PNG bytes.
+
+    All axes are logarithmic: a last level of 0, losses of zero (or 1e-8 of the largest), and
+    divergences of zero are not drawn. A band shows one standard error to either side.
+
+    Args:
+        sigma: [L], noise levels of the loss curve.
+        loss: [L], E‖x_0 − D‖² at them.
+        standard_error: [L], of the loss; None if unknown.
+        grids: noise levels [K + 1] of each grid.
+        curves: of each grid, numbers of steps [n] and KL_disc [n] in nats.
+        bound: numbers of steps [n] and H²/K [n], H the entropy of the data; None leaves it out.
+        chosen: name of the run's grid, which is drawn heavier.
+    """
+    figure = empty_figure(7.2, 6.6 + 0.19 * len(grids))
+    above, middle, below = figure.subplots(3, height_ratios=(2.2, 0.35 + 0.19 * len(grids), 3.2))
+    names = dict.fromkeys([*grids, *curves])
+    styles = {
+        name: {"color": COLOURS[i % len(COLOURS)], "linestyle": _DASHES[i % len(_DASHES)]}
+        for i, name in enumerate(names)
+    }
+    _draw_loss(above, sigma, loss, standard_error)
+    _draw_grids(middle, grids, styles, chosen)
+    middle.sharex(above)
+    above.tick_params(labelbottom=False)
+    _draw_divergences(below, curves, styles, bound, chosen)
+    figure.align_ylabels([above, below])
+    return figure_png(figure)
+
+
+def _draw_loss(
+    axes: "Axes", sigma: np.ndarray, loss: np.ndarray, standard_error: np.ndarray | None
+) -> None:
+    """The loss curve and its band."""
+    axes.set(xscale="log", yscale="log", ylabel="loss  E‖x₀ − D‖²")
+    drawn = positive(loss, _DECADES)
+    axes.plot(sigma, drawn, color="#343a40", linewidth=1.8)
+    if standard_error is not None:
+        # A band that reaches zero ends where the axis does.
+        lower = np.maximum(drawn - standard_error, np.nanmin(drawn, initial=np.inf) / 2)
+        band = {"color": "#343a40", "alpha": 0.22, "linewidth": 0}
+        axes.fill_between(sigma, lower, drawn + standard_error, **band)
+    missing = int(np.isnan(drawn).sum())
+    if missing:
+        note = f"{missing} of {len(drawn)} losses are zero, or nearly"
+        axes.text(0.99, 0.05, note, transform=axes.transAxes, ha="right", color="#7b8794")
+    quieten(axes)
+
+
+def _draw_grids(
+    axes: "Axes", grids: Mapping[str, np.ndarray], styles: Mapping[str, dict], chosen: str
+) -> None:
+    """One row of ticks a grid, the first on top."""
+    for row, (name, levels) in enumerate(grids.items()):
+        levels, colour = levels[levels > 0], styles[name]["color"]
+        heavy = name == chosen
+        axes.plot(
+            levels,
+            np.full(len(levels), row),
+            color=colour,
+            linewidth=1.2 if heavy else 0.4,
+            marker="|",
+            markersize=11 if heavy else 8,
+            markeredgewidth=2.0 if heavy else 1.0,
+        )
+    axes.set_yticks(range(len(grids)), list(grids))
+    for label, name in zip(axes.get_yticklabels(), grids, strict=True):
+        label.set(color=styles[name]["color"], weight="bold" if name == chosen else "normal")
+    axes.set(xscale="log", ylim=(len(grids) - 0.4, -0.6), xlabel="noise level σ")
+    axes.tick_params(axis="y", length=0)
+    quieten(axes, "x")
+
+
+def _draw_divergences(
+    axes: "Axes",
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    styles: Mapping[str, dict],
+    bound: tuple[np.ndarray, np.ndarray] | None,
+    chosen: str,
+) -> None:
+    """KL_disc of each grid, and the bound."""
+    axes.set(xscale="log", yscale="log", xlabel="steps K", ylabel="KL_disc (nats)")
+    for name, (steps, nats) in curves.items():
+        heavy = {"linewidth": 3.2, "zorder": 3} if name == chosen else {"linewidth": 1.5}
+        axes.plot(steps, positive(nats, 2 * _DECADES), label=name, **styles[name], **heavy)
+    if bound is not None:
+        dashed = {"color": "#343a40", "linestyle": (0, (4, 3)), "linewidth": 1.1}
+        axes.plot(*bound, label="order by entropy, H²/K", **dashed)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    quieten(axes)
+    # Beside the axes, where it hides nothing.
+    legend = axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, handlelength=3)
+    for text in legend.get_texts():
+        text.set_weight("bold" if text.get_text() == chosen else "normal")

@@ -1,0 +1,23 @@
+"""What the loss-adaptive schedule tends to as its steps become many."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gdiff.schedule.adaptive import Adaptive
+from gdiff.schedule.losses import LossCurve
+from gdiff.schedule.quantiles import quantiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asymptotic(Adaptive):
+    """Nodes with density √(-dℓ/dγ) in the signal-to-noise ratio γ, ℓ the denoising loss.
+
+    Where steps are small, a step Δ costs Δ²(-dℓ/dγ)/4 nats by the objective of Aghapour et al.
+    (arXiv 2601.21943), whose sum this density makes least; that is our derivation. With few steps
+    it is far from the best grid: use schedule=las there. The slope of the loss must be known well.
+    """
+
+    def place(self, losses: LossCurve, count: int) -> np.ndarray:
+        """Quantiles of ∫ √(-dℓ/dγ) dγ."""
+        return quantiles(losses.root_integrals, self.sigma_max, self.sigma_min, count)

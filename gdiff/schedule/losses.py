@@ -1,0 +1,231 @@
+"""The denoising loss as a function of the noise level, and what it says about a grid."""
+
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gdiff.errors import UserError, require, require_one_of
+
+if TYPE_CHECKING:
+    from scipy.interpolate import PchipInterpolator
+
+KINDS = ("x0", "eps", "v")
+# Losses of scores that memorise underflow; their logarithm must not.
+_FLOOR = 1e-300
+# Levels given as text are rounded.
+_SLACK = 1e-6
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
+
+
+@dataclass(frozen=True, eq=False)
+class LossCurve:
+    """Denoising loss ℓ = E‖x_0 - D(x_0 + sigma ε, sigma)‖² at some noise levels.
+
+    In terms of the signal-to-noise ratio γ = 1/sigma², the Kullback-Leibler divergence of the path
+    of ancestral sampling is, by Girsanov's theorem, that of the prior plus
+
+        ½ Σ_k (γ_{k+1} - γ_k) ℓ(γ_k) - ½ ∫ mmse dγ,
+
+    where mmse is the loss of the exact denoiser: the objective of loss-adaptive schedules
+    (Aghapour et al., arXiv 2601.21943). With the integral of ℓ itself in the last place it is the
+    share of the discretisation, which is all that a grid can change.
+
+    Between the levels log ℓ is interpolated by a monotone cubic in log sigma, through the
+    non-decreasing curve (in sigma) that is nearest to the losses in least squares.
+
+    Attributes:
+        sigma: [L ≥ 2] noise levels, positive and strictly decreasing.
+        loss: [L] losses, summed over coordinates; not negative.
+        replicates: [R ≥ 2, L] independent estimates whose mean is `loss`, or None.
+    """
+
+    sigma: np.ndarray
+    loss: np.ndarray
+    replicates: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("sigma", "loss", "replicates"):
+            value = getattr(self, key)
+            if value is not None:
+                object.__setattr__(self, key, np.asarray(value, np.float64))
+        count = len(self.sigma)
+        is_whole = self.sigma.shape == self.loss.shape == (count,) and count >= 2
+        if self.replicates is not None:
+            is_whole &= len(self.replicates) >= 2 and self.replicates.shape[1:] == (count,)
+        if not (is_whole and self.sigma[-1] > 0 and np.all(np.diff(self.sigma) < 0)):
+            raise ValueError("a loss curve needs two or more levels in decreasing order")
+        if not (np.all(np.isfinite(self.loss)) and np.all(self.loss >= 0)):
+            raise ValueError("losses must be finite and not negative")
+
+    @classmethod
+    def read(cls, path: Path, kind: str = "x0") -> "LossCurve":
+        """A curve measured elsewhere, from a CSV file with columns `sigma` and `loss`.
+
+        Args:
+            path: of the file; levels in increasing or decreasing order, other columns ignored.
+            kind: what the loss is the squared error of, summed over coordinates: "x0"; "eps", the
+                noise (ℓ = loss/γ); or "v" of a variance-preserving process (ℓ = loss/(1 + γ)).
+
+        Raises:
+            UserError: there is no such file, or its numbers cannot be a curve.
+        """
+        require_one_of("schedule.loss_type", kind, KINDS)
+        named = f"schedule.loss_file={path}"
+        sigma, loss = _columns(path, named)
+        require(len(sigma) >= 2, f"{named} has {len(sigma)} rows: a curve needs at least 2")
+        for key, values in (("sigma", sigma), ("loss", loss)):
+            is_valid = np.isfinite(values) & ((values > 0) if key == "sigma" else (values >= 0))
+            if not is_valid.all():
+                row = int(np.argmin(is_valid))
+                sign = "positive" if key == "sigma" else "not negative"
+                raise UserError(
+                    f"{named} has {key}={values[row]:g} in row {row + 1}: it must be finite and "
+                    f"{sign}"
+                )
+        values, counts = np.unique(sigma, return_counts=True)
+        require(
+            len(values) == len(sigma),
+            f"{named} has sigma={values[np.argmax(counts)]:g} twice: keep one row for each sigma",
+        )
+        if sigma[0] < sigma[-1]:
+            sigma, loss = sigma[::-1], loss[::-1]
+        require(bool(np.all(np.diff(sigma) < 0)), f"{named} is unsorted: sort its rows by sigma")
+        snr = sigma**-2.0
+        return cls(sigma, loss / {"x0": 1.0, "eps": snr, "v": 1 + snr}[kind])
+
+    @cached_property
+    def _log_loss(self) -> "PchipInterpolator":
+        """Of log sigma."""
+        # Here, since every command would pay for importing them.
+        from scipy.interpolate import PchipInterpolator
+        from scipy.optimize import isotonic_regression
+
+        increasing = isotonic_regression(self.loss[::-1]).x
+        return PchipInterpolator(np.log(self.sigma[::-1]), np.log(np.maximum(increasing, _FLOOR)))
+
+    @cached_property
+    def _slope(self) -> "PchipInterpolator":
+        """d log ℓ / d log sigma, of log sigma."""
+        return self._log_loss.derivative()
+
+    def _log(self, sigma: np.typing.ArrayLike) -> np.ndarray:
+        """log sigma, refused outside the levels of the curve."""
+        sigma = np.asarray(sigma, np.float64)
+        low, high = self.sigma[-1], self.sigma[0]
+        for end in (sigma.min(initial=high), sigma.max(initial=low)):
+            require(
+                low * (1 - _SLACK) <= end <= high * (1 + _SLACK),
+                f"sigma = {end:.6g} is outside the loss curve, known from {low:.6g} to "
+                f"{high:.6g}: move schedule.sigma_max, schedule.sigma_min or schedule.horizon "
+                "inside",
+            )
+        return np.log(np.clip(sigma, low, high))
+
+    def at(self, sigma: np.typing.ArrayLike) -> np.ndarray:
+        """Loss at noise levels of any shape; non-decreasing in sigma, and positive.
+
+        Raises:
+            UserError: a level is outside the curve's.
+        """
+        return np.exp(self._log_loss(self._log(sigma)))
+
+    @property
+    def standard_error(self) -> np.ndarray | None:
+        """[L] standard errors of the losses; None without replicates."""
+        return None if self.replicates is None else _standard_error(self.replicates)
+
+    def integrals(self, sigma: np.ndarray) -> np.ndarray:
+        """[K] integrals of ℓ dγ over the steps of a strictly decreasing grid [K + 1]."""
+        return self._integrated(self._energy, sigma)
+
+    def root_integrals(self, sigma: np.ndarray) -> np.ndarray:
+        """[K] integrals of √(-dℓ/dγ) dγ over the steps of a strictly decreasing grid [K + 1]."""
+        return self._integrated(self._root, sigma)
+
+    def integral(self, sigma_max: float, sigma_min: float) -> float:
+        """∫ ℓ dγ between the signal-to-noise ratios of two noise levels."""
+        return float(self.integrals(np.array([sigma_max, sigma_min])).sum())
+
+    def asymptotic_constant(self, sigma_max: float, sigma_min: float) -> float:
+        """C such that the best grid of K steps has a discretisation of about C/K nats, K large.
+
+        C = (∫ √(-dℓ/dγ) dγ)² / 4.
+        """
+        return float(self.root_integrals(np.array([sigma_max, sigma_min])).sum() ** 2 / 4)
+
+    def discretization(self, grid: np.ndarray) -> float:
+        """KL divergence that the steps of a grid cost ancestral sampling.
+
+        ½ Σ_k (γ_{k+1} - γ_k) ℓ(γ_k) - ½ ∫ ℓ dγ, never negative but for rounding.
+
+        Args:
+            grid: [K + 1] noise levels, strictly decreasing. A last level 0 is left out: γ is
+                infinite there, and the step onto it returns the mean, which has no density.
+
+        Returns:
+            Nats.
+        """
+        grid = grid[grid > 0]
+        steps = np.diff(grid**-2.0) * self.at(grid[:-1]) - self.integrals(grid)
+        return float(0.5 * np.sum(steps))
+
+    def discretization_error(self, grid: np.ndarray) -> float | None:
+        """Standard error of `discretization`, from the replicates; None without."""
+        if self.replicates is None:
+            return None
+        curves = (LossCurve(self.sigma, loss) for loss in self.replicates)
+        return float(_standard_error(np.array([curve.discretization(grid) for curve in curves])))
+
+    def _energy(self, x: np.ndarray) -> np.ndarray:
+        """ℓ dγ/dx of x = -log sigma."""
+        return 2 * np.exp(self._log_loss(-x) + 2 * x)
+
+    def _root(self, x: np.ndarray) -> np.ndarray:
+        """√(-dℓ/dγ) dγ/dx of x = -log sigma."""
+        slope = np.maximum(self._slope(-x), 0.0)
+        return np.sqrt(2 * slope * np.exp(self._log_loss(-x) + 2 * x))
+
+    def _integrated(
+        self, density: Callable[[np.ndarray], np.ndarray], sigma: np.ndarray
+    ) -> np.ndarray:
+        """[K] integrals of a density of x = -log sigma over steps, by Gauss-Legendre quadrature.
+
+        The rule is applied between neighbours among the steps' ends and the curve's levels, where
+        the interpolation is smooth.
+        """
+        ends, levels = -self._log(sigma), -np.log(self.sigma)
+        is_within = (levels > ends[0]) & (levels < ends[-1])
+        edges = np.union1d(ends, levels[is_within])
+        half = np.diff(edges)[:, None] / 2
+        pieces = (density(edges[:-1, None] + half * (1 + _NODES)) * half) @ _WEIGHTS
+        return np.add.reduceat(pieces, np.searchsorted(edges, ends[:-1])) if len(pieces) else pieces
+
+
+def _standard_error(replicates: np.ndarray) -> np.ndarray:
+    """Of the mean over the first axis."""
+    return np.std(replicates, axis=0, ddof=1) / math.sqrt(len(replicates))
+
+
+def _columns(path: Path, named: str) -> tuple[np.ndarray, np.ndarray]:
+    """The columns sigma and loss of a CSV file."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = [row for row in csv.reader(file) if row] or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or "it is not a text file"
+        raise UserError(f"{named} cannot be read ({reason}): give a CSV file") from error
+    header = [name.strip() for name in header]
+    columns = []
+    for key in ("sigma", "loss"):
+        require(key in header, f"{named} has no column {key!r}: its first line must name it")
+        try:
+            columns.append(np.array([float(row[header.index(key)]) for row in rows]))
+        except (IndexError, ValueError) as error:
+            raise UserError(f"{named} has a row whose {key} is not a number: mend it") from error
+    return columns[0], columns[1]

@@ -1,0 +1,310 @@
+"""The cheapest setting whose budget meets a tolerance in nats."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from rich.table import Table
+
+from gdiff import report
+from gdiff.budget.initialization import Nats, Noised
+from gdiff.budget.losses import effort, measure
+from gdiff.budget.noised import draw
+from gdiff.budget.terms import score_error
+from gdiff.dataset import Dataset
+from gdiff.denoiser import Denoiser
+from gdiff.errors import UserError, require
+from gdiff.experiment import Experiment
+from gdiff.prior.base import PriorSpec
+from gdiff.progress import track
+from gdiff.schedule.las import LAS
+from gdiff.schedule.losses import LossCurve
+from gdiff.schedule.optimal import Optimum
+from gdiff.score.full import Full
+from gdiff.score.golden import Golden
+
+# Noise levels tried as the first one, geometric between the schedule's and the least.
+_STARTS = 14
+_LEAST_NOISE = 0.02  # of the data's own spread
+# Candidate levels of a grid, and most steps of one.
+_FINE_LEVELS, _MOST_STEPS = 2048, 1024
+_TOLERANCES = (0.1, 0.03, 0.01, 0.003, 0.001)
+_QUERIES = 64
+# Fewest samples at each level of the loss curve: the grid should be worth what it promises.
+_LOSS_SAMPLES = 64
+
+
+class Setting(NamedTuple):
+    """A way to run, with what its budget is predicted to be.
+
+    Attributes:
+        prior: name of the prior.
+        sigma_max: first noise level.
+        evaluations: of the denoiser per sample; the last one takes the step onto 0.
+        score_tolerance: of the golden score; None for the score as it is.
+        initialization, discretization, score: terms of the budget, in nats.
+    """
+
+    prior: str
+    sigma_max: float
+    evaluations: int
+    score_tolerance: float | None
+    initialization: float
+    discretization: float
+    score: float
+
+    @property
+    def total(self) -> float:
+        """Nats."""
+        return self.initialization + self.discretization + self.score
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What all settings have in common."""
+
+    experiment: Experiment
+    dataset: Dataset
+    mesh: Mesh
+    curve: LossCurve
+    tolerance: float
+    sigma_min: float
+
+    def starts(self, priors: Mapping[str, PriorSpec]) -> list[tuple[str, float, Nats]]:
+        """Priors and first levels whose initialization leaves room for steps."""
+        top = float(self.curve.sigma[0])
+        part = self.dataset.rows(
+            np.linspace(0, len(self.dataset) - 1, min(len(self.dataset), 1024)).astype(int)
+        )
+        least = max(1.01 * self.sigma_min, _LEAST_NOISE * float(part.std()))
+        levels = np.geomspace(top, min(least, top), _STARTS)
+        levels = [float(f"{level:.3g}") for level in levels[1:]]
+        found, still = [], dict(priors)
+        with track("priors", 1 + len(levels), "levels") as progress:
+            for sigma in [top, *levels]:
+                noised = Noised.of(self.dataset, self.mesh, sigma)
+                for name, prior in list(still.items()):
+                    nats = noised.divergence(prior)
+                    if nats.nats + nats.standard_error < self.tolerance:
+                        found.append((name, sigma, nats))
+                    else:
+                        # It only grows as noise falls.
+                        del still[name]
+                progress.advance()
+        return found
+
+    def optimum(self, sigma_max: float) -> Optimum:
+        """The best grids from a first level on."""
+        return Optimum(self.curve, sigma_max, self.sigma_min, _FINE_LEVELS)
+
+    def fewest(self, sigma_max: float, room: float) -> tuple[int, float] | None:
+        """Fewest steps of the best grid that cost at most `room` nats, and what they cost."""
+        optimum, most = self.optimum(sigma_max), 16
+        while most <= _MOST_STEPS:
+            nats = optimum.sums(most)
+            for steps in np.flatnonzero(nats <= room) + 1:
+                # By chance a curve flatters the grid that is made for it.
+                error = self.curve.discretization_error(optimum.nodes(steps + 1))
+                if nats[steps - 1] + error <= room:
+                    return int(steps), float(nats[steps - 1])
+            most *= 2
+        return None
+
+    def best(self, starts: Sequence[tuple[str, float, Nats]], spent: float) -> Setting | None:
+        """The setting with the fewest evaluations when the score already costs `spent` nats."""
+        found = []
+        # At one level only the nearest prior matters.
+        nearest = {}
+        for name, sigma, nats in starts:
+            if sigma not in nearest or nats.nats < nearest[sigma][1].nats:
+                nearest[sigma] = (name, nats)
+        for sigma, (name, nats) in nearest.items():
+            room = self.tolerance - spent - max(nats.nats, 0) - nats.standard_error
+            steps = self.fewest(sigma, room) if room > 0 else None
+            if steps is not None:
+                count, cost = steps
+                found.append(Setting(name, sigma, count + 1, None, nats.nats, cost, spent))
+        # Of equals the longest horizon, whose prior matters least.
+        return min(found, key=lambda s: (s.evaluations, -s.sigma_max), default=None)
+
+    def usual(self) -> Setting | None:
+        """The experiment's own schedule and prior with the fewest steps that meet the tolerance."""
+        spec, sigma = self.experiment.schedule, float(self.curve.sigma[0])
+        nats = Noised.of(self.dataset, self.mesh, sigma).divergence(self.experiment.prior)
+        room = self.tolerance - max(nats.nats, 0) - nats.standard_error
+
+        def cost(steps: int) -> float:
+            grid = replace(spec, steps=steps, to_zero=False).grid(self.experiment.process)
+            return self.curve.discretization(grid)
+
+        low, high = 1, 1
+        while cost(high) > room:
+            low, high = high, 2 * high
+            if high > 2**16:
+                return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if cost(middle) <= room else (middle, high)
+        name = "its own"
+        return Setting(name, sigma, high + 1, None, nats.nats, cost(high), 0.0)
+
+
+def main(
+    experiment: Experiment, priors: Mapping[str, PriorSpec], tolerance: float
+) -> dict[str, Any]:
+    """Search for the cheapest setting.
+
+    Args:
+        experiment: the data, the ends of the schedule, and the score: the exact one, or golden
+            with a tolerance to be found.
+        priors: among which to choose, by name.
+        tolerance: in nats, for the total of the budget.
+
+    Returns:
+        The setting, the experiment's own one for comparison, and overrides for `gdiff sample`.
+
+    Raises:
+        UserError: no setting meets the tolerance.
+    """
+    require(0 < tolerance < np.inf, f"tolerance={tolerance} must be positive and finite, in nats")
+    is_golden = isinstance(experiment.score, Golden)
+    require(
+        experiment.score.is_exact or is_golden,
+        "gdiff plan is about the exact score of the data: use score=full or score=golden",
+    )
+    spec = experiment.schedule
+    require(
+        not spec.needs_losses and not spec.finds_steps,
+        "gdiff plan finds the grid itself, and compares it with the usual one: use schedule=edm, "
+        "logsnr or another that does not follow the data",
+    )
+    mesh = experiment.runtime.start()
+    dataset = experiment.dataset.load()
+    levels = spec.grid(experiment.process)
+    levels = levels[levels > 0]
+    ends = (float(levels[0]), float(levels[-1]))
+    _, samples = effort(dataset, fewest=_LOSS_SAMPLES)
+    curve = measure(Full(), dataset, mesh, ends, samples=samples)
+    search = _Search(experiment, dataset, mesh, curve, tolerance, ends[1])
+    starts = search.starts(priors)
+    exact = search.best(starts, 0.0)
+    if exact is None:
+        raise UserError(_unmet(search, starts, priors, ends))
+    usual = search.usual()
+    found = _with_golden(search, starts, exact) if is_golden else [(exact, None)]
+    setting, seconds = found[-1]
+    return {
+        "tolerance": tolerance,
+        "setting": setting._asdict() | {"total": setting.total},
+        "usual": None if usual is None else usual._asdict() | {"total": usual.total},
+        "times_fewer_evaluations": usual and usual.evaluations / setting.evaluations,
+        "seconds": seconds,
+        "overrides": _overrides(setting, ends[1], samples, is_golden=is_golden),
+    }
+
+
+def _unmet(
+    search: _Search,
+    starts: Sequence[tuple[str, float, Nats]],
+    priors: Mapping[str, PriorSpec],
+    ends: tuple[float, float],
+) -> str:
+    """Why no setting is good enough, and what can be had."""
+    if not starts:
+        noised = Noised.of(search.dataset, search.mesh, ends[0])
+        found = {name: noised.divergence(prior) for name, prior in priors.items()}
+        nats = {name: max(each.nats, 0) + each.standard_error for name, each in found.items()}
+        name = min(nats, key=nats.get)
+        return (
+            f"tolerance={search.tolerance:g} cannot be met from schedule.sigma_max={ends[0]:g}: "
+            f"the nearest prior, {name}, is {nats[name]:.3g} nats away; raise either"
+        )
+    name, sigma, nats = min(starts, key=lambda start: start[2].nats)
+    least = search.optimum(sigma).sums(_MOST_STEPS)[-1]
+    return (
+        f"tolerance={search.tolerance:g} cannot be met in {_MOST_STEPS} steps: the least is "
+        f"{least + max(nats.nats, 0):.3g} nats, with prior={name} at sigma = {sigma:g}; raise "
+        "it, or schedule.sigma_min"
+    )
+
+
+def _with_golden(
+    search: _Search, starts: Sequence[tuple[str, float, Nats]], exact: Setting
+) -> list[tuple[Setting, float]]:
+    """Settings with a tolerance of the score, and seconds per sample; the quickest comes last."""
+    found = []
+    for tolerance in _TOLERANCES:
+        levels = _grid(search, exact)
+        spec = replace(search.experiment.score, tolerance=tolerance)
+        denoiser = spec.fit(search.dataset, search.mesh, levels)
+        nats, error = score_error(search.dataset, search.mesh, levels, denoiser)
+        setting = search.best(starts, nats + error)
+        if setting is not None:
+            per_step = _seconds(search, denoiser, levels)
+            setting = setting._replace(score_tolerance=tolerance, score=nats)
+            found.append((setting, per_step * setting.evaluations))
+    require(
+        bool(found),
+        f"tolerance={search.tolerance:g} cannot be met by score=golden with score.tolerance from "
+        f"{_TOLERANCES[-1]} on: raise it, or use score=full, which needs {exact.evaluations} "
+        "evaluations",
+    )
+    return sorted(found, key=lambda pair: -pair[1])
+
+
+def _grid(search: _Search, setting: Setting) -> np.ndarray:
+    las = LAS(
+        steps=setting.evaluations,
+        sigma_max=setting.sigma_max,
+        sigma_min=search.sigma_min,
+    )
+    return las.adapted(search.curve, search.experiment.process).grid(search.experiment.process)[:-1]
+
+
+def _seconds(search: _Search, denoiser: Denoiser, levels: np.ndarray) -> float:
+    """Of an evaluation per sample, on average over some of the levels."""
+    from gdiff.trajectory import Queries
+
+    points = draw(search.dataset, _QUERIES, 3)
+    clean, noise = (x.reshape(-1, *search.dataset.event_shape) for x in points[:2])
+    few = levels[np.linspace(0, len(levels) - 1, min(len(levels), 8)).astype(int)]
+    z = np.stack([clean + np.float32(sigma) * noise for sigma in few])
+    queries = Queries(z, few)
+    queries.ask(denoiser, search.mesh)  # compiles
+    begin = time.perf_counter()
+    jax.block_until_ready(queries.ask(denoiser, search.mesh))
+    return (time.perf_counter() - begin) / (len(few) * _QUERIES)
+
+
+def _overrides(setting: Setting, sigma_min: float, samples: int, *, is_golden: bool) -> list[str]:
+    """What `gdiff sample` takes to run a setting."""
+    words = [
+        "sampler=ancestral",
+        "schedule=las",
+        f"schedule.steps={setting.evaluations}",
+        f"schedule.sigma_max={setting.sigma_max:g}",
+        f"schedule.sigma_min={sigma_min:g}",
+        f"schedule.loss_samples={samples}",
+        f"prior={setting.prior}",
+    ]
+    return words + ([f"score.tolerance={setting.score_tolerance:g}"] if is_golden else [])
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """The result for the screen."""
+    shown = Table("", "found", "usual", title=f"budget of {result['tolerance']:g} nats")
+    found, usual = result["setting"], result["usual"] or {}
+    for key in (
+        *("prior", "sigma_max", "evaluations", "score_tolerance"),
+        *("initialization", "discretization", "score", "total"),
+    ):
+        cells = (report.cell(x.get(key)) for x in (found, usual))
+        shown.add_row(key.replace("_", " "), *cells)
+    ratio = result["times_fewer_evaluations"]
+    if ratio is not None:
+        shown.caption = f"{ratio:.3g} times fewer evaluations"
+    return shown

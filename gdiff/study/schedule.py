@@ -1,0 +1,219 @@
+"""Grids of noise levels side by side, by the KL divergence that their steps cost."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from rich.table import Table
+
+from gdiff import figures, report
+from gdiff.budget.initialization import Noised
+from gdiff.clock import Clock
+from gdiff.dataset import Dataset
+from gdiff.experiment import Experiment
+from gdiff.outputs import RunFolder, write_csv
+from gdiff.prior.base import PriorSpec
+from gdiff.process.base import ProcessSpec
+from gdiff.progress import track
+from gdiff.schedule.compare import compare, comparisons
+from gdiff.schedule.losses import LossCurve
+
+RESULT, PICTURE, LEVELS = "schedule.json", "schedule.png", "schedule.csv"
+HORIZON_PICTURE = "horizon.png"
+_MOST_STEPS, _COUNTS = 1000, 18
+_HORIZONS = 14
+# Noise below this share of the data's own spread hides nothing of them from any prior.
+_LEAST_NOISE = 0.05
+# Standard errors by which an estimate must be below the tolerance.
+_ERRORS = 2.0
+
+
+def main(
+    experiment: Experiment,
+    priors: Mapping[str, PriorSpec],
+    folder: Path | None,
+    *,
+    chosen: str,
+) -> dict[str, Any]:
+    """Compare grids, and priors if there are any.
+
+    Args:
+        experiment: its score gives the loss, its schedule the ends and the number of steps.
+        priors: whose distance from the noised data is measured, by name.
+        folder: for the table and the pictures; None writes nothing.
+        chosen: name of the experiment's own schedule.
+
+    Returns:
+        Content of schedule.json.
+    """
+    clock = Clock()
+    mesh = experiment.runtime.start()
+    dataset = experiment.dataset.load()
+    process = experiment.process
+    grid = experiment.fitted_schedule(dataset, mesh, clock).grid(process)
+    levels = grid[grid > 0]
+    ends = (float(levels[0]), float(levels[-1]))
+    count = experiment.schedule.steps or len(levels) - 1
+    with clock.phase("losses"):
+        curve = experiment.losses(dataset, mesh, ends)
+    grids = compare(curve, process, count, *ends)
+    found = _summary(curve, grids, len(dataset))
+    result: dict[str, Any] = found | {"steps": count, "sigma": list(ends)}
+    if priors:
+        result["horizon"] = _horizons(experiment, dataset, mesh, priors, ends)
+    if folder is not None:
+        own = RunFolder(folder)
+        own.write_json(RESULT, result)
+        rows = [
+            {name: float(values[k]) for name, values in grids.items()} for k in range(count + 1)
+        ]
+        write_csv(folder / LEVELS, list(grids), rows)
+        own.write_bytes(PICTURE, _picture(curve, grids, process, ends, len(dataset), chosen))
+        if priors:
+            own.write_bytes(HORIZON_PICTURE, _horizon_picture(result["horizon"]))
+    return result
+
+
+def _summary(curve: LossCurve, grids: Mapping[str, np.ndarray], points: int) -> dict[str, Any]:
+    """The numbers of the comparison, best grid first."""
+    nats = {name: curve.discretization(grid) for name, grid in grids.items()}
+    names = sorted(nats, key=nats.get)
+    steps = len(grids[names[0]]) - 1
+    error = {name: curve.discretization_error(grids[name]) for name in names}
+    ends = grids[names[0]][[0, -1]]
+    return {
+        "kl_disc": {name: nats[name] for name in names},
+        "kl_disc_standard_error": error,
+        "entropy": math.log(points),
+        "entropy_bound": math.log(points) ** 2 / steps,
+        "asymptotic": curve.asymptotic_constant(*ends) / steps,
+        "loss": {
+            "sigma": curve.sigma.tolist(),
+            "loss": curve.loss.tolist(),
+            "standard_error": _listed(curve.standard_error),
+        },
+        "grids": {name: grids[name].tolist() for name in names},
+    }
+
+
+def _listed(values: np.ndarray | None) -> list[float] | None:
+    return None if values is None else values.tolist()
+
+
+def _picture(
+    curve: LossCurve,
+    grids: Mapping[str, np.ndarray],
+    process: ProcessSpec,
+    ends: tuple[float, float],
+    points: int,
+    chosen: str,
+) -> bytes:
+    """The loss, the grids, and what they cost by the number of their steps."""
+    counts = np.unique(np.geomspace(2, _MOST_STEPS, _COUNTS).round().astype(int))
+    nats: dict[str, list[float]] = {name: [] for name in grids}
+    with track("grids"):
+        for found in comparisons(curve, process, counts.tolist(), *ends):
+            for name, grid in found.items():
+                nats[name].append(curve.discretization(grid))
+    curves = {name: (counts, np.array(values)) for name, values in nats.items()}
+    bound = (counts, math.log(points) ** 2 / counts)
+    return figures.schedule_figure(
+        curve.sigma, curve.loss, curve.standard_error, grids, curves, bound, chosen
+    )
+
+
+def _horizons(
+    experiment: Experiment,
+    dataset: Dataset,
+    mesh: Mesh,
+    priors: Mapping[str, PriorSpec],
+    ends: tuple[float, float],
+) -> dict[str, Any]:
+    """KL(p_T ‖ prior) of all priors from the first noise level down."""
+    part = dataset.rows(np.linspace(0, len(dataset) - 1, min(len(dataset), 1024)).astype(int))
+    least = max(ends[1], _LEAST_NOISE * float(part.std()))
+    sigma = np.geomspace(ends[0], min(least, ends[0]), _HORIZONS)
+    found: dict[str, list] = {name: [] for name in priors}
+    with track("priors", len(sigma) * len(priors), "divergences") as progress:
+        for level in sigma:
+            noised = Noised.of(dataset, mesh, float(level))
+            for name, prior in priors.items():
+                # What is trained for one level is asked about the run's alone.
+                is_asked = not prior.is_trained or level == sigma[0]
+                found[name].append(noised.divergence(prior) if is_asked else (None, None))
+                progress.advance()
+    tolerance = experiment.schedule.horizon_tolerance
+    time = experiment.process.time(sigma)
+    shortest = {}
+    for name, values in found.items():
+        meets = [n is not None and n + _ERRORS * e <= tolerance for n, e in values]
+        if meets[0]:
+            shortest[name] = float(time[meets.index(False) - 1 if False in meets else -1])
+    return {
+        "sigma": sigma.tolist(),
+        "time": time.tolist(),
+        "process": type(experiment.process).__name__,
+        "tolerance": tolerance,
+        "shortest": shortest,
+        "kl": {
+            name: {"nats": [n for n, _ in values], "standard_error": [e for _, e in values]}
+            for name, values in found.items()
+        },
+    }
+
+
+def _horizon_picture(horizon: Mapping[str, Any]) -> bytes:
+    kl = {
+        name: tuple(np.array(values[key], float) for key in ("nats", "standard_error"))
+        for name, values in horizon["kl"].items()
+    }
+    return figures.horizon_figure(
+        np.array(horizon["sigma"]),
+        np.array(horizon["time"]),
+        horizon["process"],
+        kl,
+        horizon["tolerance"],
+        horizon["shortest"],
+    )
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """The result for the screen."""
+    high, low = result["sigma"]
+    table = Table(
+        *("schedule", "KL_disc, nats", "±"),
+        title=f"{result['steps']} steps from σ = {high:.4g} to {low:.4g}",
+        caption=f"best grid, steps → ∞: {result['asymptotic']:.4g}; order by entropy, "
+        f"H²/K: {result['entropy_bound']:.4g}",
+    )
+    for name, nats in result["kl_disc"].items():
+        error = result["kl_disc_standard_error"][name]
+        table.add_row(name, f"{nats:.4g}", "" if error is None else f"{error:.2g}")
+    if "horizon" not in result:
+        return [table]
+    horizon = result["horizon"]
+    names = list(horizon["kl"])
+    second = Table(
+        *("σ", f"time of {horizon['process']}", *names),
+        title="KL(p_T ‖ prior) in nats",
+        caption=f"shortest time within {horizon['tolerance']:g} nats: "
+        + (", ".join(f"{n} {t:.3g}" for n, t in horizon["shortest"].items()) or "none"),
+    )
+    for k, (sigma, time) in enumerate(zip(horizon["sigma"], horizon["time"], strict=True)):
+        cells = (horizon["kl"][name]["nats"][k] for name in names)
+        shown = ("" if nats is None else f"{nats:.3g}" for nats in cells)
+        second.add_row(f"{sigma:.3g}", f"{time:.3g}", *shown)
+    return [table, second]
+
+
+def show(result: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print the result as tables, or as JSON."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    for table in tables(result):
+        report.show(table)

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from gdiff.budget.losses import effort, measure
+from gdiff.dataset.base import Dataset
+from gdiff.dataset.digits import Digits
+from gdiff.dataset.toy import Gaussians, Moons, TwoPoints
+from gdiff.errors import UserError
+from gdiff.mesh import make_mesh
+from gdiff.score.full import Full
+from gdiff.score.wiener import Wiener
+
+ENDS = (80.0, 0.05)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh("batch:1")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GDIFF_CACHE", str(tmp_path))
+
+
+def mmse_of_two_points(gamma):
+    def integrand(x):
+        return (1 - np.tanh(gamma + np.sqrt(gamma) * x)) * norm.pdf(x)
+
+    return quad(integrand, -12, 12, points=[-np.sqrt(gamma)], limit=200)[0]
+
+
+def test_two_points_have_the_loss_of_the_closed_form(mesh):
+    curve = measure(Full(), TwoPoints().load(), mesh, ENDS)
+    shown = curve.sigma > 0.3
+    exact = [mmse_of_two_points(sigma**-2.0) for sigma in curve.sigma[shown]]
+    np.testing.assert_allclose(curve.loss[shown], exact, rtol=1e-2)
+    # ½ ∫ mmse dγ is the entropy.
+    assert curve.integral(*ENDS) / 2 == pytest.approx(np.log(2), rel=1e-3)
+
+
+# Discretisation of ±1 from sigma 80 to .05, by quadrature of the closed form.
+@pytest.mark.parametrize("steps, las, logsnr", [(5, 0.5627, 4.00), (20, 0.0885, 0.332)])
+def test_the_table_of_two_points_is_reproduced_to_three_digits(mesh, steps, las, logsnr):
+    from gdiff.process.vp import VPLinear
+    from gdiff.schedule.compare import compare
+
+    curve = measure(Full(), TwoPoints().load(), mesh, ENDS)
+    grids = compare(curve, VPLinear(), steps, *ENDS)
+    assert curve.discretization(grids["las"]) == pytest.approx(las, rel=1e-3)
+    assert curve.discretization(grids["logsnr"]) == pytest.approx(logsnr, rel=2e-3)
+
+
+def test_a_linear_score_on_standardised_data_has_the_loss_of_a_normal_law(mesh):
+    curve = measure(Wiener(), TwoPoints().load(), mesh, ENDS)
+    np.testing.assert_allclose(curve.loss, 1 / (1 + curve.sigma**-2.0), rtol=1e-3)
+
+
+def test_traces_and_squared_errors_estimate_the_same(mesh):
+    data = Digits(subset=200).load()
+    exact = measure(Full(), data, mesh, (20.0, 0.5), samples=128)
+    # Points that the score is told are not its own: the same ones under another name.
+    squared = measure(Full(), data, mesh, (20.0, 0.5), samples=128, test=data)
+    error = np.hypot(exact.standard_error, squared.standard_error)
+    assert np.all(np.abs(exact.loss - squared.loss) < 5 * error + 1e-3 * exact.loss)
+    assert np.all(exact.standard_error[20:-20] < squared.standard_error[20:-20])
+
+
+def test_held_out_points_show_that_a_score_memorises(mesh):
+    spec = Moons(num_points=50)
+    data, test = spec.load(), spec.held_out().load()
+    seen = measure(Full(), data, mesh, (2.0, 0.01), samples=256)
+    unseen = measure(Full(), data, mesh, (2.0, 0.01), samples=256, test=test)
+    assert 100 * seen.loss[-1] < unseen.loss[-1]
+
+
+def test_held_out_points_are_others_of_the_same_law():
+    spec = Gaussians(num_points=100)
+    assert not np.array_equal(spec.load().x, spec.held_out().load().x)
+    with pytest.raises(UserError, match=r"^Digits has no points held out.*loss_on=train"):
+        Digits().held_out()
+
+
+def test_a_curve_is_found_in_the_cache(mesh, monkeypatch):
+    data = Moons(num_points=40).load()
+    first = measure(Full(), data, mesh, (2.0, 0.1), samples=16)
+    monkeypatch.setattr(Full, "fit", None)
+    again = measure(Full(), data, mesh, (2.0, 0.1), samples=16)
+    assert np.array_equal(first.loss, again.loss)
+    assert again.replicates.shape == (8, 128)
+
+
+def test_standard_errors_are_honest(mesh):
+    data = Digits(subset=100).load()
+    truth = measure(Full(), data, mesh, (5.0, 0.3), samples=2048)
+    rough = measure(Full(), data, mesh, (5.0, 0.3), samples=64)
+    t = (rough.loss - truth.loss) / rough.standard_error
+    assert np.median(np.abs(t)) < 2
+
+
+def test_effort_falls_with_the_size_of_the_data():
+    def of(n, d):
+        return Dataset("d", np.broadcast_to(np.zeros(1, np.uint8), (n, d)))
+
+    assert effort(of(2, 1)) == (128, 2**12)
+    assert effort(of(50_000, 3072)) == (32, 8)
+    assert effort(of(50_000, 3072), fewest=32) == (32, 32)
+    assert effort(of(50_000, 3072), 100) == (32, 100)

@@ -1,0 +1,148 @@
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from gdiff.budget.terms import METRICS, budget, is_ancestral, score_error
+from gdiff.dataset.base import Dataset
+from gdiff.dataset.digits import Digits
+from gdiff.dataset.toy import Gaussians, TwoPoints
+from gdiff.denoiser import Posterior
+from gdiff.mesh import make_mesh
+from gdiff.prior.empirical import Empirical
+from gdiff.prior.standard import Standard
+from gdiff.sampler import ddpm
+from gdiff.sampler.ancestral import Ancestral
+from gdiff.sampler.ddim import DDIM
+from gdiff.sampler.heun import Heun
+from gdiff.score.full import Full
+from gdiff.score.wiener import Wiener
+
+GRID = np.append(np.geomspace(20.0, 0.1, 12), 0.0)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh("batch:1")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GDIFF_CACHE", str(tmp_path))
+
+
+def of(dataset, mesh, *, sampler=None, score=None, prior=None, grid=GRID, **options):
+    sampler, score = sampler or Ancestral(), score or Full()
+    denoiser = None if score.is_exact else score.fit(dataset, mesh)
+    plan = sampler.plan(grid)
+    return budget(dataset, mesh, grid, plan, prior or Standard(), score, denoiser, **options)
+
+
+def term(found, name):
+    return next(t for t in found.terms if t.name == name)
+
+
+def test_the_terms_add_up_and_say_where_they_come_from(mesh):
+    found = of(Gaussians(num_points=200).load(), mesh)
+    nats = [t.nats for t in found.terms]
+    assert [t.name for t in found.terms] == [m.removeprefix("kl_") for m in METRICS]
+    assert nats[-1] == pytest.approx(sum(nats[:-1]))
+    assert all(t.statement for t in found.terms)
+    assert (term(found, "score").nats, term(found, "picard").nats) == (0, 0)
+    assert found.sigma == (20.0, 0.1)
+    assert tuple(found.metrics()) == METRICS
+    content = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert content["total"]["nats_per_dimension"] == pytest.approx(nats[-1] / 2)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), Heun(), ddpm.DDPM()])
+def test_only_the_start_is_charged_where_the_identity_does_not_hold(mesh, sampler):
+    found = of(TwoPoints().load(), mesh, sampler=sampler)
+    assert found.terms[0].nats > 0
+    assert {t.nats for t in found.terms[1:]} == {None}
+    assert all("does not apply" in t.statement for t in found.terms[1:])
+    assert list(found.metrics()) == ["kl_initialization"]
+
+
+def test_the_ancestral_sampler_is_known_by_its_table():
+    assert is_ancestral(DDIM(eta=1.0).plan(GRID), GRID)
+    assert is_ancestral(Ancestral(block_size="all").plan(GRID), GRID)
+    assert not is_ancestral(DDIM(eta=0.99).plan(GRID), GRID)
+    assert is_ancestral(Ancestral().plan(GRID[:-1]), GRID[:-1])
+
+
+def test_path_divergence_of_two_points_by_simulation(mesh):
+    """KL of the discretised path from the exact one, by the mean of its log density ratio."""
+    sigma = np.geomspace(10.0, 0.3, 6)
+    found = of(TwoPoints().load(), mesh, prior=Empirical(), grid=np.append(sigma, 0.0))
+    rng = np.random.default_rng(0)
+    x = rng.choice([-1.0, 1.0], 400_000)
+    total = np.zeros_like(x)
+    z = dict.fromkeys(sigma)
+    # Noised data on all levels at once: a walk up in noise.
+    now, level = x, 0.0
+    for s in sigma[::-1]:
+        now = now + np.sqrt(s**2 - level**2) * rng.standard_normal(len(x))
+        z[s], level = now, s
+    for s, t in pairwise(sigma):
+        mean, h = np.tanh(z[s] / s**2), s**2 - t**2
+        # Backwards kernels: the exact one mixes over x_0, the sampler's freezes its mean.
+        variance = t**2 / s**2 * h
+
+        def log_kernel(x0, z=z, s=s, t=t, h=h, variance=variance):
+            centre = (t**2 * z[s] + h * x0) / s**2
+            return -((z[t] - centre) ** 2) / (2 * variance)
+
+        up = 1 / (1 + np.exp(-2 * z[s] / s**2))
+        exact = np.logaddexp(np.log(up) + log_kernel(1.0), np.log1p(-up) + log_kernel(-1.0))
+        total += exact - log_kernel(mean)
+    error = total.std() / np.sqrt(len(total))
+    assert term(found, "discretization").nats == pytest.approx(total.mean(), abs=3 * error + 1e-3)
+
+
+def test_the_error_of_a_score_is_charged_at_its_weight(mesh):
+    class Shifted(Wiener):
+        def fit(self, dataset, mesh, sigmas=()):
+            exact = Full().fit(dataset, mesh)
+            import jax
+
+            return jax.tree_util.Partial(shifted, exact)
+
+    def shifted(exact, z, sigma):
+        return Posterior(exact(z, sigma).mean + 0.1)
+
+    data = Gaussians(num_points=100).load()
+    levels = GRID[:-1]
+    nats, error = score_error(data, mesh, levels, Shifted().fit(data, mesh))
+    assert nats == pytest.approx(0.5 * np.sum(np.diff(levels**-2.0)) * 2 * 0.01, rel=1e-4)
+    assert error < 1e-3 * nats
+    found = of(data, mesh, score=Shifted())
+    assert term(found, "score").nats == pytest.approx(nats)
+
+
+def test_long_grids_are_measured_at_some_levels(mesh):
+    data = Digits(subset=60).load()
+    fine = np.geomspace(20.0, 0.5, 200)
+    denoiser = Wiener().fit(data, mesh)
+    nats, _ = score_error(data, mesh, fine, denoiser)
+    # A grid of 25 levels is measured at all of them.
+    coarse = np.geomspace(20.0, 0.5, 25)
+    rough, _ = score_error(data, mesh, coarse, denoiser)
+    assert nats == pytest.approx(rough, rel=0.5)
+
+
+def test_accepted_changes_of_parallel_steps_are_charged(mesh):
+    data = Dataset("pair", np.array([[-1.0, 0], [1, 0]], np.float32))
+    blocks = [{"rows": 6, "residual": 1e-3}, {"rows": 6, "residual": 0.0}]
+    found = of(data, mesh, blocks=blocks)
+    rho, rho_next = GRID[:6] ** 2, GRID[1:7] ** 2
+    noise = rho_next / rho * (rho - rho_next)
+    expected = np.sum(2 * 1e-6 * (1 + rho_next) / noise) / 2
+    assert term(found, "picard").nats == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("grid", [np.array([5.0, 0.0]), np.array([5.0, 1.0])])
+def test_one_step_has_a_budget(mesh, grid):
+    found = of(TwoPoints().load(), mesh, grid=grid)
+    assert found.terms[-1].nats >= term(found, "initialization").nats - 1e-6

@@ -1,0 +1,63 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import gdiff
+
+TWO = ("dataset=two_points", "schedule.sigma_max=80", "schedule.sigma_min=0.05")
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+# Discretisation in nats, from the closed forms by quadrature.
+@pytest.mark.parametrize(
+    "score, steps, expected",
+    [
+        ("full", 5, {"las": 0.5627, "logsnr": 4.00, "edm": 10.4, "cosine": 2.66, "vp": 45.4}),
+        ("full", 20, {"las": 0.0885, "logsnr": 0.332, "edm": 0.451, "cosine": 0.148, "vp": 0.311}),
+        # The linear score of two points ±1 is that of N(0, 1), and so is its loss.
+        ("wiener", 5, {"las": 2.793, "logsnr": 10.91, "edm": 33.8, "cosine": 22.0, "vp": 63.7}),
+        ("wiener", 20, {"las": 0.4975, "logsnr": 1.164, "edm": 1.97, "cosine": 2.33, "vp": 6.45}),
+    ],
+)
+def test_the_command_prints_the_known_table(score, steps, expected):
+    result = gdiff("schedule", *TWO, f"score={score}", f"schedule.steps={steps}", "--json")
+    assert (result.code, result.err) == (0, "")
+    found = json.loads(result.out)
+    assert list(found["kl_disc"].values()) == sorted(found["kl_disc"].values())
+    for name, nats in expected.items():
+        # To the digits given.
+        assert found["kl_disc"][name] == pytest.approx(nats, rel=5e-3)
+    assert found["entropy"] == pytest.approx(np.log(2))
+    assert all(len(grid) == steps + 1 for grid in found["grids"].values())
+    assert not any(Path().iterdir())
+
+
+def test_tables_and_pictures_are_left_in_a_folder():
+    words = ("dataset=moons", "dataset.num_points=100", "schedule.loss_samples=16", "--horizon")
+    result = gdiff("schedule", *words, "schedule.steps=6", "hydra.run.dir=out")
+    assert result.code == 0, result.err
+    assert result.last == "out"
+    assert "KL_disc" in result.out
+    assert "shortest time within 0.1 nats" in " ".join(result.out.split())
+    names = {path.name for path in Path("out").iterdir()}
+    assert names >= {"schedule.json", "schedule.csv", "schedule.png", "horizon.png"}
+    found = json.loads(Path("out/schedule.json").read_text())
+    kl = {name: each["nats"] for name, each in found["horizon"]["kl"].items()}
+    assert set(kl) == {"standard", "gaussian", "ppca", "gmm", "dpgmm"}
+    assert kl["standard"][0] < kl["standard"][-1]
+    assert kl["gaussian"][-1] < kl["standard"][-1]
+
+
+def test_a_curve_from_a_file_is_used():
+    sigma = np.geomspace(100, 0.01, 60)
+    rows = "\n".join(f"{s},{1 / (1 + s**-2.0)}" for s in sigma)
+    Path("curve.csv").write_text(f"sigma,loss\n{rows}\n")
+    words = (*TWO, "schedule.steps=5", "schedule.loss_file=curve.csv", "--json")
+    found = json.loads(gdiff("schedule", *words).out)
+    assert found["kl_disc"]["las"] == pytest.approx(2.793, rel=2e-3)
+    assert found["kl_disc_standard_error"]["las"] is None
