@@ -1,13 +1,15 @@
 """The command line: thin verbs over configurations, experiments and run folders."""
 
 import json
+import logging
 import os
 import re
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -21,12 +23,16 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from gdiff.config import Composer, Place
+    from gdiff.experiment import Experiment
     from gdiff.prior.base import PriorSpec
 
 # Everything heavy is imported in the verb that needs it, so that --help is instant.
 
 # Priors that take no training, and no data at run time.
 _PRIORS = ("standard", "gaussian", "ppca", "gmm", "dpgmm")
+
+# What may be another when a run is continued.
+_DEVICES = r"runtime\.(mesh|distributed|coordinator|process_id|num_processes)="
 
 # Typer does not export it by name: a command line that cannot be read.
 _UsageError = typer.BadParameter.__mro__[1]
@@ -64,18 +70,23 @@ class _Commands(TyperGroup):
         """Run a verb and print its error."""
         try:
             return super().invoke(ctx)
-        except UserError as error:
-            if os.environ.get("GDIFF_DEBUG") == "1":
-                traceback.print_exc()
-            print(_line(error), file=sys.stderr)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt as error:
-            hint = ""
-            if isinstance(error, _Interrupted) and (error.folder / "config.yaml").is_file():
-                folder = shlex.quote(str(_shown(error.folder)))
-                hint = f"; continue with: gdiff sample --resume {folder}"
-            print(f"interrupted{hint}", file=sys.stderr)
-            raise typer.Exit(130) from None
+        except (UserError, KeyboardInterrupt) as error:
+            line, code = _ending(error)
+            print(line, file=sys.stderr)
+            raise typer.Exit(code) from None
+
+
+def _ending(error: UserError | KeyboardInterrupt) -> tuple[str, int]:
+    """The last line of a command that was not done, and its exit code."""
+    if isinstance(error, UserError):
+        if os.environ.get("GDIFF_DEBUG") == "1":
+            traceback.print_exc()
+        return _line(error), 2
+    hint = ""
+    if isinstance(error, _Interrupted) and (error.folder / "config.yaml").is_file():
+        folder = shlex.quote(str(_shown(error.folder)))
+        hint = f"; continue with: gdiff sample --resume {folder}"
+    return f"interrupted{hint}", 130
 
 
 def _line(error: object, where: str = "") -> str:
@@ -161,23 +172,59 @@ def _run(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
     from gdiff import outputs, progress
 
     progress.configure(quiet=quiet)
-    _, folder = composer.plan(overrides)  # finds most mistakes before a folder is made
-    with outputs.vacant(folder, "hydra.run.dir"):
-        outcome = composer.run(_job, overrides, folder)
-        if outcome.error is not None:
-            raise outcome.error
-    _show(folder, outcome.metrics, quiet=quiet)
+    # Finds most mistakes before a folder is made.
+    experiment, folder = composer.plan(overrides)
+    with _together(experiment) as is_first:
+        if not is_first:
+            return
+        with outputs.vacant(folder, "hydra.run.dir"):
+            outcome = composer.run(_job, overrides, folder)
+            if outcome.error is not None:
+                raise outcome.error
+        _show(folder, outcome.metrics, quiet=quiet)
 
 
-def _job(cfg: "DictConfig", place: "Place") -> _Outcome:
-    """One run in its folder; a user's mistake is returned, since Hydra would dress it up."""
-    from gdiff import config
+@contextmanager
+def _together(experiment: "Experiment") -> Iterator[bool]:
+    """The block in the first of the processes that work on a run; the others do their part here.
+
+    The block is told whether it is in the first process. If one process fails, all do.
+    """
+    if not experiment.runtime.distributed:
+        yield True
+        return
+    from gdiff import distributed, progress
     from gdiff.experiment import run
     from gdiff.outputs import RunFolder
 
     try:
+        experiment.runtime.join()
+        is_first = distributed.is_first()
+        if not is_first:
+            progress.configure(quiet=True)
+            logging.getLogger().addHandler(logging.NullHandler())
+            run(experiment, RunFolder.of_first())
+        yield is_first
+        distributed.leave()
+    except (UserError, KeyboardInterrupt) as error:
+        distributed.abandon(*_ending(error))
+    except Exception as error:
+        distributed.abandon(distributed.lost(error) or traceback.format_exc(), 1)
+
+
+def _job(cfg: "DictConfig", place: "Place") -> _Outcome:
+    """One run in its folder; what the user can put right is returned: Hydra would dress it up."""
+    from gdiff import config, distributed
+    from gdiff.experiment import run
+    from gdiff.outputs import RunFolder
+
+    is_sweep = place.number is not None
+    try:
         experiment = config.build(cfg, place.cwd)
-        text, is_claimed = config.to_yaml(experiment), place.number is None
+        if is_sweep and experiment.runtime.distributed:
+            raise UserError("runtime.distributed=true is for one run: leave it out, or -m")
+        runtime = experiment.runtime.without_processes()
+        text, is_claimed = config.to_yaml(replace(experiment, runtime=runtime)), not is_sweep
         with RunFolder.create(place.folder, text, is_claimed=is_claimed) as folder:
             metrics = run(experiment, folder)
         if experiment.objective is None:
@@ -186,6 +233,10 @@ def _job(cfg: "DictConfig", place: "Place") -> _Outcome:
             raise UserError(f"objective={experiment.objective} cannot be had for this run")
         return _Outcome(metrics, float(metrics[experiment.objective]))
     except UserError as error:
+        return _Outcome(error=error)
+    except Exception as error:
+        if distributed.lost(error) is None:
+            raise
         return _Outcome(error=error)
     except KeyboardInterrupt:
         raise _Interrupted(place.folder) from None
@@ -233,27 +284,34 @@ def _sweep_job(cfg: "DictConfig", place: "Place", *, quiet: bool) -> float | Non
 
 
 def _resume(composer: "Composer", path: Path, overrides: list[str], *, quiet: bool) -> None:
-    """Continue a run; overrides are accepted if they are those it began with."""
-    from gdiff import config, progress
+    """Continue a run; overrides are accepted if they are those it began with.
+
+    The devices and the processes that work on it may be others.
+    """
+    from gdiff import config, outputs, progress
     from gdiff.experiment import run
-    from gdiff.outputs import RunFolder
 
     progress.configure(quiet=quiet)
-    with RunFolder.open(path) as folder:
-        experiment = config.load(path)
-        if overrides:
-            differing = config.differences(experiment, composer.experiment(overrides))
-            if differing:
-                raise UserError(
-                    f"{path} was begun with another {', '.join(differing)}: leave the overrides "
-                    "out to continue it, or start a new run"
-                )
-        composer.log_to(path)
-        try:
-            metrics = run(experiment, folder)
-        except KeyboardInterrupt:
-            raise _Interrupted(path) from None
-    _show(path, metrics, quiet=quiet)
+    outputs.require_run(path)
+    devices = [word for word in overrides if re.match(_DEVICES, word)]
+    experiment = config.load(path, devices)
+    if len(devices) < len(overrides):
+        differing = config.differences(experiment, composer.experiment(overrides))
+        if differing:
+            raise UserError(
+                f"{path} was begun with another {', '.join(differing)}: leave the overrides "
+                "out to continue it, or start a new run"
+            )
+    with _together(experiment) as is_first:
+        if not is_first:
+            return
+        with outputs.RunFolder.open(path) as folder:
+            composer.log_to(path)
+            try:
+                metrics = run(experiment, folder)
+            except KeyboardInterrupt:
+                raise _Interrupted(path) from None
+        _show(path, metrics, quiet=quiet)
 
 
 def _show(path: Path, metrics: dict[str, float], *, quiet: bool) -> None:
@@ -387,35 +445,54 @@ def info() -> None:
 
 @app.command()
 def bench(
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[peers] OVERRIDES",
+            help="peers: against other libraries. Then Hydra overrides, as for sample.",
+            show_default=False,
+        ),
+    ] = None,
     queries: Annotated[int, typer.Option(min=1, help="Batch of queries, B.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds of measurements.")] = 7,
     output: Annotated[
         Path | None, typer.Option("-o", help="Also write the numbers as JSON.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="peers: print JSON.")] = False,
     config_dir: ConfigDir = None,
 ) -> None:
     """Time a score against its matrix products, or several (score=full,golden) side by side.
+
+    `gdiff bench peers` compares the full scan, and another score if one is chosen, with PyTorch,
+    KeOps, FAISS and diffusers, as far as they are installed (extra `bench`).
 
     Several scores are compared at the noise levels of the schedule; unless one is given these are
     the ten of schedule=ddpm. An override of a key such as score.seed=1 reaches the scores that
     have it.
     """
     from gdiff import config
-    from gdiff.bench import kernels, scores
+    from gdiff.bench import kernels, peers, scores
 
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(f"-o {output}: there is no folder {output.absolute().parent}")
     options = {"queries": queries, "repeats": repeats, "output": output}
     overrides = overrides or []
-    names, others = _split_scores(overrides)
+    is_with_peers = overrides[:1] == ["peers"]
+    if as_json and not is_with_peers:
+        raise UserError("--json is for gdiff bench peers: use -o FILE")
+    names, others = _split_scores(overrides[is_with_peers:])
     with config.composer(config_dir) as composer:
-        if len(names) == 1:
+        if is_with_peers:
+            chosen = [f"score={name}" for name in names if name]
+            experiment = composer.experiment([*chosen, *others])
+        elif len(names) == 1:
             experiments = {names[0]: composer.experiment(overrides)}
         else:
             words = scores.overrides_by_score(names, others, lambda w: composer.experiment(w).score)
             experiments = {name: composer.experiment(each) for name, each in words.items()}
-    if len(names) == 1:
+    if is_with_peers:
+        peers.main(experiment, as_json=as_json, **options)
+    elif len(names) == 1:
         kernels.main(*experiments.values(), **options)
     else:
         scores.main(experiments, **options)

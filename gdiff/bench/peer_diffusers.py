@@ -1,0 +1,182 @@
+"""Samplers of diffusers next to ours: the same denoiser, noise levels, start and noise."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdiff import rng
+from gdiff.bench.peer import Problem, processors
+from gdiff.bench.turns import compiled_mean, in_turn
+from gdiff.denoiser import Denoiser
+from gdiff.mesh import batch_sharding
+from gdiff.process.ddpm import DDPM
+from gdiff.sampler.ancestral import Ancestral
+from gdiff.sampler.base import SamplerSpec
+from gdiff.sampler.ddim import DDIM
+from gdiff.sampler.dpmpp_2m import DPMpp2M
+from gdiff.sampler.engine import Engine
+from gdiff.schedule.ddpm import DDPMIndices
+from gdiff.score.base import ScoreSpec
+
+# It divides the 1 000 indices, else schedulers disagree about the index that comes next.
+STEPS = 10
+_PROCESS = DDPM()  # that of diffusers
+_SPACING = "trailing"  # the one that all of its schedulers understand alike
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One method of ours and its counterpart.
+
+    Attributes:
+        ours: the method.
+        scheduler: name of a class of diffusers.
+        options: of that class.
+        eta: of its step, which then takes our noise; None for a step without noise of ours.
+        is_alike: False where the counterpart draws its own noise: other samples of the same law.
+    """
+
+    ours: SamplerSpec
+    scheduler: str
+    options: Mapping[str, Any]
+    eta: float | None = None
+    is_alike: bool = True
+
+
+_DDIM = {"clip_sample": False, "set_alpha_to_one": True}
+_DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
+_DPM |= {"final_sigmas_type": "zero"}
+_DDPM = {"clip_sample": False, "variance_type": "fixed_small"}
+PAIRS = {
+    "DDIM": Pair(DDIM(), "DDIMScheduler", _DDIM),
+    "DPM-Solver++(2M)": Pair(DPMpp2M(), "DPMSolverMultistepScheduler", _DPM),
+    "ancestral": Pair(Ancestral(), "DDIMScheduler", _DDIM, eta=1.0),
+    "ancestral, own noise": Pair(Ancestral(), "DDPMScheduler", _DDPM, is_alike=False),
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One pair on the same problem.
+
+    Attributes:
+        scheduler: the counterpart.
+        ours, theirs: seconds of runs.
+        difference: the largest one of any coordinate of x = m z after any step; None where the
+            two draw noise of their own.
+    """
+
+    scheduler: str
+    ours: np.ndarray
+    theirs: np.ndarray
+    difference: float | None
+
+    @property
+    def times_slower(self) -> float:
+        """Median of the ratio of their seconds to ours."""
+        return float(np.median(self.theirs / self.ours))
+
+
+def measure(problem: Problem, spec: ScoreSpec, seed: int, repeats: int) -> dict[str, Compared]:
+    """Run every pair from the same draws of x_T ~ N(0, 1), in single precision.
+
+    Raises:
+        ImportError: diffusers or torch is not installed.
+    """
+    import diffusers  # noqa: F401
+    import torch
+
+    torch.set_num_threads(processors())
+    grid = DDPMIndices(steps=STEPS, spacing=_SPACING).grid(_PROCESS)
+    denoiser = spec.fit(problem.dataset, problem.mesh, grid[:-1].tolist())
+    shape = (problem.queries, *problem.dataset.event_shape)
+    x = np.asarray(jax.random.normal(jax.random.key(seed), shape, jnp.float32))
+    keys = rng.sample_keys(seed, rng.Role.STEP, jnp.arange(len(x)))
+    keys = jax.device_put(keys, batch_sharding(problem.mesh))
+    found = {}
+    for name, pair in PAIRS.items():
+        ours = _ours(problem, denoiser, pair, grid, x, keys)
+        theirs = _theirs(problem, denoiser, pair, grid, x, keys)
+        timed = in_turn({"ours": ours, "theirs": theirs}, repeats)
+        difference = None
+        if pair.is_alike:
+            mine, other = [], []
+            ours(mine)
+            theirs(other)
+            difference = max(float(np.abs(a - b).max()) for a, b in zip(mine, other, strict=True))
+        seconds = timed["ours"].seconds, timed["theirs"].seconds
+        found[name] = Compared(pair.scheduler, *seconds, difference)
+    return found
+
+
+# A run from x_T to samples; keeps x after every step in a list if given one.
+_Run = Callable[..., np.ndarray]
+
+
+def _ours(
+    problem: Problem,
+    denoiser: Denoiser,
+    pair: Pair,
+    grid: np.ndarray,
+    x: np.ndarray,
+    keys: jax.Array,
+) -> _Run:
+    steps = pair.ours.steps(grid)
+    engine = Engine(denoiser, steps)
+    z = jax.device_put(x / np.float32(_PROCESS.signal(grid[0])), batch_sharding(problem.mesh))
+    engine.compile(z, keys)
+
+    def run(kept: list | None = None) -> np.ndarray:
+        if kept is None:
+            return np.asarray(engine.sample(z, keys))
+
+        def keep(done: int, z: jax.Array) -> None:
+            kept.append(np.asarray(z) * _PROCESS.signal(grid[done]))
+
+        return np.asarray(engine.sample(z, keys, report=keep, stops=frozenset(range(1, len(grid)))))
+
+    return run
+
+
+def _theirs(
+    problem: Problem,
+    denoiser: Denoiser,
+    pair: Pair,
+    grid: np.ndarray,
+    x: np.ndarray,
+    keys: jax.Array,
+) -> _Run:
+    import diffusers
+    import torch
+
+    options = {"prediction_type": "sample", "timestep_spacing": _SPACING}
+    scheduler = getattr(diffusers, pair.scheduler)(**options, **pair.options)
+    scheduler.set_timesteps(len(grid) - 1)
+    indices = scheduler.timesteps.numpy()
+    if not np.allclose(_PROCESS.sigma(indices), grid[:-1], rtol=1e-6):
+        raise ValueError(f"{pair.scheduler} does not use the same indices: {indices}")
+    levels, signal = grid.astype(np.float32), _PROCESS.signal(grid).astype(np.float32)
+    sharding = batch_sharding(problem.mesh)
+    mean = compiled_mean(denoiser, jax.device_put(x, sharding), levels[0])
+    extra = [{} for _ in indices]
+    if pair.eta is not None:  # drawn before the clock runs, which ours is not
+        for k, each in enumerate(extra):
+            noise = np.array(rng.normal(rng.at_step(keys, k), x))
+            each |= {"eta": pair.eta, "variance_noise": torch.from_numpy(noise)}
+
+    def run(kept: list | None = None) -> np.ndarray:
+        scheduler.set_timesteps(len(indices))
+        now = torch.from_numpy(x.copy())
+        for k, index in enumerate(indices.tolist()):
+            z = jax.device_put(now.numpy() / signal[k], sharding)
+            clean = torch.from_numpy(np.array(mean(z, levels[k])))
+            now = scheduler.step(clean, index, now, **extra[k]).prev_sample
+            if kept is not None:
+                kept.append(now.numpy())
+        return now.numpy()
+
+    return run

@@ -1,0 +1,75 @@
+"""Memory that a contender takes, alone in a process of its own, as the kernel counts it."""
+
+import gc
+import multiprocessing
+import os
+import re
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from gdiff.bench.peer import Peer, Problem
+from gdiff.dataset import DatasetSpec
+from gdiff.mesh import Runtime
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+# Rows of a first problem, which loads the libraries and starts their threads.
+_FEW = 64
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes beyond the libraries and the data set as stored.
+
+    Attributes:
+        held: between calls.
+        peak: at most, during calls.
+    """
+
+    held: int
+    peak: int
+
+
+def measure(
+    peer: Peer, spec: DatasetSpec, runtime: Runtime, z: np.ndarray, sigma: np.ndarray
+) -> Memory | None:
+    """What a contender needs for queries z [k, b, d] at levels sigma [k].
+
+    Returns:
+        None where the system does not tell (it has to be Linux), or the process died.
+    """
+    if not _STATUS.exists():
+        return None
+    spawn = multiprocessing.get_context("spawn")  # a copy of this process would hold too much
+    with ProcessPoolExecutor(1, spawn) as pool, suppress(BrokenProcessPool):
+        return pool.submit(_alone, peer, spec, runtime, z, sigma).result()
+    return None
+
+
+def _alone(
+    peer: Peer, spec: DatasetSpec, runtime: Runtime, z: np.ndarray, sigma: np.ndarray
+) -> Memory:
+    os.dup2(2, 1)  # stdout belongs to the result
+    dataset = spec.load()
+    np.max(dataset.x)  # pages of a memory map count once they are read
+    few = Problem(replace(dataset, x=dataset.x[:_FEW], labels=None), runtime, z.shape[1])
+    ask = peer.prepare(few)
+    ask(z[0], float(sigma[0]))
+    del few, ask
+    before = _kib("VmRSS")
+    ask = peer.prepare(Problem(dataset, runtime, z.shape[1]))
+    ask(z[0], float(sigma[0]))
+    gc.collect()
+    held = _kib("VmRSS")
+    _RESET.write_text("5")  # the highest mark starts again from here
+    for queries, level in zip(z, sigma, strict=True):
+        ask(queries, float(level))
+    return Memory(1024 * (held - before), 1024 * (_kib("VmHWM") - before))
+
+
+def _kib(name: str) -> int:
+    return int(re.search(rf"{name}:\s*(\d+) kB", _STATUS.read_text())[1])

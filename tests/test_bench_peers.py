@@ -1,0 +1,245 @@
+import json
+import os
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+from commands import gdiff
+
+from gdiff import config
+from gdiff.bench import peer_diffusers, peer_faiss, peer_memory, peer_own, peer_torch, peers
+from gdiff.bench.peer import Peer, Problem, processors
+from gdiff.bench.peer_memory import Memory
+from gdiff.bench.peers import Measured, Results
+from gdiff.dataset.toy import Moons
+from gdiff.errors import UserError
+from gdiff.mesh import Runtime
+from gdiff.metrics.exact import exact_posterior
+from gdiff.score.full import Full
+from gdiff.score.wiener import Wiener
+from gdiff.trajectory import Queries
+
+SMALL = (
+    *("dataset=moons", "dataset.num_points=500", "schedule=ddpm", "schedule.steps=3"),
+    "runtime.mesh=batch:1",
+)
+MODULES = {"torch": "torch", "faiss-cpu": "faiss", "pykeops": "pykeops", "diffusers": "diffusers"}
+HELD, PASSING = 48 * 2**20, 96 * 2**20
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("gdiff.progress._SHOW_AFTER_SECONDS", 3600.0)
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch):
+    monkeypatch.setattr(peers, "_memory", lambda *_: Memory(2**20, 3 * 2**20))
+    for module in MODULES.values():
+        for name in [module, *(n for n in sys.modules if n.startswith(f"{module}."))]:
+            monkeypatch.setitem(sys.modules, name, None)
+    known = peers._version
+    monkeypatch.setattr(peers, "_version", lambda p: None if p in MODULES else known(p))
+
+
+def experiment(*words):
+    with config.composer() as composer:
+        return composer.experiment([*SMALL, *words])
+
+
+def problem(dim=2, n=500, queries=4):
+    dataset = Moons(num_points=n).load()
+    if dim != 2:
+        x = np.random.default_rng(0).standard_normal((n, dim)).astype(np.float32)
+        dataset = type(dataset)("normal", x)
+    return Problem(dataset, Runtime(mesh="batch:1"), queries)
+
+
+def queries_of(problem, sigma):
+    rng = np.random.default_rng(1)
+    rows = problem.dataset.rows(np.arange(problem.queries)).reshape(problem.queries, -1)
+    return (rows + sigma * rng.standard_normal(rows.shape)).astype(np.float32)
+
+
+def assert_exact(peer, problem, sigmas, rtol):
+    ask = peer.prepare(problem)
+    for sigma in sigmas:
+        z = queries_of(problem, sigma)
+        shaped = z.reshape(len(z), *problem.dataset.event_shape)
+        expected = exact_posterior(problem.dataset, shaped, np.full(len(z), sigma)).mean
+        np.testing.assert_allclose(ask(z, sigma), expected, rtol=rtol, atol=rtol)
+
+
+def run(capsys, *words, **options):
+    options = {"queries": 4, "repeats": 1, "output": None, "as_json": False} | options
+    peers.main(experiment(*words), **options)
+    return capsys.readouterr().out
+
+
+def test_without_any_library_every_peer_is_one_line(nothing_installed, capsys, tmp_path):
+    file = tmp_path / "peers.json"
+    shown = run(capsys, "score=wiener", output=file)
+    for name in ("gdiff full", "gdiff wiener", "2 products, XLA"):
+        assert f"│ {name}" in shown
+    for package in MODULES:
+        assert f"not installed: pip install {package}, or 'gdiff[bench]'" in shown
+    lines = shown.splitlines()
+    assert sum(line.startswith("PyTorch cdist: not") for line in lines) == 1
+    assert sum(line.startswith("samplers: not") for line in lines) == 1
+    numbers = json.loads(file.read_text())
+    assert list(numbers["means"]) == ["gdiff full", "gdiff wiener", "2 products, XLA"]
+    assert len(numbers["missing"]) == 7
+    assert numbers["samplers"] == {}
+
+
+def test_json_on_stdout_has_machine_levels_and_all_numbers(nothing_installed, capsys):
+    numbers = json.loads(run(capsys, as_json=True))
+    machine = numbers["machine"]
+    assert machine["threads"] == processors() <= machine["cores"]
+    assert machine["cpu"]
+    assert {"gdiff", "jax", "numpy"} <= set(machine["versions"])
+    assert (numbers["points"], numbers["dim"], numbers["queries"]) == (500, 2, 4)
+    assert np.all(np.diff(numbers["sigma"]) < 0)
+    full, products = numbers["means"].values()
+    assert full["times_slower"] == 1
+    assert max(full["relative_error_max"]) < 1e-4
+    assert len(full["seconds"]) == len(full["relative_error_max"]) == len(numbers["sigma"]) == 3
+    assert full["seconds_per_call"] == pytest.approx(np.mean(full["seconds"]))
+    assert full["calls"] == [1, 1, 1]
+    assert products["relative_error_max"] is None
+
+
+def test_a_library_that_fails_is_one_line_too(nothing_installed, monkeypatch, capsys):
+    def broken(problem):
+        def ask(z, sigma):
+            raise OSError("no compiler\nat all")
+
+        return ask
+
+    monkeypatch.setattr(peers, "OTHERS", (Peer("KeOps", broken, "numpy"),))
+    assert "KeOps: numpy fails: OSError: no compiler at all" in run(capsys)
+
+
+def test_an_error_of_our_own_is_not_hidden():
+    def broken(problem):
+        raise ValueError("a bug")
+
+    points = Queries(np.zeros((1, 4, 2)), np.ones(1))
+    with pytest.raises(ValueError, match="a bug"):
+        peers._prepared([Peer("gdiff", broken)], problem(), points)
+
+
+def test_queries_must_fill_the_devices():
+    with pytest.raises(UserError, match="--queries 3 must be a multiple of 2 devices"):
+        peers.main(
+            experiment("runtime.mesh=batch:2"), queries=3, repeats=1, output=None, as_json=False
+        )
+
+
+def test_gdiff_is_a_contender_like_the_others():
+    assert_exact(peer_own.score(Full(), ()), problem(dim=5), [0.1, 1.0, 10.0], 1e-5)
+    assert peer_own.score(Wiener(), ()).name == "gdiff wiener"
+
+
+@pytest.mark.parametrize("peer", [peer_own.PRODUCTS, peer_torch.PRODUCTS])
+def test_products_are_those_of_a_scan(peer):
+    pytest.importorskip("torch" if peer.package else "jax")
+    small = problem(dim=5)
+    z = queries_of(small, 1.0)
+    expected = z @ small.rows.T @ small.rows
+    np.testing.assert_allclose(peer.prepare(small)(z, 1.0), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("peer", [p for p in peers.OTHERS if p.is_mean], ids=lambda p: p.name)
+def test_peers_compute_the_posterior_mean(peer, monkeypatch):
+    if find_spec(MODULES[peer.package]) is None:
+        pytest.skip(f"{peer.package} is not installed")
+    monkeypatch.setattr(peer_faiss, "PROBED", 10**6)
+    # FAISS weighs the nearest rows, which here are all.
+    assert_exact(peer, problem(dim=5), [0.1, 1.0, 10.0], 1e-4)
+
+
+def test_samplers_of_diffusers_give_our_samples():
+    pytest.importorskip("diffusers")
+    found = peer_diffusers.measure(problem(), Wiener(), seed=3, repeats=2)
+    assert list(found) == list(peer_diffusers.PAIRS)
+    for name, pair in found.items():
+        assert len(pair.ours) == len(pair.theirs) == 2
+        if name.endswith("own noise"):
+            assert pair.difference is None
+        else:
+            assert pair.difference < 1e-4
+
+
+def _hog(problem):
+    held = np.ones(HELD, np.uint8) if len(problem.dataset) > 100 else None
+
+    def ask(z, sigma):
+        assert held is None or held.all()
+        return z * np.ones(PASSING, np.uint8)[0]
+
+    return ask
+
+
+def _killed(problem):
+    os._exit(137)  # as if out of memory
+
+
+def measured_memory(peer):
+    z, sigma = np.zeros((2, 4, 2), np.float32), np.array([1.0, 0.1])
+    return peer_memory.measure(peer, Moons(num_points=500), Runtime(mesh="batch:1"), z, sigma)
+
+
+@pytest.mark.skipif(not peer_memory._STATUS.exists(), reason="Linux alone tells")
+def test_memory_is_what_a_contender_holds_and_what_a_call_adds():
+    memory = measured_memory(Peer("hog", _hog))
+    assert memory.held == pytest.approx(HELD, abs=4 * 2**20)
+    assert memory.peak == pytest.approx(HELD + PASSING, abs=8 * 2**20)
+
+
+def test_a_contender_that_dies_has_no_memory():
+    assert measured_memory(Peer("killed", _killed)) is None
+
+
+@pytest.mark.skipif(not peer_memory._STATUS.exists(), reason="Linux alone tells")
+def test_memory_of_our_score_is_measured_in_another_process():
+    memory = measured_memory(peer_own.score(Full(), (1.0, 0.1)))
+    assert memory.held <= memory.peak < 64 * 2**20
+
+
+def test_errors_are_the_largest_relative_ones_of_a_level():
+    exact = np.array([[[3.0, 4.0], [0.0, 2.0]], [[0.0, 0.0], [0.0, 8.0]]])
+    means = [exact[0] + [[0.5, 0.0], [0.0, 0.1]], exact[1] + [[0.0, 0.8], [0.0, 0.0]]]
+    assert peers._errors(means, exact).tolist() == pytest.approx([0.1, 0.1])
+
+
+def test_ratios_are_medians_over_rounds_of_all_levels():
+    first = Measured([np.array([1.0, 2.0]), np.array([1.0, 2.0])], None, None)
+    other = Measured([np.array([3.0, 5.0]), np.array([5.0, 3.0])], None, None)
+    assert other.slower_than(first) == pytest.approx((8 / 2 + 8 / 4) / 2)
+    assert other.medians() == [4.0, 4.0]
+
+
+def test_tables_leave_out_what_was_not_measured(capsys):
+    seconds = [np.array([0.5])]
+    means = {
+        "gdiff full": Measured(seconds, np.array([1e-6]), Memory(2**20, 3 * 2**20)),
+        "products": Measured(seconds, None, None),
+    }
+    peers._show(Results("title", np.array([1.5]), means, {}, {"samplers": "not installed"}))
+    lines = capsys.readouterr().out.splitlines()
+    assert any("gdiff full" in line and "0.5" in line and "3 │" in line for line in lines)
+    assert any("1.5" in line and "1.0e-06" in line for line in lines)
+    assert sum("products" in line for line in lines) == 1
+    assert lines[-1] == "samplers: not installed"
+
+
+def test_the_command_prints_json_only_for_peers():
+    words = ("peers", "dataset=digits", "dataset.subset=40", "--queries", "4", "--repeats", "1")
+    result = gdiff("bench", *words, "--json")
+    assert result.code == 0, result.err
+    assert set(json.loads(result.out)) >= {"dataset", "means"}
+    result = gdiff("bench", "--json")
+    assert (result.code, result.err.count("\n")) == (2, 1)
