@@ -161,7 +161,7 @@ def main(
     Args:
         experiment: the data, the ends of the schedule, and the score: the exact one, or golden
             with a tolerance to be found.
-        priors: among which to choose, by name.
+        priors: among which to choose, by name; those trained for one level are left out.
         tolerance: in nats, for the total of the budget.
 
     Returns:
@@ -182,6 +182,7 @@ def main(
         "gdiff plan finds the grid itself, and compares it with the usual one: use schedule=edm, "
         "logsnr or another that does not follow the data",
     )
+    priors = {name: prior for name, prior in priors.items() if not prior.is_trained}
     mesh = experiment.runtime.start()
     dataset = experiment.dataset.load()
     levels = spec.grid(experiment.process)
