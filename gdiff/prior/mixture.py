@@ -117,12 +117,16 @@ class MixtureSpec(PriorSpec):
 
     def _components(self, dataset: Dataset, found: Statistics, count: int, rank: int) -> Components:
         """Fit `count` Gaussians to the first `rank` principal coordinates."""
+        from threadpoolctl import threadpool_limits
+
         most = min(len(dataset), max(_ROWS, _POINTS_EACH * count))
         rows = np.random.default_rng(SEED).permutation(len(dataset))[:most]
         floor = _RELATIVE_FLOOR * float(found.eigenvalues[0]) + _FLOOR
         estimator = self.estimator(count, (most, rank), floor)
         coordinates = _coordinates(dataset, found, np.sort(rows), rank)
-        with track(f"{self.kind} of {dataset.name}", _PASSES, "passes") as progress:
+        # Products of small matrices crawl on many threads wherever another process wants a core.
+        threads = threadpool_limits(1)
+        with threads, track(f"{self.kind} of {dataset.name}", _PASSES, "passes") as progress:
             # Warm starts, so that there is something to show between them.
             for done in range(0, _PASSES, STRIDE):
                 with warnings.catch_warnings():
