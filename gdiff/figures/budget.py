@@ -30,7 +30,7 @@ def budget_figure(terms: Sequence[tuple[str, float | None, float | None, str]], 
             where there is none) and statement of each, the total last.
         dim: numbers in a data point, for nats per dimension.
     """
-    width, height, above, below = 9.3, 0.5 * len(terms), 0.45, 0.65
+    width, height, above, below = 9.4, 0.5 * len(terms), 0.45, 0.65
     figure = empty_figure(width, above + height + below, layout=None)
     edges = np.array([1.25, below, 5.4, height])
     axes = figure.add_axes(edges / np.tile(figure.get_size_inches(), 2))

@@ -66,7 +66,7 @@ def compilations():
         (DDIM(), "batch:1"),
         (Ancestral(), "batch:8"),
         (DPMpp2M(), "data:4/batch:2"),
-        (DPMpp2M(), "batch:8"),
+        pytest.param(DPMpp2M(), "batch:8", marks=pytest.mark.slow),
     ],
 )
 def test_compiles_once_for_all_batches_segments_seeds_and_lengths(
