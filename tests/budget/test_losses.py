@@ -9,6 +9,7 @@ from gdiff.dataset.digits import Digits
 from gdiff.dataset.toy import Gaussians, Moons, TwoPoints
 from gdiff.errors import UserError
 from gdiff.mesh import make_mesh
+from gdiff.schedule.optimal import Optimum
 from gdiff.score.full import Full
 from gdiff.score.wiener import Wiener
 
@@ -100,11 +101,21 @@ def test_standard_errors_are_honest(mesh):
     assert np.median(np.abs(t)) < 2
 
 
+def test_a_grid_made_for_few_samples_does_not_leap_where_they_show_no_loss(mesh):
+    data, ends = Digits().load(), (80.0, 0.002)
+    judge = measure(Full(), data, mesh, ends, samples=512, seed=3)
+    best = judge.discretization(Optimum(judge, *ends).nodes(11))
+    for seed in (0, 1):
+        few = measure(Full(), data, mesh, ends, samples=16, seed=seed)
+        assert np.all(few.loss > 0)
+        assert judge.discretization(Optimum(few, *ends).nodes(11)) < 4 * best
+
+
 def test_effort_falls_with_the_size_of_the_data():
     def of(n, d):
         return Dataset("d", np.broadcast_to(np.zeros(1, np.uint8), (n, d)))
 
     assert effort(of(2, 1)) == (128, 2**12)
-    assert effort(of(50_000, 3072)) == (32, 8)
-    assert effort(of(50_000, 3072), fewest=32) == (32, 32)
-    assert effort(of(50_000, 3072), 100) == (32, 100)
+    assert effort(of(50_000, 3072)) == (24, 16)
+    assert effort(of(50_000, 3072), fewest=32) == (24, 32)
+    assert effort(of(50_000, 3072), 100) == (24, 100)

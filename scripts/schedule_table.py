@@ -1,0 +1,171 @@
+"""Compare grids of noise levels: what their steps cost in nats, and the samples drawn on them.
+
+    python scripts/schedule_table.py dataset=mnist score=wiener --steps 5,10,20,50 --csv table.csv
+
+Arguments are Hydra overrides of all runs. Every schedule gets the same first and last noise level
+and the same number of steps; `gdiff sample` draws on each grid with the ancestral sampler, and the
+last step ends on schedule.sigma_min, so that a grid of K steps takes K evaluations. The columns:
+
+- kl_disc, kl_disc_error: what the steps cost in nats (arXiv 2601.21943), by the denoising loss of
+  the score on points and noise that no grid was made for, and its standard error;
+- above_las, above_las_error: the same less that of `las`: the points are the same for all grids, so
+  that this is known far better;
+- sliced_w2, frechet_pca: distances of the samples from the data;
+- lowest: the columns in which this grid is the best for its number of steps.
+
+Nats weigh low noise heavily, and distances hardly see it: the best grid in nats can be a poor one
+for the looks of few steps.
+
+The last line says what the grid of `las` took, next to the sampling of the longest run. A loss that
+was measured before comes from the cache: for the full price set GDIFF_CACHE to an empty folder.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gdiff import config, report
+from gdiff.budget.losses import JUDGE_SEED, measure
+from gdiff.clock import Clock
+from gdiff.errors import UserError, require
+from gdiff.outputs import write_csv
+from gdiff.schedule.compare import comparisons
+
+GRIDS = "las,entropic,asymptotic,logsnr,edm,cosine,vp,uniform"
+# Unless the command line says otherwise.
+DEFAULTS = ("num_samples=256", "batch_size=256", "metrics.budget=false")
+FIXED = ("sampler=ancestral", "schedule.to_zero=false", "metrics.score_error=never")
+LOWEST = ("kl_disc", "sliced_w2", "frechet_pca")
+
+
+class Row(NamedTuple):
+    """A grid; distances are None where nothing was drawn."""
+
+    steps: int
+    schedule: str
+    kl_disc: float
+    kl_disc_error: float
+    above_las: float
+    above_las_error: float
+    sliced_w2: float | None = None
+    frechet_pca: float | None = None
+    lowest: str = ""
+
+
+def words(overrides, steps, grids):
+    """Overrides of a sweep over grids and numbers of steps."""
+    given = {each.partition("=")[0].lstrip("+") for each in overrides}
+    ours = [f"schedule={grids}", f"schedule.steps={steps}", *FIXED]
+    taken = given & {each.partition("=")[0] for each in ours}
+    require(not taken, f"{', '.join(sorted(taken))} is set by the table: leave it out")
+    defaults = [each for each in DEFAULTS if each.partition("=")[0] not in given]
+    return [*defaults, *ours, *overrides]
+
+
+def costs(experiment, counts, names, points):
+    """KL_disc of grids: rows without distances, and the seconds that the grid of las took."""
+    mesh, process, clock = experiment.runtime.start(), experiment.process, Clock()
+    dataset = experiment.dataset.load()
+    levels = experiment.fitted_schedule(dataset, mesh, clock).grid(process)
+    ends = (float(levels[0]), float(levels[-1]))
+    grids = comparisons(experiment.losses(dataset, mesh, ends), process, counts, *ends)
+    for name in names:
+        require(name in grids[0], f"{name} cannot go from sigma = {ends[0]:g} to {ends[1]:g}")
+    held_out = experiment.schedule.loss_on == "test"
+    test = experiment.dataset.held_out().load() if held_out else None
+    options = {"samples": points, "test": test, "seed": JUDGE_SEED}
+    judge = measure(experiment.score, dataset, mesh, ends, **options)
+    parts = [replace(judge, loss=loss, replicates=None) for loss in judge.replicates]
+    rows = []
+    for count, found in zip(counts, grids, strict=True):
+        nats = {n: np.array([c.discretization(found[n]) for c in [judge, *parts]]) for n in names}
+        for name in names:
+            above = nats[name] - nats["las"]
+            rows.append(Row(count, name, *mean_and_error(nats[name]), *mean_and_error(above)))
+    return rows, clock.seconds["losses"]
+
+
+def mean_and_error(values):
+    """The first value, and the standard error from the replicates after it."""
+    return float(values[0]), float(np.std(values[1:], ddof=1) / np.sqrt(len(values) - 1))
+
+
+def draw(overrides, folder):
+    """Draw on all grids: metrics by number of steps and name."""
+    quoted = str(folder.absolute()).replace("'", "\\'")
+    command = [sys.executable, "-m", "gdiff", "sample", "-m", *overrides]
+    command.append(f"hydra.sweep.dir='{quoted}'")
+    code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    require(code == 0, f"not all runs in {folder} went well: see above")
+    rows = report.sweep_rows(folder)
+    return {(int(row["schedule.steps"]), row["schedule"]): row for row in rows}
+
+
+def marked(rows):
+    """The rows with what each is the best in."""
+
+    def is_best(row, key):
+        values = [getattr(rival, key) for rival in rows if rival.steps == row.steps]
+        return None not in values and getattr(row, key) == min(values)
+
+    return [row._replace(lowest=" ".join(k for k in LOWEST if is_best(row, k))) for row in rows]
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(
+        description="Grids of noise levels, in nats and by their samples.",
+        epilog="The top of the file says what the columns are.",
+    )
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides of all runs")
+    parser.add_argument("--steps", default="5,10,20,50", help="numbers of steps")
+    parser.add_argument("--grids", default=GRIDS, help="options of the group schedule, with las")
+    parser.add_argument("--points", type=int, default=512, help="noised points to measure on")
+    parser.add_argument("--no-samples", action="store_true", help="nats alone")
+    parser.add_argument("--folder", type=Path, help="of the runs: empty, or to be made")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table there")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    names = options.grids.split(",")
+    texts = options.steps.split(",")
+    require(all(map(str.isdecimal, texts)), f"--steps {options.steps} has more than numbers")
+    counts = [int(each) for each in texts]
+    require("las" in names, f"--grids {options.grids}: las has to be among them")
+    require(options.points >= 1, f"--points {options.points} must be at least 1")
+    with config.composer() as composer:
+        for count in counts:
+            experiment = composer.experiment(words(options.overrides, count, "las"))
+    rows, seconds = costs(experiment, counts, names, options.points)
+    if not options.no_samples:
+        stamp = time.strftime("%Y-%m-%d-%H-%M-%S")
+        folder = options.folder or Path("outputs/schedule_table", stamp)
+        found = draw(words(options.overrides, options.steps, options.grids), folder)
+        for i, row in enumerate(rows):
+            run = found[row.steps, row.schedule]
+            distances = {key: run.get(key) for key in ("sliced_w2", "frechet_pca")}
+            rows[i] = row._replace(**distances)
+    rows = marked(rows)
+    report.show(report.rows_table(rows))
+    if options.csv is not None:
+        write_csv(options.csv, Row._fields, [row._asdict() for row in rows])
+    line = f"loss and grid of las: {seconds:.3g} s"
+    if not options.no_samples:
+        whole = found[max(counts), "las"]["seconds_per_sample"] * experiment.num_samples
+        line += f", {seconds / whole:.2%} of {whole:.3g} s for sampling; runs in {folder}"
+    print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

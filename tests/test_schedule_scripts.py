@@ -1,0 +1,153 @@
+"""The tables of schedules and of horizons, on points in the plane."""
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from commands import gdiff
+
+from gdiff.errors import UserError
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+SMALL = ("dataset=moons", "dataset.num_points=100", "runtime.mesh=batch:1", "num_samples=16")
+WIENER = (*SMALL, "score=wiener", "schedule.sigma_min=0.05")
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def schedules():
+    return script("schedule_table")
+
+
+@pytest.fixture(scope="module")
+def horizons():
+    return script("horizon_table")
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gdiff.progress._SHOW_AFTER_SECONDS", 3600.0)
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(schedules, horizons, monkeypatch):
+    """Runs of the command line share what they compile."""
+
+    def run(command, **options):
+        assert command[1:3] == ["-m", "gdiff"]
+        return SimpleNamespace(returncode=gdiff(*command[3:]).code)
+
+    for module in (schedules, horizons):
+        monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
+
+
+def rows_of(path):
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_of_schedules_has_nats_of_every_grid(schedules, capfd):
+    options = ["--steps", "2,4", "--grids", "las,uniform", "--no-samples", "--csv", "t.csv"]
+    assert schedules.main([*WIENER, *options]) == 0
+    assert capfd.readouterr().out.splitlines()[-1].startswith("loss and grid of las:")
+    rows = rows_of("t.csv")
+    keys = [(row["steps"], row["schedule"]) for row in rows]
+    assert keys == [("2", "las"), ("2", "uniform"), ("4", "las"), ("4", "uniform")]
+    nats = {key: float(row["kl_disc"]) for key, row in zip(keys, rows, strict=True)}
+    assert nats["4", "las"] < nats["2", "las"] < nats["2", "uniform"]
+    for (steps, name), row in zip(keys, rows, strict=True):
+        above = nats[steps, name] - nats[steps, "las"]
+        assert float(row["above_las"]) == pytest.approx(above)
+        assert row["lowest"] == ("kl_disc" if name == "las" else "")
+        assert row["sliced_w2"] == ""
+
+
+def test_the_table_of_schedules_has_distances_of_the_samples_on_every_grid(schedules):
+    options = ["--steps", "2", "--grids", "las,uniform", "--folder", "it's", "--csv", "t.csv"]
+    assert schedules.main([*WIENER, *options]) == 0
+    for number, row in enumerate(rows_of("t.csv")):
+        metrics = json.loads(Path("it's", str(number), "metrics.json").read_text())
+        assert metrics["denoiser_evaluations"] == 2
+        for key in ("sliced_w2", "frechet_pca"):
+            assert float(row[key]) == metrics[key]
+
+
+def test_standard_errors_of_differences_are_those_of_the_replicates(schedules):
+    values = np.array([3.0, 1.0, 2.0, 3.0, 6.0])
+    mean, error = schedules.mean_and_error(values)
+    assert mean == 3
+    assert error == pytest.approx(np.std(values[1:], ddof=1) / 2)
+
+
+def test_every_best_grid_is_marked(schedules):
+    rows = [
+        schedules.Row(5, "las", 1.0, 0.1, 0.0, 0.0, 0.5, None),
+        schedules.Row(5, "vp", 2.0, 0.1, 1.0, 0.1, 0.4, None),
+        schedules.Row(9, "las", 0.5, 0.1, 0.0, 0.0, 0.1, None),
+    ]
+    best = [row.lowest for row in schedules.marked(rows)]
+    assert best == ["kl_disc", "sliced_w2", "kl_disc sliced_w2"]
+
+
+def test_a_loss_that_was_written_to_a_file_gives_the_same_grids():
+    words = ("schedule", *SMALL, "schedule.steps=6", "--json")
+    result = json.loads(gdiff(*words).out)
+    loss = result["loss"]
+    lines = [f"{s!r},{v!r}" for s, v in zip(loss["sigma"], loss["loss"], strict=True)]
+    Path("loss.csv").write_text("\n".join(["sigma,loss", *lines]))
+    again = json.loads(gdiff(*words, "schedule.loss_file=loss.csv").out)
+    assert again["grids"].keys() == result["grids"].keys()
+    for name, grid in result["grids"].items():
+        np.testing.assert_allclose(again["grids"][name], grid, rtol=1e-9)
+
+
+def test_the_table_of_horizons_compares_priors_at_equal_steps(horizons, capfd):
+    options = ["--horizons", "0.4", "--priors", "standard,gaussian", "--steps", "2"]
+    words = [*SMALL, "sampler=ddim", "--seeds", "1", "--folder", "runs", "--csv", "t.csv"]
+    assert horizons.main([*words, *options]) == 0
+    rows = rows_of("t.csv")
+    keys = [(row["horizon"], row["prior"], row["steps"]) for row in rows]
+    assert keys == [("0.4", "standard", "2"), ("0.4", "gaussian", "2"), ("0.4", "standard", "5")]
+    standard, gaussian, longest = (float(row["kl_initialization"]) for row in rows)
+    assert gaussian < standard == longest
+    assert rows[0]["sliced_w2_error"] == ""
+    out = capfd.readouterr().out.splitlines()
+    assert out[-3].startswith("T = 0.4, gaussian, 2 steps / standard: ratio at most 1 wanted")
+    assert out[-2].startswith("T = 0.4, gaussian, 2 steps / T = 0.4, standard, 5 steps")
+
+
+def test_a_target_is_met_where_the_ratio_is_low_enough(horizons):
+    def runs(*values):
+        return [{"sliced_w2": value, "frechet_pca": 10.0} for value in values]
+
+    text = horizons.verdict("a / b", runs(1.0, 2.0), runs(2.0, 4.0), 0.6)
+    assert "sliced_w2 0.5 ± 0 (met)" in text
+    assert "frechet_pca 1 ± 0 (missed)" in text
+    assert "sliced_w2 0.5 (met)" in horizons.verdict("a / b", runs(1.0), runs(2.0), 0.6)
+
+
+def test_mistakes_are_found_before_anything_runs(schedules, horizons):
+    with pytest.raises(UserError, match="las has to be among them"):
+        schedules.main(["--grids", "vp"])
+    with pytest.raises(UserError, match="more than numbers"):
+        schedules.main(["--steps", "5,many"])
+    with pytest.raises(UserError, match=r"schedule\.steps is set by the table"):
+        schedules.main(["schedule.steps=3"])
+    with pytest.raises(UserError, match="piadm cannot go from"):
+        schedules.main([*SMALL, "--steps", "2", "--grids", "las,piadm"])
+    with pytest.raises(UserError, match="prior is set by the table"):
+        horizons.main(["prior=gmm"])
+    with pytest.raises(UserError, match="no such option"):
+        horizons.main(["--priors", "nope"])
+    assert list(Path().iterdir()) == []
