@@ -15,13 +15,15 @@ from gdiff.schedule.losses import LossCurve
 from gdiff.score.base import ScoreSpec
 
 # Part of the key: to be raised when what is stored changes.
-_VERSION = 3
+_VERSION = 4
 # A grid is made for the points that its loss was measured on, and does better on them than on
 # others: it should be judged on those.
 GRID_SEED, JUDGE_SEED = 0, 3
 # Data with no more numbers cost so little that the curve is measured finely.
 _SMALL = 2**20
 _FINE_LEVELS, _LEVELS = 128, 24
+# Noise levels between which a curve has so many.
+_USUAL = (80.0, 0.002)
 # Products of numbers, in all, up to which more samples are taken than the fewest.
 _PRODUCTS = 2**31
 _FEWEST, _MOST = 2 * REPLICATES, 2**12
@@ -52,7 +54,7 @@ def measure(
     test: Dataset | None = None,
     seed: int = GRID_SEED,
 ) -> LossCurve:
-    """Loss ℓ(σ) = E‖x_0 - D(x_0 + σ ε, σ)‖² between two noise levels, from the cache if there.
+    """Loss ℓ(σ) = E‖x_0 - D(x_0 + σ ε, σ)‖² on levels that span two, from the cache if there.
 
     The same points and noise serve at all levels, so that the curve is smooth. For the exact score
     on its own data the trace of the posterior covariance is averaged instead, which has the same
@@ -72,9 +74,11 @@ def measure(
         A curve with 8 replicates, to five digits.
     """
     levels, count = effort(dataset, samples, fewest)
-    sigma = np.geomspace(*ends, levels)
+    sigma, wanted = _lattice(levels, ends)
     where = "train" if test is None else test.fingerprint()
-    what = f"{score!r} {where} {ends} {levels} {count} {seed} {jnp.result_type(float)}"
+    what = (
+        f"{score!r} {where} {sigma[0]} {sigma[-1]} {levels} {count} {seed} {jnp.result_type(float)}"
+    )
     key = f"losses-{_VERSION} {dataset.fingerprint()} {what}"
     is_posterior = score.is_exact and test is None
 
@@ -85,8 +89,24 @@ def measure(
         return _replicates(denoiser, chosen, mesh, sigma, is_posterior, dataset)
 
     replicates = cache.cached(key, build)
-    replicates = _with_tail(sigma, np.array(replicates))
-    return LossCurve(sigma, rounded(replicates.mean(axis=0)), replicates)
+    replicates = _with_tail(sigma, np.array(replicates))[:, wanted]
+    return LossCurve(sigma[wanted], rounded(replicates.mean(axis=0)), replicates)
+
+
+def _lattice(levels: int, ends: tuple[float, float]) -> tuple[np.ndarray, slice]:
+    """Noise levels at which the loss is measured, and those of them that span the ends.
+
+    They are the same for all ends within the usual range, so that one curve serves all runs.
+    """
+    high, low = _USUAL
+    step = np.log(high / low) / (levels - 1)
+    first, last = (np.log(high / end) / step for end in ends)
+    first, last = int(np.floor(first + 1e-9)), int(np.ceil(last - 1e-9))
+    # Two levels at least, however near the ends are.
+    last = max(last, first + 1)
+    start, stop = min(0, first), max(levels - 1, last)
+    sigma = high * np.exp(-step * np.arange(start, stop + 1))
+    return sigma, slice(first - start, last - start + 1)
 
 
 def _with_tail(sigma: np.ndarray, replicates: np.ndarray) -> np.ndarray:

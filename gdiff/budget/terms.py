@@ -32,7 +32,7 @@ INITIALIZATION, DISCRETIZATION, SCORE, PICARD = (
 TOTAL = "total"
 _SEED = 2
 # Samples at each level of the loss curve that a budget is made of: more than a grid needs.
-_LOSS_SAMPLES = 32
+_LOSS_SAMPLES = 128
 # Levels of a long grid at which the error of the score is measured, and products of numbers.
 _SCORE_LEVELS, _PRODUCTS, _MOST = 24, 2**36, 512
 _NOT_ANCESTRAL = (

@@ -35,7 +35,7 @@ _FINE_LEVELS, _MOST_STEPS = 2048, 1024
 _TOLERANCES = (0.1, 0.03, 0.01, 0.003, 0.001)
 _QUERIES = 64
 # Fewest samples at each level of the loss curve: the grid should be worth what it promises.
-_LOSS_SAMPLES = 64
+_LOSS_SAMPLES = 128
 
 
 class Setting(NamedTuple):
@@ -72,11 +72,12 @@ class _Search:
     mesh: Mesh
     curve: LossCurve
     tolerance: float
+    sigma_max: float
     sigma_min: float
 
     def starts(self, priors: Mapping[str, PriorSpec]) -> list[tuple[str, float, Nats]]:
         """Priors and first levels whose initialization leaves room for steps."""
-        top = float(self.curve.sigma[0])
+        top = self.sigma_max
         part = self.dataset.rows(
             np.linspace(0, len(self.dataset) - 1, min(len(self.dataset), 1024)).astype(int)
         )
@@ -133,7 +134,7 @@ class _Search:
 
     def usual(self) -> Setting | None:
         """The experiment's own schedule and prior with the fewest steps that meet the tolerance."""
-        spec, sigma = self.experiment.schedule, float(self.curve.sigma[0])
+        spec, sigma = self.experiment.schedule, self.sigma_max
         nats = Noised.of(self.dataset, self.mesh, sigma).divergence(self.experiment.prior)
         room = self.tolerance - max(nats.nats, 0) - nats.standard_error
 
@@ -190,7 +191,7 @@ def main(
     ends = (float(levels[0]), float(levels[-1]))
     _, samples = effort(dataset, fewest=_LOSS_SAMPLES)
     curve = measure(Full(), dataset, mesh, ends, samples=samples)
-    search = _Search(experiment, dataset, mesh, curve, tolerance, ends[1])
+    search = _Search(experiment, dataset, mesh, curve, tolerance, *ends)
     starts = search.starts(priors)
     exact = search.best(starts, 0.0)
     if exact is None:

@@ -90,7 +90,11 @@ def test_a_curve_is_found_in_the_cache(mesh, monkeypatch):
     monkeypatch.setattr(Full, "fit", None)
     again = measure(Full(), data, mesh, (2.0, 0.1), samples=16)
     assert np.array_equal(first.loss, again.loss)
-    assert again.replicates.shape == (8, 128)
+    assert again.replicates.shape == (8, len(again.sigma))
+    # And serves other ends within the usual range.
+    part = measure(Full(), data, mesh, (1.0, 0.2), samples=16)
+    assert 0.9 < part.sigma[0] / 1.0 < 1.2
+    assert set(part.sigma) < set(again.sigma)
 
 
 def test_standard_errors_are_honest(mesh):
