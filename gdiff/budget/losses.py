@@ -15,7 +15,7 @@ from gdiff.schedule.losses import LossCurve
 from gdiff.score.base import ScoreSpec
 
 # Part of the key: to be raised when what is stored changes.
-_VERSION = 4
+_VERSION = 5
 # A grid is made for the points that its loss was measured on, and does better on them than on
 # others: it should be judged on those.
 GRID_SEED, JUDGE_SEED = 0, 3
@@ -80,7 +80,7 @@ def measure(
         f"{score!r} {where} {sigma[0]} {sigma[-1]} {levels} {count} {seed} {jnp.result_type(float)}"
     )
     key = f"losses-{_VERSION} {dataset.fingerprint()} {what}"
-    is_posterior = score.is_exact and test is None
+    is_posterior = score.is_posterior and test is None
 
     def build() -> np.ndarray:
         denoiser = score.fit(dataset, mesh, sigma)

@@ -19,6 +19,11 @@ class ScoreSpec(abc.ABC):
         """Whether the denoiser's mean is the exact one but for rounding, so that none checks it."""
         return False
 
+    @property
+    def is_posterior(self) -> bool:
+        """Whether the denoiser's moments are those of the data's posterior, to a tolerance."""
+        return self.is_exact
+
     @abc.abstractmethod
     def fit(self, dataset: Dataset, mesh: Mesh, sigmas: Sequence[float] = ()) -> Denoiser:
         """Place what is needed of the data on the mesh and return the denoiser.
