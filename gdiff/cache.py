@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gdiff import distributed
+
 log = logging.getLogger(__name__)
 
 _STALE_SECONDS = 24 * 3600
@@ -75,9 +77,12 @@ def save(key: str, array: np.ndarray) -> None:
 
 
 def cached(key: str, build: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array stored under `key`, or `build()`, which is then stored."""
+    """The array stored under `key`, or `build()`, which is then stored.
+
+    Of several processes, none builds or all do, since that may take the devices of all.
+    """
     array = load(key)
-    if array is None:
+    if not distributed.everywhere(array is not None):
         array = build()
         save(key, array)
     return array

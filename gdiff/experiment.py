@@ -3,14 +3,14 @@
 import resource
 import sys
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gdiff import __version__, figures, outputs
+from gdiff import __version__, distributed, figures, outputs
 from gdiff import metrics as metrics_of
 from gdiff.budget.initialization import shortest
 from gdiff.budget.losses import measure
@@ -142,6 +142,9 @@ class Experiment:
 def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     """Run an experiment, or what is left of it, in a run folder.
 
+    Of several processes all run the experiment of the first, and that one alone looks at the
+    samples as a whole.
+
     Returns:
         The metrics, as in metrics.json.
 
@@ -149,6 +152,7 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
         UserError: the data cannot be had, or are not those that the run began with, or the
             numbers of the schedule are beyond the arithmetic.
     """
+    experiment = distributed.told(lambda: experiment)
     before = folder.read_json(RUN)
     results = [SAMPLES, METRICS, GRID]
     if experiment.measures_score:
@@ -173,11 +177,12 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
         folder.gather_chunks(record["chunks"])
     metrics = {"seconds_per_sample": record["sampling_seconds"] / experiment.num_samples}
     metrics |= {name: record[name] for name in ACCOUNT if name in record}
-    samples = folder.samples()
-    with clock.phase("picture"):
-        # Points of a scatter plot take no room.
-        shown = samples[: experiment.picture_samples] if dataset.is_image else samples
-        folder.write_bytes(GRID, figures.picture(shown, dataset, experiment.picture_samples))
+    samples = folder.samples() if distributed.is_first() else None
+    if samples is not None:
+        with distributed.alone(), clock.phase("picture"):
+            # Points of a scatter plot take no room.
+            shown = samples[: experiment.picture_samples] if dataset.is_image else samples
+            folder.write_bytes(GRID, figures.picture(shown, dataset, experiment.picture_samples))
     # Of the run itself: comparing it with the data takes memory of its own.
     record["peak_memory_bytes"] = _peak_memory()
     metrics |= job.measure(samples)
@@ -353,15 +358,21 @@ class _Job:
         asked = self.experiment.metrics.score_queries
         return States(levels, min(asked, affordable, self.batch))
 
-    def measure(self, samples: np.ndarray) -> dict[str, float]:
-        """The metrics of the samples and of the score, as far as they are wanted."""
-        with self.clock.phase("metrics"):
-            found = metrics_of.compute(self.experiment.metrics, samples, self.dataset)
+    def measure(self, samples: np.ndarray | None) -> dict[str, float]:
+        """The metrics of the samples and of the score, as far as they are wanted.
+
+        What takes the devices of all processes comes first: the others, which have no samples,
+        are free then.
+        """
+        found = {}
         if self.experiment.measures_score:
             found |= self._measure_score()
         if self.experiment.metrics.has_budget:
             found |= self._account()
-        return found
+        if samples is None:
+            return found
+        with distributed.alone(), self.clock.phase("metrics"):
+            return metrics_of.compute(self.experiment.metrics, samples, self.dataset) | found
 
     def _account(self) -> dict[str, float]:
         """The budget in nats; writes its file and plot."""
@@ -380,16 +391,20 @@ class _Job:
     def _measure_score(self) -> dict[str, float]:
         """Compare the denoiser with the exact score at the queries; writes curve and plot."""
         wanted = self._queries().count
-        queries = Queries.read(self.folder.path / QUERIES)
+        read = partial(distributed.told, partial(Queries.read, self.folder.path / QUERIES))
+        queries = read()
         if queries is None or queries.z.shape[1] < wanted:
             # Those of a finished run are the same ones again.
             batches = self.batches
             with track("sampling the first batch again", self.steps.count, "steps") as progress:
                 self._draw(batches, 0, progress)
-            queries = Queries.read(self.folder.path / QUERIES)
+            queries = read()
         z, denoiser = queries.z[:, :wanted], self.denoiser
         with self.clock.phase("score error"):
             answers = queries._replace(z=z).ask(denoiser, self.mesh)
+        if not distributed.is_first():
+            return {}
+        with distributed.alone(), self.clock.phase("score error"):
             errors = score_errors(self.dataset, z, queries.sigma, answers)
             curve = errors.curve()
             outputs.write_csv(self.folder.path / ERROR_CURVE, CURVE, curve)

@@ -4,12 +4,13 @@ import ctypes
 import platform
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gdiff import distributed
 from gdiff.cache import cache_dir
 from gdiff.errors import UserError, require
 
@@ -23,15 +24,62 @@ class Runtime:
     """Devices and arithmetic of a run.
 
     Attributes:
-        mesh: layout of the devices, see `make_mesh`.
+        mesh: layout of the devices of all processes, see `make_mesh`.
         x64: compute in float64.
+        distributed: whether this is one of several processes that work on the run.
+        coordinator: where the first of them is, `host:port`; without it and the next two, the
+            environment tells (Slurm, Open MPI).
+        process_id: number of this process, from 0.
+        num_processes: how many there are.
     """
 
     mesh: str = "auto"
     x64: bool = False
+    distributed: bool = False
+    coordinator: str | None = None
+    process_id: int | None = None
+    num_processes: int | None = None
+
+    def __post_init__(self) -> None:
+        names = ("coordinator", "process_id", "num_processes")
+        missing = [f"runtime.{name}" for name in names if getattr(self, name) is None]
+        if len(missing) == len(names):
+            return
+        require(not missing, f"{' and '.join(missing)} missing: set all three of them, or none")
+        require(
+            self.distributed, "runtime.coordinator is without use: add runtime.distributed=true"
+        )
+        require(
+            re.fullmatch(r".+:\d+", self.coordinator) is not None,
+            f"runtime.coordinator={self.coordinator} must be an address and a port, host:port",
+        )
+        require(
+            self.num_processes >= 1,
+            f"runtime.num_processes={self.num_processes} must be at least 1",
+        )
+        require(
+            0 <= self.process_id < self.num_processes,
+            f"runtime.process_id={self.process_id} must be between 0 and "
+            f"{self.num_processes - 1}, one less than runtime.num_processes",
+        )
+
+    def join(self) -> None:
+        """Meet the other processes, if there are to be any."""
+        if self.distributed:
+            distributed.join(self.coordinator, self.process_id, self.num_processes)
+
+    def without_processes(self) -> "Runtime":
+        """What belongs to the run, and not to the processes that work on it."""
+        return replace(
+            self, distributed=False, coordinator=None, process_id=None, num_processes=None
+        )
 
     def start(self) -> Mesh:
         """Set the arithmetic of this process and return the mesh."""
+        require(
+            not self.distributed or jax.distributed.is_initialized(),
+            "runtime.distributed=true is for gdiff sample: leave it out",
+        )
         jax.config.update("jax_enable_x64", self.x64)
         _keep_freed_memory()
         _keep_compiled_programs()
@@ -66,7 +114,8 @@ def make_mesh(layout: str = "auto") -> Mesh:
             quoted); an axis left out has size 1. Devices beyond the product stay idle.
 
     Raises:
-        UserError: the layout cannot be read, or asks for more devices than there are.
+        UserError: the layout cannot be read, asks for more devices than there are, or leaves a
+            process without any.
     """
     devices = jax.devices()
     sizes = {DATA: 1, BATCH: 1}
@@ -85,6 +134,13 @@ def make_mesh(layout: str = "auto") -> Mesh:
     require(
         count <= len(devices),
         f"runtime.mesh={layout!r} asks for {count} devices, and there are {len(devices)}",
+    )
+    idle = {device.process_index for device in devices[count:]}
+    idle -= {device.process_index for device in devices[:count]}
+    require(
+        not idle,
+        f"runtime.mesh={layout!r} leaves process {min(idle, default=0)} without a device: use all "
+        f"{len(devices)}",
     )
     grid = np.array(devices[:count]).reshape(sizes[DATA], sizes[BATCH])
     return Mesh(grid, (DATA, BATCH))

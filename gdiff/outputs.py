@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gdiff import distributed
 from gdiff.errors import UserError, require
 
 log = logging.getLogger(__name__)
@@ -70,11 +71,17 @@ class RunFolder:
     """One run on disk: configuration, finished chunks, then samples, pictures and numbers.
 
     Use `create` for a new run and `open` for one to be resumed; both hold a lock that the
-    operating system drops when the process ends, however it ends.
+    operating system drops when the process ends, however it ends. Of several processes the first
+    alone has the folder: the others use `of_first`, write nothing and are told what is in it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @classmethod
+    def of_first(cls) -> "RunFolder":
+        """The folder of the first process, for another one."""
+        return cls(Path(os.devnull))
 
     @classmethod
     @contextmanager
@@ -96,7 +103,7 @@ class RunFolder:
         with nullcontext() if is_claimed else _locked(path):
             run = cls(path)
             require(
-                not run.has(CONFIG),
+                not (path / CONFIG).is_file(),
                 f"{path} holds a run already: continue it with --resume, or choose a new folder",
             )
             run.write_text(CONFIG, config)
@@ -110,21 +117,18 @@ class RunFolder:
         Raises:
             UserError: `path` is not the folder of a run, or another process is at work in it.
         """
-        require(
-            (path / CONFIG).is_file(),
-            f"{path} is not the folder of a run: it holds no {CONFIG}",
-        )
+        require_run(path)
         with _locked(path):
             run = cls(path)
             for partial in path.rglob(f"*{_TEMPORARY}"):
                 partial.unlink()
-            if run.has(SAMPLES):
+            if (path / SAMPLES).is_file():
                 run._drop_chunks()
             yield run
 
     def has(self, name: str) -> bool:
         """Whether a file is there (and so complete)."""
-        return (self.path / name).is_file()
+        return distributed.told(lambda: (self.path / name).is_file())
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file."""
@@ -132,8 +136,9 @@ class RunFolder:
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file that fits in memory."""
-        with _replacing(self.path / name) as file:
-            file.write(content)
+        if distributed.is_first():
+            with _replacing(self.path / name) as file:
+                file.write(content)
 
     def write_json(self, name: str, content: Mapping) -> None:
         """Write numbers and names; NaN is refused, since JSON has none."""
@@ -141,10 +146,13 @@ class RunFolder:
 
     def read_json(self, name: str) -> dict:
         """Read back what `write_json` wrote; {} where the file is missing."""
-        return read_json(self.path / name)
+        return distributed.told(lambda: read_json(self.path / name))
 
     def chunk(self, number: int) -> Mapping[str, np.ndarray] | None:
         """Arrays of a finished chunk, or None; a damaged file is dropped."""
+        return distributed.told(lambda: self._read_chunk(number))
+
+    def _read_chunk(self, number: int) -> Mapping[str, np.ndarray] | None:
         path = self._chunk_path(number)
         if not path.is_file():
             return None
@@ -158,11 +166,14 @@ class RunFolder:
 
     def write_chunk(self, number: int, **arrays: np.ndarray) -> None:
         """Save a finished chunk: at least `samples [k, *event]` and `index [k]`."""
-        with _replacing(self._chunk_path(number)) as file:
-            np.savez(file, **arrays)
+        if distributed.is_first():
+            with _replacing(self._chunk_path(number)) as file:
+                np.savez(file, **arrays)
 
     def gather_chunks(self, count: int) -> None:
         """Join all chunks into samples.npz, one in memory at a time, and remove them."""
+        if not distributed.is_first():
+            return
         paths = [self._chunk_path(number) for number in range(count)]
         with _replacing(self.path / SAMPLES) as file, zipfile.ZipFile(file, "w") as archive:
             for name in ("samples", "index"):
@@ -178,6 +189,12 @@ class RunFolder:
 
     def _drop_chunks(self) -> None:
         shutil.rmtree(self.path / _CHUNKS, ignore_errors=True)
+
+
+def require_run(path: Path) -> None:
+    """Raise `UserError` unless `path` is the folder of a run."""
+    is_run = (path / CONFIG).is_file()
+    require(is_run, f"{path} is not the folder of a run: it holds no {CONFIG}")
 
 
 def load_samples(path: Path) -> np.ndarray:

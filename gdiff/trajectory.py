@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from gdiff import rng
+from gdiff import distributed, rng
 from gdiff.clock import Clock
 from gdiff.denoiser import Denoiser, Posterior
 from gdiff.errors import UserError
@@ -40,7 +40,7 @@ class States:
     def add(self, done: int, z: Array) -> None:
         """Keep z after `done` steps, if that is one of the stops."""
         if done in self.stops:
-            self._found[done] = np.asarray(z[: self.count])
+            self._found[done] = distributed.whole(z[: self.count])
 
     def stacked(self) -> np.ndarray:
         """The states at all stops: [stops, count, *event]."""
@@ -81,7 +81,7 @@ class Queries(NamedTuple):
         for z, sigma in zip(self.z, self.sigma, strict=True):
             placed = jax.device_put(z[padded], batch_sharding(mesh))
             answer = _ask(denoiser, placed, np.asarray(sigma, z.dtype))
-            answers.append(jax.tree.map(lambda x: np.asarray(x)[:count], answer))
+            answers.append(jax.tree.map(lambda x: distributed.whole(x)[:count], answer))
         return jax.tree.map(lambda *levels: np.stack(levels), *answers)
 
 
@@ -147,7 +147,8 @@ class Batches:
         stops = frozenset(stop for each in states for stop in each.stops)
         try:
             with self.clock.phase("sampling", shown=False) as watch:
-                samples = np.asarray(self.engine.sample(z, keys, report=reached, stops=stops))
+                z = self.engine.sample(z, keys, report=reached, stops=stops)
+                samples = distributed.whole(z)
         except FloatingPointError as error:
             raise UserError(
                 f"{error}: bring schedule.sigma_max and schedule.sigma_min closer to the data's "

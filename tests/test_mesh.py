@@ -1,9 +1,11 @@
+from typing import NamedTuple
+
 import jax
 import numpy as np
 import pytest
 
 from gdiff.errors import UserError
-from gdiff.mesh import make_mesh, place_rows
+from gdiff.mesh import Runtime, make_mesh, place_rows
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,37 @@ def test_rows_are_split_and_padded_with_zeros(n):
     assert not np.any(placed[n:])
     assert {s.data.shape[0] for s in placed.addressable_shards} == {placed.shape[0] // 4}
     assert len(jax.devices()) == 8
+
+
+CLUSTER = {"distributed": True, "coordinator": "node1:1234", "process_id": 0, "num_processes": 2}
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"process_id": None}, "runtime.process_id missing: set all three of them, or none"),
+        ({"coordinator": None, "num_processes": None}, "runtime.coordinator and runtime.num_pro"),
+        ({"distributed": False}, "add runtime.distributed=true"),
+        ({"coordinator": "node1"}, "runtime.coordinator=node1 must be an address and a port"),
+        ({"num_processes": 0}, "runtime.num_processes=0 must be at least 1"),
+        ({"process_id": 2}, "runtime.process_id=2 must be between 0 and 1"),
+        ({"process_id": -1}, "runtime.process_id=-1 must be between 0 and 1"),
+    ],
+)
+def test_what_is_said_of_the_processes_must_fit_together(changes, message):
+    with pytest.raises(UserError, match=message):
+        Runtime(**(CLUSTER | changes))
+
+
+def test_the_processes_do_not_belong_to_the_run():
+    runtime = Runtime(mesh="data:2", x64=True, **CLUSTER)
+    assert runtime.without_processes() == Runtime(mesh="data:2", x64=True)
+
+
+def test_no_process_may_be_left_without_a_device(monkeypatch):
+    class Device(NamedTuple):
+        process_index: int
+
+    monkeypatch.setattr(jax, "devices", lambda: [Device(i // 2) for i in range(8)])
+    with pytest.raises(UserError, match="leaves process 3 without a device: use all 8"):
+        make_mesh("data:3/batch:2")

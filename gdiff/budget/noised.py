@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from scipy.stats import norm, qmc
 
+from gdiff import distributed
 from gdiff.dataset import Dataset
 from gdiff.mesh import BATCH, batch_sharding
 from gdiff.progress import Progress
@@ -99,7 +100,7 @@ def evaluate(
     for start in range(0, count, width):
         index = np.arange(start, min(start + width, count))
         placed = jax.device_put(rows(np.resize(index, width)), batch_sharding(mesh))
-        values[index] = np.asarray(_call(function, placed))[: len(index)]
+        values[index] = distributed.whole(_call(function, placed))[: len(index)]
         if progress is not None:
             progress.advance(len(index))
     return values

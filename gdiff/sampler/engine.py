@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
+from gdiff import distributed
 from gdiff.denoiser import Denoiser
 from gdiff.sampler.rows import State, advanced, combined, noise_of, on_device
 from gdiff.sampler.steps import Steps
@@ -47,6 +49,11 @@ def _advance(
 
     state = jax.lax.fori_loop(start, stop, body, state)
     return state, jnp.isfinite(state.z).all()
+
+
+def _segment_of(seconds: float) -> int:
+    """How many steps of so many seconds to do before the next look."""
+    return max(1, int(_SEGMENT_SECONDS / max(seconds, 1e-6)))
 
 
 def start_of(steps: Steps, z: Float[Array, "b *event"]) -> State:
@@ -134,12 +141,13 @@ class Engine:
                     f"(sigma = {self.steps.sigma[self._ends[stop] - 1]:.4g})"
                 )
             seconds = (time.perf_counter() - begin) / (stop - done)
-            self._segment = max(1, int(_SEGMENT_SECONDS / max(seconds, 1e-6)))
+            # The clocks of several processes differ, and their steps must not.
+            self._segment = distributed.told(partial(_segment_of, seconds))
             done = stop
             if report is not None:
                 report(done, state.z)
         if state.clipped is not None:
-            clipped = np.asarray(state.clipped)
+            clipped = distributed.whole(state.clipped)
             self.account = {"clip_rate": clipped / max(self.steps.corrections, 1)}
         return state.z
 

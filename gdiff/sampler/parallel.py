@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Key
 
+from gdiff import distributed
 from gdiff.denoiser import Denoiser
 from gdiff.sampler import picard
 from gdiff.sampler.base import Plan, SamplerSpec
@@ -25,6 +26,7 @@ Tell = Callable[[int, int], None]
 
 log = logging.getLogger(__name__)
 
+_SHORTEST = 8
 # Numbers in one array of states: more samples than that go one group after the other.
 _LARGEST_ARRAY = 2**26
 
@@ -75,7 +77,9 @@ class ParallelEngine:
             is_stochastic=self.steps.is_stochastic,
             mesh=mesh,
         )
-        self._length = max(stop - start for start, stop in self._bounds)
+        # Padded to a power of two, so that lengths share programs; the padding is not evaluated.
+        longest = max(stop - start for start, stop in self._bounds)
+        self._length = max(_SHORTEST, 1 << (longest - 1).bit_length())
 
     def compile(self, z: Float[Array, "b *event"], keys: Key[Array, " b"]) -> None:
         """Compile for batches like `z`, by running no row of one."""
@@ -116,7 +120,8 @@ class ParallelEngine:
                 rows = self.steps.ends[inside] - start
                 passed.append(iterate.x[rows].swapaxes(0, 1))
                 found.append(account)
-            accounts.append(jax.tree.map(lambda *x: np.asarray(_gathered(x, groups)), *found))
+            found = jax.tree.map(lambda *x: distributed.whole(_gathered(x, groups)), *found)
+            accounts.append(found)
             if report is not None:
                 for k, x in zip(inside, _gathered(passed, groups).swapaxes(0, 1), strict=True):
                     report(k, x.reshape(z.shape))
@@ -126,7 +131,7 @@ class ParallelEngine:
         self.account = {key: np.stack([x[key] for x in accounts], axis=1) for key in accounts[0]}
         self.account["evaluations"] = self.account["evaluations"].sum(axis=1)
         if self.steps.clip is not None:
-            clipped = np.asarray(_gathered([state.clipped for state in states], groups))
+            clipped = distributed.whole(_gathered([state.clipped for state in states], groups))
             self.account["clip_rate"] = clipped / max(self.steps.corrections, 1)
         return _gathered([state.z for state in states], groups)
 
@@ -224,7 +229,7 @@ class _Judge:
             FloatingPointError: a value is not finite although its sample went step by step.
         """
         self.sweeps += 1
-        self.base, taken, first = (np.asarray(x) for x in news)
+        self.base, taken, first = map(distributed.whole, news)
         count = int(self._block.count)
         self.is_broken = first < count
         if self.is_broken.any():

@@ -1,0 +1,50 @@
+"""What is compiled in a sweep."""
+
+import jax
+import pytest
+
+from gdiff import config
+from gdiff.experiment import run
+from gdiff.outputs import RunFolder
+
+SWEEP = (
+    ["seed=1"],
+    ["seed=2", "schedule.steps=7"],
+    ["sampler.tolerance=0.1", "schedule.steps=6"],
+    ["seed=3", "schedule.sigma_max=40", "sampler.eta=0.5"],
+)
+# A size that no other test has, since programs are shared by all tests of a process.
+COMMON = ["num_samples=7", "batch_size=7", "schedule.steps=5", "metrics=none", "dataset.subset=97"]
+
+
+@pytest.fixture
+def programs():
+    """Names of what XLA compiles during the test."""
+    seen = []
+
+    def listen(event, duration, fun_name="", **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(fun_name.removeprefix("jit(").removesuffix(")"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize(
+    "words,names",
+    [
+        ([], {"_advance"}),
+        (["sampler.block_size=all", "score=wiener"], {"begin", "sweep", "_one_by_one", "finish"}),
+    ],
+    ids=["sequential", "parallel"],
+)
+def test_a_sweep_compiles_the_sampler_at_most_twice(words, names, programs, tmp_path):
+    with config.composer() as composer:
+        for number, changes in enumerate(SWEEP):
+            experiment = composer.experiment([*COMMON, *words, *changes])
+            path = tmp_path / str(number)
+            with RunFolder.create(path, config.to_yaml(experiment)) as folder:
+                run(experiment, folder)
+    counts = [programs.count(name) for name in names]
+    assert 1 <= min(counts) <= max(counts) <= 2, programs
