@@ -533,10 +533,27 @@ def data_info(overrides: Overrides = None, config_dir: ConfigDir = None) -> None
 
 @data_app.command("prepare")
 def data_prepare(
-    name: Annotated[str, typer.Argument(help="A name of TensorFlow Datasets.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(help="A name of TensorFlow Datasets, or synthetic.", show_default=False),
+    ],
     data_dir: Annotated[Path | None, typer.Option(help="Where to put it.")] = None,
+    points: Annotated[int | None, typer.Option(help="synthetic: images.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="synthetic: pixels a side.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", help="synthetic: the .npy file.")] = None,
 ) -> None:
-    """Download a data set and store it in the format that gdiff reads."""
+    """Download a data set and store it in the format that gdiff reads.
+
+    `synthetic` is made here: a .npy file of the size of ImageNet-64, or of --points images of
+    --resolution pixels, crops of CIFAR-10 laid over each other.
+    """
     from gdiff.dataset import prepare
 
+    options = {"output": output, "points": points, "resolution": resolution}
+    given = {key: value for key, value in options.items() if value is not None}
+    if name == "synthetic":
+        print(prepare.prepare_synthetic(data_dir, **given))
+        return
+    if given:
+        raise UserError(f"--{next(iter(given))} is for gdiff data prepare synthetic: leave it out")
     print(prepare.prepare(name, data_dir))

@@ -237,7 +237,7 @@ def test_tables_leave_out_what_was_not_measured(capsys):
 
 
 def test_the_command_prints_json_only_for_peers():
-    words = ("peers", "dataset=digits", "dataset.subset=40", "--queries", "4", "--repeats", "1")
+    words = ("peers", "dataset=digits", "dataset.subset=40", "--queries", "8", "--repeats", "1")
     result = gdiff("bench", *words, "--json")
     assert result.code == 0, result.err
     assert set(json.loads(result.out)) >= {"dataset", "means"}

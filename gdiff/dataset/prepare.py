@@ -15,9 +15,11 @@ from urllib.request import getproxies
 
 import numpy as np
 
+from gdiff.dataset import synthetic
 from gdiff.dataset.base import Dataset, blocks
+from gdiff.dataset.digits import Digits
 from gdiff.dataset.images import one_line
-from gdiff.dataset.tfds import default_data_dir, file_formats, prepared, quiet
+from gdiff.dataset.tfds import Tfds, default_data_dir, file_formats, prepared, quiet
 from gdiff.errors import UserError, require
 
 _FORMAT = "array_record"
@@ -152,6 +154,33 @@ def prepare(name: str, data_dir: Path | None = None) -> Path:
         _check_known(name)
         _check_network(name)
         return _download(name, data_dir)
+
+
+def prepare_synthetic(
+    data_dir: Path | None = None,
+    output: Path | None = None,
+    points: int = synthetic.POINTS,
+    resolution: int = synthetic.RESOLUTION,
+) -> Path:
+    """Write a large .npy file of pictures made from CIFAR-10, or from digits where it is missing.
+
+    Args:
+        data_dir: folder of prepared TFDS data sets; None for the default one.
+        output: the file; None for one in the folder `synthetic` of `data_dir`.
+        points, resolution: how many pictures, and pixels a side; by default as ImageNet-64.
+
+    Returns:
+        The file, to be used as `dataset=array dataset.path=FILE`.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    data_dir = data_dir.expanduser() if data_dir else default_data_dir()
+    if output is None:
+        output = data_dir / "synthetic" / f"{points}x{resolution}x{resolution}.npy"
+    has_cifar = prepared("cifar10", data_dir) is not None
+    source = Tfds(name="cifar10", data_dir=data_dir) if has_cifar else Digits()
+    return synthetic.write(source.load(), output.expanduser(), points, resolution)
 
 
 def _row(name: str, preset: Preset, data_dir: Path) -> Row:

@@ -1,5 +1,6 @@
 """The exact score: a full scan over the data set at every step."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +14,12 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
+from gdiff import cache
 from gdiff.dataset import Dataset
 from gdiff.denoiser import Posterior
 from gdiff.errors import require, require_one_of
 from gdiff.mesh import BATCH, DATA, place_rows
+from gdiff.progress import track
 from gdiff.score import compensated
 from gdiff.score.base import ScoreSpec
 from gdiff.score.posterior import (
@@ -27,6 +30,7 @@ from gdiff.score.posterior import (
     moments_of,
     weights_of,
 )
+from gdiff.score.streamed import AUTO, DEVICE, ROWS, Streamed, part, placed
 
 PRECISIONS = ("highest", "high", "default")
 # Rows whose weights are recomputed by direct differences: few compete where it matters, and
@@ -37,6 +41,8 @@ _LOGIT_ERROR = 2e-5
 _HIGHEST = jax.lax.Precision.HIGHEST
 # Mass outside the leaders below which float32 cannot tell it from zero.
 _NEGLIGIBLE = 1e-6
+# Part of the key of cached norms: to be raised when they change.
+_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +53,17 @@ class Full(ScoreSpec):
         precision: of the matrix products, in JAX's own names: "highest" is full float32,
             "high" and "default" are the faster modes that accelerators offer (TF32, bfloat16).
         chunk_rows: rows of the data set per matrix product; 0 chooses by size.
+        rows: where they are kept: "device" has them all in its memory, "host" sends them to it
+            chunk by chunk at every step, "auto" does that for a file that is too large.
     """
 
     precision: str = "highest"
     chunk_rows: int = 0
+    rows: str = AUTO
 
     def __post_init__(self) -> None:
         require_one_of("score.precision", self.precision, PRECISIONS)
+        require_one_of("score.rows", self.rows, ROWS)
         require(self.chunk_rows >= 0, f"score.chunk_rows={self.chunk_rows} must be 0 or more")
 
     @property
@@ -63,20 +73,27 @@ class Full(ScoreSpec):
 
     def fit(self, dataset: Dataset, mesh: Mesh, sigmas: Sequence[float] = ()) -> "FullScan":
         """Place the data on the mesh and return its denoiser, the same for all `sigmas`."""
-        return FullScan.of(dataset, mesh, chunk_rows=self.chunk_rows, precision=self.precision)
+        return FullScan.of(
+            dataset,
+            mesh,
+            chunk_rows=self.chunk_rows,
+            precision=self.precision,
+            where=self.rows,
+        )
 
 
 class FullScan(eqx.Module):
     """Denoiser that scans all rows; holds them in their stored type, in stored units.
 
     Attributes:
-        rows: [n_padded, d] the data as stored, split over the mesh axis `data`.
+        rows: [n_padded, d] the data as stored, split over the mesh axis `data`, or what reads
+            them from the host.
         half_norms: [n_padded] ½‖row - centre‖².
         centre: [d] a point near the mean of the rows, whole numbers where the rows are.
         radius: [] largest distance of a row from the centre, in model coordinates.
     """
 
-    rows: Array
+    rows: Array | Streamed
     half_norms: Float[Array, " n"]
     centre: Float[Array, " d"]
     radius: Float[Array, ""]
@@ -88,17 +105,23 @@ class FullScan(eqx.Module):
     precision: str = eqx.field(static=True)
 
     @classmethod
-    def of(cls, dataset: Dataset, mesh: Mesh, *, chunk_rows: int, precision: str) -> "FullScan":
+    def of(
+        cls,
+        dataset: Dataset,
+        mesh: Mesh,
+        *,
+        chunk_rows: int,
+        precision: str,
+        where: str = DEVICE,
+    ) -> "FullScan":
         """Place `dataset` on `mesh` and compute its mean and norms there."""
-        dtype = jnp.result_type(float)
-        rows = place_rows(dataset.x.reshape(len(dataset), -1), mesh)
-        centre = _centre(rows, len(dataset), dtype, mesh)
-        norms = half_norms(rows, centre, mesh)
+        rows = placed(dataset.x.reshape(len(dataset), -1), mesh, where)
+        centre, norms = _centre_and_norms(rows, dataset, mesh)
         return cls(
             rows=rows,
             half_norms=norms,
             centre=centre,
-            radius=jnp.sqrt(2 * jnp.max(norms)) / dataset.scale,
+            radius=_radius(norms, len(dataset)) / dataset.scale,
             n=len(dataset),
             shift=dataset.shift,
             scale=dataset.scale,
@@ -122,7 +145,8 @@ class FullScan(eqx.Module):
     def placement(self) -> "FullScan":
         """How the arrays lie on the mesh: the same tree, with a PartitionSpec for each."""
         everywhere = jax.tree.map(lambda _: P(), self)
-        return eqx.tree_at(lambda x: (x.rows, x.half_norms), everywhere, (P(DATA), P(DATA)))
+        rows = jax.tree.map(lambda _: P(DATA), self.rows)
+        return dataclasses.replace(everywhere, rows=rows, half_norms=P(DATA))
 
     def is_delicate(
         self, sigma: Float[Array, " b"], allowed: float | Float[Array, ""] = _LOGIT_ERROR
@@ -159,15 +183,50 @@ def _default_chunk(dim: int) -> int:
     return int(np.clip(6_000_000 // dim, 256, 16_384))
 
 
-def _centre(rows: Array, n: int, dtype: jnp.dtype, mesh: Mesh) -> Array:
+def _centre_and_norms(
+    rows: Array | Streamed, dataset: Dataset, mesh: Mesh
+) -> tuple[Float[Array, " d"], Float[Array, " n"]]:
+    """Centre and half norms of all rows; from the cache for those on the host, if they are in it.
+
+    There they take two passes over the data.
+    """
+    dtype = jnp.result_type(float)
+
+    def found() -> tuple[Array, Array]:
+        centre = _centre(rows, len(dataset), dtype, mesh)
+        return centre, half_norms(rows, centre, mesh)
+
+    # Several processes hold a part of the norms each.
+    if not isinstance(rows, Streamed) or jax.process_count() > 1:
+        return found()
+
+    def packed() -> np.ndarray:
+        with track(f"norms of {dataset.name}", 2 * len(dataset), "rows") as rows.source.progress:
+            centre, norms = map(np.asarray, found())
+        rows.source.progress = None
+        return np.concatenate([centre, norms[: len(dataset)]])
+
+    key = f"norms-{_VERSION}-{dataset.fingerprint()}-{jnp.dtype(dtype).name}"
+    centre, norms = np.split(cache.cached(key, packed), [dataset.dim])
+    return jnp.asarray(centre), place_rows(norms, mesh)
+
+
+@partial(jax.jit, static_argnums=1)
+def _radius(half_norms: Array, n: int) -> Array:
+    """The largest of the first n norms; those beyond are of padding."""
+    is_row = jnp.arange(len(half_norms)) < n
+    return jnp.sqrt(2 * jnp.max(half_norms, where=is_row, initial=0))
+
+
+def _centre(rows: Array | Streamed, n: int, dtype: jnp.dtype, mesh: Mesh) -> Array:
     """Mean of the rows; rounded for integers, so that centred rows stay exact."""
 
     def local_sum(rows: Array) -> Array:
         def add(i: Array, total: Array) -> Array:
-            part, start = _part(rows, i)
-            is_new = start + jnp.arange(part.shape[0]) >= i * part.shape[0]
-            part = jnp.where(is_new[:, None], part.astype(dtype), 0)
-            return total + jnp.sum(part, axis=0)
+            some, start = _part(rows, i)
+            is_new = start + jnp.arange(some.shape[0]) >= i * some.shape[0]
+            some = jnp.where(is_new[:, None], some.astype(dtype), 0)
+            return total + jnp.sum(some, axis=0)
 
         zeros = jnp.zeros(rows.shape[1], dtype)
         return jax.lax.psum(jax.lax.fori_loop(0, _part_count(rows), add, zeros), DATA)
@@ -176,13 +235,13 @@ def _centre(rows: Array, n: int, dtype: jnp.dtype, mesh: Mesh) -> Array:
     return jnp.round(mean) if jnp.issubdtype(rows.dtype, jnp.integer) else mean
 
 
-def half_norms(rows: Array, centre: Array, mesh: Mesh) -> Array:
+def half_norms(rows: Array | Streamed, centre: Array, mesh: Mesh) -> Array:
     """½‖row - centre‖² of all rows [n, d], a part of them in working precision at a time."""
 
     def local(rows: Array, centre: Array) -> Array:
         def write(i: Array, norms: Array) -> Array:
-            part, start = _part(rows, i)
-            values = 0.5 * jnp.sum((part.astype(centre.dtype) - centre) ** 2, axis=1)
+            some, start = _part(rows, i)
+            values = 0.5 * jnp.sum((some.astype(centre.dtype) - centre) ** 2, axis=1)
             return jax.lax.dynamic_update_slice_in_dim(norms, values, start, 0)
 
         zeros = jnp.zeros(rows.shape[0], centre.dtype)
@@ -195,14 +254,14 @@ def _per_device(run: Callable[..., Array], mesh: Mesh, takes: Any, gives: Any) -
     return jax.jit(jax.shard_map(run, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=False))
 
 
-def _part(rows: Array, i: Array) -> tuple[Array, Array]:
+def _part(rows: Array | Streamed, i: Array) -> tuple[Array, Array]:
     """The i-th part of this device's rows, and where it starts; the last one starts early."""
     size = min(_default_chunk(rows.shape[1]), rows.shape[0])
     start = jnp.minimum(i * size, rows.shape[0] - size)
-    return jax.lax.dynamic_slice_in_dim(rows, start, size), start
+    return part(rows, start, size), start
 
 
-def _part_count(rows: Array) -> int:
+def _part_count(rows: Array | Streamed) -> int:
     return -(-rows.shape[0] // _default_chunk(rows.shape[1]))
 
 
@@ -309,14 +368,14 @@ def _stream(full: FullScan, z: Array, variance: Array, *, leaders: int) -> tuple
         moments, best = carry
         # The last chunk starts early enough to be whole; rows seen before do not count again.
         start = jnp.minimum(i * chunk, n - chunk)
-        y = jax.lax.dynamic_slice_in_dim(full.rows, start, chunk).astype(z.dtype) - full.centre
+        y = part(full.rows, start, chunk).astype(z.dtype) - full.centre
         half = jax.lax.dynamic_slice_in_dim(full.half_norms, start, chunk)
         row = start + jnp.arange(chunk)
         counts = (row >= i * chunk) & (offset + row < full.n)
         products = jnp.matmul(z, y.T, precision=precision)
         affinities = jnp.where(counts, products - half, -jnp.inf)
-        part = moments_of(affinities, variance, y, 2 * half, precision)
-        return merge(moments, part, variance), best.updated(affinities, start)
+        some = moments_of(affinities, variance, y, 2 * half, precision)
+        return merge(moments, some, variance), best.updated(affinities, start)
 
     start = (Moments.empty(b, d, z.dtype), Leaders.empty(b, leaders, z.dtype))
     return jax.lax.fori_loop(0, -(-n // chunk), body, start)

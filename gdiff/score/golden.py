@@ -8,11 +8,12 @@ from jax.sharding import Mesh
 
 from gdiff.dataset import Dataset
 from gdiff.denoiser import Denoiser
-from gdiff.errors import require
+from gdiff.errors import require, require_one_of
 from gdiff.score import golden_index
 from gdiff.score.base import ScoreSpec
 from gdiff.score.full import Full
 from gdiff.score.golden_plan import Pilot, planned
+from gdiff.score.streamed import AUTO, ROWS
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +31,18 @@ class Golden(ScoreSpec):
 
     Attributes:
         tolerance: relative error of the posterior mean that is allowed.
-        max_rank: largest number of principal coordinates kept per row.
+        max_rank: largest number of principal coordinates kept per row; fewer where those of all
+            rows would take more than 3 GiB.
         pilot_queries: queries per noise level on which a plan is measured.
         seed: of the pilot queries.
+        rows: where the rows are kept, as in `Full`; the coordinates are on the device in any case.
     """
 
     tolerance: float = 0.01
     max_rank: int = 1024
     pilot_queries: int = 32
     seed: int = 0
+    rows: str = AUTO
 
     def __post_init__(self) -> None:
         require(self.tolerance > 0, f"score.tolerance={self.tolerance} must be positive")
@@ -46,11 +50,17 @@ class Golden(ScoreSpec):
         require(
             self.pilot_queries >= 1, f"score.pilot_queries={self.pilot_queries} must be at least 1"
         )
+        require_one_of("score.rows", self.rows, ROWS)
+
+    @property
+    def is_posterior(self) -> bool:
+        """Always: to the tolerance."""
+        return True
 
     def fit(self, dataset: Dataset, mesh: Mesh, sigmas: Sequence[float] = ()) -> Denoiser:
         """Load or build the index, measure or load the plan, and return the denoiser."""
-        full = Full().fit(dataset, mesh)
-        ends = golden_index.ranks(dataset.dim, self.max_rank)
+        full = Full(rows=self.rows).fit(dataset, mesh)
+        ends = golden_index.ranks(len(dataset), dataset.dim, self.max_rank)
         if not ends or len(dataset) < _FEW:
             log.info(
                 "golden: %d points of %d numbers leave nothing to save; full scan",

@@ -1,5 +1,7 @@
 """The index of the golden scan: principal coordinates and norms of all rows, kept in the cache."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,42 +11,53 @@ from jaxtyping import Array
 from gdiff import cache
 from gdiff.dataset import Dataset
 from gdiff.dataset.base import blocks
+from gdiff.dataset.pages import release
 from gdiff.dataset.statistics import statistics
 from gdiff.mesh import DATA, place_rows
 from gdiff.progress import track
-from gdiff.score.full import FullScan, half_norms
+from gdiff.score.full import FullScan
 from gdiff.score.golden_scan import GoldenScan
 from gdiff.score.golden_sums import Index
 from gdiff.score.golden_work import Plan
 
 # Ranks at which a coarse scan may end.
 RANKS = (64, 128, 256, 512, 1024)
+# Bytes of coordinates that are kept at most.
+_INDEX_BYTES = 3 * 2**30
+# Rows from which the principal directions are computed.
+_ENOUGH = 2**16
 # Part of the key: to be raised when what is stored changes.
-_VERSION = 3
+_VERSION = 4
 
 
-def ranks(dim: int, max_rank: int) -> tuple[int, ...]:
-    """Ranks worth trying for rows of `dim` numbers: at most half of them."""
-    return tuple(rank for rank in RANKS if rank <= min(max_rank, dim // 2))
+def ranks(n: int, dim: int, max_rank: int) -> tuple[int, ...]:
+    """Ranks worth trying for n rows of `dim` numbers: at most half of them, and what memory has."""
+    most = min(max_rank, dim // 2, max(RANKS[0], _INDEX_BYTES // (4 * n)))
+    return tuple(rank for rank in RANKS if rank <= most)
 
 
 def build(dataset: Dataset, full: FullScan, ends: tuple[int, ...], tolerance: float) -> GoldenScan:
     """A golden scan without a plan yet: everything is done in full."""
-    found = statistics(dataset, rank=ends[-1])
+    found = statistics(_some(dataset), rank=ends[-1])
     basis = np.zeros((dataset.dim, ends[-1]), np.float32)
     eigenvalues = np.zeros(ends[-1])
     held = len(found.eigenvalues)
     basis[:, :held], eigenvalues[:held] = found.eigenvectors, found.eigenvalues
     mean = (found.mean * dataset.scale + dataset.shift).astype(np.float32)
     key = f"golden-{_VERSION}-{dataset.fingerprint()}-{'-'.join(map(str, ends))}"
-    flat = cache.cached(key, lambda: _project(dataset, mean, basis, ends))
+    # In one line, so that the cache holds all or nothing: block after block, then squared norms.
+    flat = cache.fill(
+        key,
+        (len(dataset) * (1 + ends[-1]),),
+        np.float32,
+        lambda out: _project(dataset, mean, basis, _pieces(out, len(dataset), ends)),
+    )
     dtype = full.centre.dtype
-    coordinates = tuple(place_rows(block, full.mesh) for block in _blocks(flat, len(dataset), ends))
-    mean = jnp.asarray(mean, dtype)
+    *blocks, norms = (place_rows(piece, full.mesh) for piece in _pieces(flat, len(dataset), ends))
     return GoldenScan(
         full=full,
-        index=_index(full, coordinates, mean),
-        mean=mean,
+        index=_index(full, tuple(blocks), norms),
+        mean=jnp.asarray(mean, dtype),
         basis=jnp.asarray(basis, dtype),
         eigenvalues=jnp.asarray(eigenvalues, dtype),
         tolerance=jnp.asarray(tolerance, dtype),
@@ -53,48 +66,59 @@ def build(dataset: Dataset, full: FullScan, ends: tuple[int, ...], tolerance: fl
     )
 
 
-def _blocks(flat: np.ndarray, n: int, ends: tuple[int, ...]) -> list[np.ndarray]:
-    """Columns up to each end as arrays of their own: a product reads whole arrays only."""
-    pieces = np.split(flat, n * np.array(ends[:-1], np.int64))
+def _some(dataset: Dataset) -> Dataset:
+    """The data, or where they are many as many rows drawn from them as tell their statistics.
+
+    The coarse scan is right in any basis, and good in one that is nearly that of all rows.
+    """
+    if len(dataset) <= _ENOUGH:
+        return dataset
+    rows = np.random.default_rng(0).choice(len(dataset), _ENOUGH, replace=False, shuffle=False)
+    some = dataclasses.replace(dataset, x=dataset.x[np.sort(rows)], labels=None)
+    release(dataset.x)
+    return some
+
+
+def _pieces(flat: np.ndarray, n: int, ends: tuple[int, ...]) -> list[np.ndarray]:
+    """[n, columns] up to each end, and [n, 1] norms, as arrays of their own, parts of `flat`.
+
+    A product reads whole arrays only.
+    """
+    pieces = np.split(flat, n * np.array(ends, np.int64))
     return [piece.reshape(n, -1) for piece in pieces]
 
 
-def _project(
-    dataset: Dataset, mean: np.ndarray, basis: np.ndarray, ends: tuple[int, ...]
-) -> np.ndarray:
-    """Coordinates of all rows about their mean in stored units, float32, block after block."""
+def _project(dataset: Dataset, mean: np.ndarray, basis: np.ndarray, out: list[np.ndarray]) -> None:
+    """Fill in coordinates and squared norms of all rows about their mean, in stored units."""
     rows = dataset.x.reshape(len(dataset), -1)
-    flat = np.empty(len(rows) * ends[-1], np.float32)
-    out = _blocks(flat, len(rows), ends)
+    ends = np.cumsum([piece.shape[1] for piece in out[:-1]])
     with track(f"projecting {dataset.name}", len(dataset), "rows") as progress:
         for block in blocks(rows, 2**23):
-            coordinates = (rows[block].astype(np.float32) - mean) @ basis
-            for part, columns in zip(out, np.split(coordinates, ends[:-1], axis=1), strict=True):
-                part[block] = columns
+            centred = rows[block].astype(np.float32) - mean
+            squares = np.sum(centred**2, axis=1, keepdims=True)
+            columns = np.concatenate([centred @ basis, squares], axis=1)
+            for piece, values in zip(out, np.split(columns, ends, axis=1), strict=True):
+                piece[block] = values
+            release(rows)
+            release(out[0])
             progress.reach(block.stop)
-    return flat
 
 
-def _index(full: FullScan, coordinates: tuple[Array, ...], mean: Array) -> Index:
-    """The index of coordinates that lie on the mesh."""
+def _index(full: FullScan, coordinates: tuple[Array, ...], whole: Array) -> Index:
+    """The index of coordinates and squared norms [n, 1] that lie on the mesh."""
 
-    def local(coordinates: tuple[Array, ...], halves: Array) -> Index:
-        count = len(halves)
+    def local(coordinates: tuple[Array, ...], whole: Array) -> tuple[tuple[Array, ...], Array]:
+        count = len(whole)
         row = jax.lax.axis_index(DATA) * count + jnp.arange(count)
-        is_row = row < full.n
+        is_row = (row < full.n)[:, None]
         squares = jnp.stack([jnp.sum(block**2, axis=1) for block in coordinates], axis=1)
         within = jnp.cumsum(squares, axis=1)
-        whole = 2 * halves
-        beyond = jnp.maximum(whole[:, None] - within, 0)
+        beyond = jnp.maximum(whole - within, 0)
         norms = jnp.column_stack([jnp.ones(count), whole, beyond])
-        halves = jnp.where(is_row[:, None], 0.5 * within, jnp.inf)
-        return Index(
-            blocks=coordinates,
-            halves=tuple(halves.T),
-            norms=jnp.where(is_row[:, None], norms, 0),
-        )
+        halves = jnp.where(is_row, 0.5 * within, jnp.inf)
+        return tuple(halves.T), jnp.where(is_row, norms, 0)
 
-    return jax.jit(
+    halves, norms = jax.jit(
         jax.shard_map(
             local,
             mesh=full.mesh,
@@ -102,4 +126,5 @@ def _index(full: FullScan, coordinates: tuple[Array, ...], mean: Array) -> Index
             out_specs=P(DATA),
             check_vma=False,
         )
-    )(coordinates, half_norms(full.rows, mean, full.mesh))
+    )(coordinates, whole)
+    return Index(coordinates, halves, norms)

@@ -1,6 +1,7 @@
 """Plans of the golden scan, measured against the full scan on pilot queries."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -32,14 +33,15 @@ _DEFAULT_RANGE = (0.01, 100.0)
 _MARGIN, _WIDE_MARGIN = 0.85, 0.2
 # Errors below this part of the tolerance do not tell how good their estimate is.
 _NEGLIGIBLE = 0.1
-_HEADS = (0, 16, 64, 256, 1024)
+_LARGEST_HEAD = 4096
+_HEADS = (0, 16, 64, 256, 1024, _LARGEST_HEAD)
 # Cost in numbers read by the coarse scan; measured on CPU with 64 queries. A number of the tail's
 # mean; a number of a row of the head; what every row costs besides; the same with a tail.
 _AVERAGED_COST, _HEAD_COST, _ROW_COST, _TAIL_COST = 1.2, 25, 80, 130
 _LEAST_RESERVE = 64
 # What fewer queries cost more.
 _READING_COST = 0.15
-_VERSION = 15
+_VERSION = 16
 
 
 class Pilot(NamedTuple):
@@ -107,7 +109,24 @@ def _measure(golden: GoldenScan, dataset: Dataset, pilot: Pilot, levels: np.ndar
 def _cheapest(
     golden: GoldenScan, tolerance: float, z: Array, sigma: Array, exact: Array
 ) -> tuple[float, ...]:
-    """The work that is cheapest with its repairs, and the inflation of its estimate."""
+    """The work that is cheapest with its repairs, and the inflation of its estimate.
+
+    Repairs are two: by the reserve, and of those that are doubtful even then in full.
+    """
+    reserve = _reserve(golden)
+
+    @functools.cache
+    def by_reserve() -> np.ndarray:
+        return np.asarray(_trials(golden, (reserve,), z, sigma, exact))[0, 1]
+
+    def repairs(inflation: float, is_doubtful: np.ndarray) -> float:
+        if not is_doubtful.any():
+            return 0.0
+        is_left = is_doubtful & ~(inflation * by_reserve() <= _MARGIN * tolerance)
+        groups = [np.ceil(np.mean(x) * QUERIES / REPAIRED) for x in (is_doubtful, is_left)]
+        each = _cost(golden, reserve, REPAIRED), _full_cost(golden, REPAIRED)
+        return float(np.dot(groups, each))
+
     best, lowest = (0, 0, 0, 1.0), _full_cost(golden)
     for ranked in range(1, len(golden.ends) + 1):
         works = _menu(golden, ranked)
@@ -120,9 +139,8 @@ def _cheapest(
             ratio = error[telling] / np.maximum(estimate[telling], 1e-30)
             inflation = float(np.max(ratio, initial=1.0))
             margin = _MARGIN if work.averaged else _WIDE_MARGIN
-            doubtful = np.mean(inflation * estimate > margin * tolerance)
-            groups = np.ceil(doubtful * QUERIES / REPAIRED)
-            cost += groups * _cost(golden, _reserve(golden), REPAIRED)
+            # So written that NaN is doubtful.
+            cost += repairs(inflation, ~(inflation * estimate <= margin * tolerance))
             if cost < lowest:
                 best, lowest = (*work, inflation), cost
     return best
@@ -131,15 +149,20 @@ def _cheapest(
 def _reserve(golden: GoldenScan) -> Work:
     """What doubtful queries get: nearly all that there is."""
     blocks = len(golden.ends)
-    head = max(head for head in _HEADS if head <= max(golden.full.n // 128, _LEAST_RESERVE))
-    return Work(blocks, max(1, blocks - 1), head)
+    most = max(golden.full.n // 64, _LEAST_RESERVE)
+    return Work(blocks, max(1, blocks - 1), max(h for h in _heads(golden) if h <= most))
 
 
 def _menu(golden: GoldenScan, ranked: int) -> tuple[Work, ...]:
     """All that may be chosen with so many blocks ranked: the tail dropped, or averaged."""
     averaged = (0, *range(max(1, ranked - 2), ranked + 1))
-    heads = [head for head in _HEADS if head <= golden.full.n // 4]
-    return tuple(Work(ranked, a, head) for head in heads for a in averaged if a or head)
+    return tuple(Work(ranked, a, head) for head in _heads(golden) for a in averaged if a or head)
+
+
+def _heads(golden: GoldenScan) -> list[int]:
+    """Heads that may be chosen: the largest one only where it is a small part of the rows."""
+    n = golden.full.n
+    return [h for h in _HEADS if h <= n // 4 and (h < _LARGEST_HEAD or h <= n // 64)]
 
 
 def _cost(golden: GoldenScan, work: Work, queries: int = QUERIES) -> float:
@@ -147,15 +170,19 @@ def _cost(golden: GoldenScan, work: Work, queries: int = QUERIES) -> float:
     row = golden.ends[work.ranked - 1] + _ROW_COST
     if work.averaged:
         row += _AVERAGED_COST * golden.ends[work.averaged - 1] + _TAIL_COST - _ROW_COST
-    share = queries / QUERIES
-    # Fewer queries share what is read.
-    reading = share if share == 1 else share + _READING_COST
-    return golden.full.n * row * reading + _HEAD_COST * len(golden.mean) * work.head * share
+    head = _HEAD_COST * len(golden.mean) * work.head * queries / QUERIES
+    return golden.full.n * row * _reading(queries) + head
 
 
-def _full_cost(golden: GoldenScan) -> float:
+def _full_cost(golden: GoldenScan, queries: int = QUERIES) -> float:
     """Of the full scan, likewise."""
-    return golden.full.n * 2 * len(golden.mean)
+    return golden.full.n * 2 * len(golden.mean) * _reading(queries)
+
+
+def _reading(queries: int) -> float:
+    """What a pass costs in passes with a whole batch: fewer queries share what is read."""
+    share = queries / QUERIES
+    return share if share == 1 else share + _READING_COST
 
 
 def _queries(dataset: Dataset, devices: int, pilot: Pilot, level: int, sigma: float) -> np.ndarray:

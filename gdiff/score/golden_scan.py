@@ -81,7 +81,7 @@ class GoldenScan(eqx.Module):
 
     def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"]) -> Posterior:
         """Approximate posterior; `log_density` is None. b a multiple of the axis `batch`."""
-        n_local = self.full.rows.shape[0] // self.full.mesh.shape[DATA]
+        n_local = len(self.full.half_norms) // self.full.mesh.shape[DATA]
         size = max(1, min(QUERIES, _LARGEST_ARRAY // n_local))
         posterior = self.on_devices(
             lambda golden, z, sigma: in_parts(golden.denoise, size, z, sigma),
