@@ -31,6 +31,7 @@ def programs():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words,names",
     [

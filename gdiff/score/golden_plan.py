@@ -41,7 +41,7 @@ _AVERAGED_COST, _HEAD_COST, _ROW_COST, _TAIL_COST = 1.2, 25, 80, 130
 _LEAST_RESERVE = 64
 # What fewer queries cost more.
 _READING_COST = 0.15
-_VERSION = 16
+_VERSION = 17
 
 
 class Pilot(NamedTuple):
@@ -123,9 +123,10 @@ def _cheapest(
         if not is_doubtful.any():
             return 0.0
         is_left = is_doubtful & ~(inflation * by_reserve() <= _MARGIN * tolerance)
-        groups = [np.ceil(np.mean(x) * QUERIES / REPAIRED) for x in (is_doubtful, is_left)]
-        each = _cost(golden, reserve, REPAIRED), _full_cost(golden, REPAIRED)
-        return float(np.dot(groups, each))
+        doubtful, left = (np.mean(x) * QUERIES / REPAIRED for x in (is_doubtful, is_left))
+        cost = np.ceil(doubtful) * _cost(golden, reserve, REPAIRED)
+        # Not rounded up: a single pilot query may be bad luck, and full scans are dear.
+        return cost + left * _full_cost(golden, REPAIRED)
 
     best, lowest = (0, 0, 0, 1.0), _full_cost(golden)
     for ranked in range(1, len(golden.ends) + 1):

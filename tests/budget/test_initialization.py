@@ -62,6 +62,7 @@ def test_a_gaussian_is_better_than_the_standard_prior_by_the_closed_form(mesh):
     assert standard.nats - gaussian.nats == pytest.approx(exact, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_standard_errors_are_honest_and_controls_make_them_small(mesh):
     data = Digits(subset=200).load()
     truth = Noised.of(data, mesh, 1.0, 4096).divergence(Gaussian())

@@ -59,6 +59,7 @@ def test_a_linear_score_on_standardised_data_has_the_loss_of_a_normal_law(mesh):
     np.testing.assert_allclose(curve.loss, 1 / (1 + curve.sigma**-2.0), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_traces_and_squared_errors_estimate_the_same(mesh):
     data = Digits(subset=200).load()
     exact = measure(Full(), data, mesh, (20.0, 0.5), samples=128)
@@ -97,6 +98,7 @@ def test_a_curve_is_found_in_the_cache(mesh, monkeypatch):
     assert set(part.sigma) < set(again.sigma)
 
 
+@pytest.mark.slow
 def test_standard_errors_are_honest(mesh):
     data = Digits(subset=100).load()
     truth = measure(Full(), data, mesh, (5.0, 0.3), samples=2048)

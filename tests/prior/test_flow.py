@@ -150,6 +150,7 @@ def test_trained_flow_is_reused(moons, mesh, monkeypatch):
             other.fit(moons, sigma, mesh)
 
 
+@pytest.mark.slow
 def test_training_depends_on_nothing_but_data_and_options(moons, mesh, trained):
     again = SMALL.fit(moons, SIGMA, mesh)
     assert eqx.tree_equal(again, trained)

@@ -120,6 +120,7 @@ def test_another_place_for_rows_is_a_mistake():
         Full(rows="disk")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["batch:1", "data:2/batch:2"])
 def test_golden_with_rows_on_the_host_gives_the_same_posterior(images, mesh):
     mesh, work = make_mesh(mesh), Work(2, 1, 16)
