@@ -5,7 +5,9 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -119,7 +121,34 @@ ConfigDir = Annotated[
 
 def main() -> None:
     """Entry point of the `gdiff` command."""
-    app()
+    sys.unraisablehook = _interrupt_again
+    try:
+        app()
+    except Exception as error:
+        # What libraries make of an interrupt while they are imported.
+        cause = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        line, code = _ending(cause)
+        print(line, file=sys.stderr)
+        sys.exit(code)
+
+
+def _interrupt_again(lost: Any) -> None:
+    """Ctrl-C once more, if it came in a callback or destructor, whose exceptions Python drops.
+
+    JAX has such a callback of the garbage collector.
+    """
+    if lost.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(lost)
+        return
+    # Later, since the callback goes on.
+    main_thread = threading.main_thread().ident
+    again = threading.Timer(0.1, signal.pthread_kill, (main_thread, signal.SIGINT))
+    again.daemon = True
+    again.start()
 
 
 @app.command()
@@ -448,8 +477,8 @@ def bench(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[peers] OVERRIDES",
-            help="peers: against other libraries. Then Hydra overrides, as for sample.",
+            metavar="[peers|scale] OVERRIDES",
+            help="peers: against other libraries; scale: data of any size. Then Hydra overrides.",
             show_default=False,
         ),
     ] = None,
@@ -458,7 +487,7 @@ def bench(
     output: Annotated[
         Path | None, typer.Option("-o", help="Also write the numbers as JSON.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="peers: print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="peers, scale: print JSON.")] = False,
     config_dir: ConfigDir = None,
 ) -> None:
     """Time a score against its matrix products, or several (score=full,golden) side by side.
@@ -466,23 +495,31 @@ def bench(
     `gdiff bench peers` compares the full scan, and another score if one is chosen, with PyTorch,
     KeOps, FAISS and diffusers, as far as they are installed (extra `bench`).
 
+    `gdiff bench scale` compares the full scan with what reading the data and its matrix products
+    allow, and with score=golden: seconds, errors, memory, and what devices exchange.
+
     Several scores are compared at the noise levels of the schedule; unless one is given these are
     the ten of schedule=ddpm. An override of a key such as score.seed=1 reaches the scores that
     have it.
     """
     from gdiff import config
-    from gdiff.bench import kernels, peers, scores
+    from gdiff.bench import kernels, peers, scale, scores
 
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(f"-o {output}: there is no folder {output.absolute().parent}")
     options = {"queries": queries, "repeats": repeats, "output": output}
     overrides = overrides or []
-    is_with_peers = overrides[:1] == ["peers"]
-    if as_json and not is_with_peers:
-        raise UserError("--json is for gdiff bench peers: use -o FILE")
-    names, others = _split_scores(overrides[is_with_peers:])
+    kind = overrides[0] if overrides[:1] in (["peers"], ["scale"]) else None
+    if as_json and kind is None:
+        raise UserError("--json is for gdiff bench peers and gdiff bench scale: use -o FILE")
+    names, others = _split_scores(overrides[kind is not None :])
+    if kind == "scale" and names not in ([""], ["golden"]):
+        chosen = ",".join(names)
+        raise UserError(f"gdiff bench scale is for score=golden: leave score={chosen} out")
     with config.composer(config_dir) as composer:
-        if is_with_peers:
+        if kind == "scale":
+            experiment = composer.experiment(["score=golden", *others])
+        elif kind == "peers":
             chosen = [f"score={name}" for name in names if name]
             experiment = composer.experiment([*chosen, *others])
         elif len(names) == 1:
@@ -490,8 +527,8 @@ def bench(
         else:
             words = scores.overrides_by_score(names, others, lambda w: composer.experiment(w).score)
             experiments = {name: composer.experiment(each) for name, each in words.items()}
-    if is_with_peers:
-        peers.main(experiment, as_json=as_json, **options)
+    if kind is not None:
+        {"peers": peers, "scale": scale}[kind].main(experiment, as_json=as_json, **options)
     elif len(names) == 1:
         kernels.main(*experiments.values(), **options)
     else:

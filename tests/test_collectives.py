@@ -1,16 +1,12 @@
 """What devices exchange, read from the compiled programs."""
 
-import math
-import re
-from itertools import chain
-from typing import NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gdiff.bench.collectives import Program, groups, size
 from gdiff.dataset import Dataset
 from gdiff.mesh import batch_sharding, make_mesh
 from gdiff.sampler.ddpm import DDPM
@@ -19,84 +15,8 @@ from gdiff.score.full import Full
 from gdiff.score.golden import Golden
 from gdiff.score.pca_local import PcaLocal
 
-OPERATIONS = (
-    "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
-)
 SIGMAS = (0.05, 0.5, 5.0)
 B = 16  # of all devices
-
-
-class Program(NamedTuple):
-    """Compiled code: the instructions of each computation, and the name of the first one."""
-
-    computations: dict[str, list[str]]
-    entry: str
-    is_once: bool
-
-    @classmethod
-    def of(cls, text, is_once=False):
-        """From XLA's text; `is_once` counts loops of unknown length as if they ran once."""
-        computations, entry, lines = {}, "", []
-        for line in text.splitlines():
-            if found := re.match(r"(ENTRY )?%?([\w.-]+) .*\{$", line):
-                lines = computations[found[2]] = []
-                entry = found[2] if found[1] else entry
-            else:
-                lines.append(line.strip())
-        return cls(computations, entry, is_once)
-
-    def collectives(self):
-        lines = (line for lines in self.computations.values() for line in lines)
-        return [line for line in lines if is_collective(line)]
-
-    def moved(self, name=None):
-        """Sizes of what collectives give, on the way through the dearest branches."""
-        sizes = []
-        for line in self.computations[name or self.entry]:
-            inside = [self.moved(callee) for callee in callees(line)]
-            if is_collective(line):
-                sizes.append(size(line))
-            elif " conditional(" in line:
-                sizes += max(inside, key=sum)
-            elif " call(" in line:
-                sizes += inside[0]
-            elif " while(" in line and any(inside):
-                trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-                assert trips or self.is_once, line
-                sizes += [*chain(*inside)] * (int(trips[1]) if trips else 1)
-        return sizes
-
-
-def is_collective(line):
-    return re.search(rf" ({OPERATIONS})(-start)?\(", line) is not None
-
-
-def callees(line):
-    names = re.findall(r"(?:body|to_apply|true_computation|false_computation)=%?([\w.-]+)", line)
-    for several in re.findall(r"branch_computations=\{([^}]*)\}", line):
-        names += [name.strip(" %") for name in several.split(",")]
-    return names
-
-
-def size(line):
-    """Numbers in the result of an instruction."""
-    result = re.split(rf" (?:{OPERATIONS})", line.partition(" = ")[2])[0]
-    shapes = re.findall(r"\w+\[([\d,]*)\]", result)
-    return sum(math.prod(int(n) for n in shape.split(",") if n) for shape in shapes)
-
-
-def groups(line):
-    """Devices that a collective connects: lists of numbers."""
-    if found := re.search(r"replica_groups=\{(\{[\d,{} ]*\})\}", line):
-        return [
-            [int(n) for n in group.split(",")] for group in re.findall(r"\{([\d, ]+)\}", found[1])
-        ]
-    found = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
-    if found is None:  # named axes: taken to connect all
-        return [list(range(8))]
-    shape, source, order = ([int(n) for n in x.split(",")] if x else None for x in found.groups())
-    ids = np.arange(math.prod(source)).reshape(source)
-    return (ids if order is None else ids.transpose(order)).reshape(shape).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +41,8 @@ def check(program, across=0):
 
 def is_across(line):
     """Whether a collective connects devices with different samples on the mesh data:4/batch:2."""
-    return any(len({device % 2 for device in group}) > 1 for group in groups(line))
+    connected = groups(line) or [range(8)]
+    return any(len({device % 2 for device in group}) > 1 for group in connected)
 
 
 # Scans are repeated where rounding might matter: the full scan once, with more leaders; a golden
@@ -152,3 +73,42 @@ def test_a_step_exchanges_no_more_than_its_scan_and_one_flag(dataset):
     # Whether all samples are finite is all that those of different ones need to know.
     moved = check(Program.of(text, is_once=True), across=1)
     assert sum(moved) <= 3 * 2 * (B // 2) * dataset.dim
+
+
+def test_devices_of_a_collective_are_read_in_all_ways_that_they_are_written():
+    assert groups("x = f32[2] all-reduce(y), replica_groups={{0,2},{1,3}}, to_apply=%a") == [
+        [0, 2],
+        [1, 3],
+    ]
+    assert groups("x = f32[2] all-reduce(y), replica_groups=[2,2]<=[4]") == [[0, 1], [2, 3]]
+    assert groups("x = f32[2] all-reduce(y), replica_groups=[2,2]<=[2,2]T(1,0)") == [[0, 2], [1, 3]]
+    assert groups("x = f32[2] all-reduce(y), replica_groups={}") is None
+
+
+def test_sizes_count_trips_of_loops_and_the_dearest_branch():
+    text = """HloModule small
+%once (x: f32[3]) -> f32[3] {
+  %a = f32[3]{0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add
+}
+%twice (x: f32[3]) -> f32[3] {
+  %b = (f32[3,2]{1,0}, f32[]) all-reduce-start(%x, %y), replica_groups={{0,1}}, to_apply=%add
+}
+%alone (x: f32[3]) -> f32[3] {
+  %c = f32[9]{0} all-reduce(%x), replica_groups={{0},{1}}, to_apply=%add
+}
+%add (x: f32[], y: f32[]) -> f32[] {
+  %sum = f32[] add(%x, %y)
+}
+ENTRY %main (x: f32[3]) -> f32[3] {
+  %l = f32[3]{0} while(%x), condition=%c, body=%once, backend_config={"known_trip_count":{"n":"4"}}
+  %m = f32[3]{0} conditional(%p, %l, %l, %l), branch_computations={%once, %twice, %alone}
+  ROOT %n = f32[3]{0} call(%m), to_apply=%once
+}
+"""
+    program = Program.of(text)
+    assert program.moved() == [3] * 4 + [7] + [3]
+    assert len(program.collectives()) == 2
+    unknown = text.replace("known_trip_count", "other")
+    with pytest.raises(ValueError, match="how often"):
+        Program.of(unknown).moved()
+    assert sum(Program.of(unknown, is_once=True).moved()) == 3 + 7 + 3

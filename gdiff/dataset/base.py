@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from gdiff.dataset.pages import release
 from gdiff.errors import UserError, require
 
 _BLOCK_BYTES = 16 * 2**20
@@ -18,10 +19,14 @@ _SUBSET_SEED = 0
 
 
 def blocks(x: np.ndarray, size: int = _BLOCK_BYTES) -> Iterator[slice]:
-    """Slices over the rows of `x`, each of about `size` bytes of it."""
+    """Slices over the rows of `x`, each of about `size` bytes of it.
+
+    When the next one is asked for, the pages of a memory map that were read are given back.
+    """
     rows = max(1, size // max(1, x.nbytes // max(1, len(x))))
     for start in range(0, len(x), rows):
         yield slice(start, min(start + rows, len(x)))
+        release(x)
 
 
 def first_bad_row(x: np.ndarray) -> int | None:
@@ -98,7 +103,9 @@ class Dataset:
         )
 
         def of_block(rows: slice) -> bytes:
-            return hashlib.sha256(np.ascontiguousarray(self.x[rows])).digest()
+            digest = hashlib.sha256(np.ascontiguousarray(self.x[rows])).digest()
+            release(self.x)
+            return digest
 
         # Blocks are read and hashed in threads: gigabytes would take long in one.
         with ThreadPoolExecutor() as pool:

@@ -74,9 +74,12 @@ def _some(dataset: Dataset) -> Dataset:
     if len(dataset) <= _ENOUGH:
         return dataset
     rows = np.random.default_rng(0).choice(len(dataset), _ENOUGH, replace=False, shuffle=False)
-    some = dataclasses.replace(dataset, x=dataset.x[np.sort(rows)], labels=None)
-    release(dataset.x)
-    return some
+    rows.sort()
+    x = np.empty((_ENOUGH, *dataset.event_shape), dataset.x.dtype)
+    for block in blocks(x):
+        x[block] = dataset.x[rows[block]]
+        release(dataset.x)
+    return dataclasses.replace(dataset, x=x, labels=None)
 
 
 def _pieces(flat: np.ndarray, n: int, ends: tuple[int, ...]) -> list[np.ndarray]:
@@ -99,7 +102,6 @@ def _project(dataset: Dataset, mean: np.ndarray, basis: np.ndarray, out: list[np
             columns = np.concatenate([centred @ basis, squares], axis=1)
             for piece, values in zip(out, np.split(columns, ends, axis=1), strict=True):
                 piece[block] = values
-            release(rows)
             release(out[0])
             progress.reach(block.stop)
 

@@ -18,7 +18,7 @@ from gdiff.dataset import Dataset
 from gdiff.mesh import BATCH, batch_sharding
 from gdiff.progress import track
 from gdiff.score import golden_bounds
-from gdiff.score.golden_scan import QUERIES, REPAIRED, GoldenScan
+from gdiff.score.golden_scan import FEW, QUERIES, REPAIRED, GoldenScan
 from gdiff.score.golden_sums import Head, Tail
 from gdiff.score.golden_work import Plan, Work
 from gdiff.score.leading import leading, without
@@ -36,12 +36,14 @@ _NEGLIGIBLE = 0.1
 _LARGEST_HEAD = 4096
 _HEADS = (0, 16, 64, 256, 1024, _LARGEST_HEAD)
 # Cost in numbers read by the coarse scan; measured on CPU with 64 queries. A number of the tail's
-# mean; a number of a row of the head; what every row costs besides; the same with a tail.
-_AVERAGED_COST, _HEAD_COST, _ROW_COST, _TAIL_COST = 1.2, 25, 80, 130
+# mean; a number of a row of the head; what every row costs besides: in any case, for a head, and
+# for a tail.
+_AVERAGED_COST, _HEAD_COST = 1.7, 35
+_ROW_COST, _RANKING_COST, _TAIL_COST = 60, 300, 300
 _LEAST_RESERVE = 64
 # What fewer queries cost more.
-_READING_COST = 0.15
-_VERSION = 17
+_READING_COST = 0.12
+_VERSION = 18
 
 
 class Pilot(NamedTuple):
@@ -123,10 +125,11 @@ def _cheapest(
         if not is_doubtful.any():
             return 0.0
         is_left = is_doubtful & ~(inflation * by_reserve() <= _MARGIN * tolerance)
-        doubtful, left = (np.mean(x) * QUERIES / REPAIRED for x in (is_doubtful, is_left))
-        cost = np.ceil(doubtful) * _cost(golden, reserve, REPAIRED)
+        doubtful, left = (np.mean(x) * QUERIES for x in (is_doubtful, is_left))
+        size = 1 if doubtful <= FEW else REPAIRED
+        cost = np.ceil(doubtful / size) * _cost(golden, reserve, size)
         # Not rounded up: a single pilot query may be bad luck, and full scans are dear.
-        return cost + left * _full_cost(golden, REPAIRED)
+        return cost + left / REPAIRED * _full_cost(golden, REPAIRED)
 
     best, lowest = (0, 0, 0, 1.0), _full_cost(golden)
     for ranked in range(1, len(golden.ends) + 1):
@@ -170,7 +173,9 @@ def _cost(golden: GoldenScan, work: Work, queries: int = QUERIES) -> float:
     """In numbers that the coarse scan reads for a whole batch."""
     row = golden.ends[work.ranked - 1] + _ROW_COST
     if work.averaged:
-        row += _AVERAGED_COST * golden.ends[work.averaged - 1] + _TAIL_COST - _ROW_COST
+        row += _AVERAGED_COST * golden.ends[work.averaged - 1] + _TAIL_COST
+    if work.head:
+        row += _RANKING_COST
     head = _HEAD_COST * len(golden.mean) * work.head * queries / QUERIES
     return golden.full.n * row * _reading(queries) + head
 

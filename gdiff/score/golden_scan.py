@@ -45,8 +45,9 @@ _CLOSEST = 8
 QUERIES, _LARGEST_ARRAY = 64, 2**26
 # Numbers in one gathered [b, k, d] array: few enough to stay in cache.
 _GATHERED = 2**21
-# Doubtful queries that are answered again at a time.
-REPAIRED = 16
+# Doubtful queries that are answered again at a time; up to `FEW` go one by one where that is
+# cheaper, as it is where no more than the index is read.
+REPAIRED, FEW = 16, 2
 # The likely bound, in estimates of the error.
 _LIKELY = 2.0
 # By how many times an error may rather exceed its root mean square where single rows dominate it.
@@ -113,9 +114,9 @@ class GoldenScan(eqx.Module):
         exact = partial(self._exact)
         branches = [partial(self._answered, work) for work in self.plan.works]
         posterior, is_doubtful = jax.lax.switch(place, [*branches, exact], *query)
-        for again in (partial(self._answered, self.plan.reserve), exact):
-            posterior, is_doubtful = _repaired(again, query, posterior, is_doubtful)
-        return posterior
+        reserve = partial(self._answered, self.plan.reserve)
+        posterior, is_doubtful = _repaired(reserve, query, posterior, is_doubtful, few=FEW)
+        return _repaired(exact, query, posterior, is_doubtful, few=0)[0]
 
     def _answered(
         self, work: Work, z: Array, sigma: Array, inflation: Array
@@ -303,11 +304,15 @@ def _repaired(
     query: tuple[Array, ...],
     posterior: Posterior,
     is_doubtful: Bool[Array, " b"],
+    *,
+    few: int,
 ) -> tuple[Posterior, Bool[Array, " b"]]:
-    """The posterior with doubtful queries answered again by `run`, a few at a time."""
-    count = min(REPAIRED, len(is_doubtful))
+    """The posterior with doubtful queries answered again by `run`.
 
-    def again(pending: Array, *old: Any) -> tuple:
+    That is some queries at a time; one, while no more than `few` are left.
+    """
+
+    def again(count: int, pending: Array, *old: Any) -> tuple:
         is_pending, pick = jax.lax.top_k(pending.astype(jnp.int32), count)
 
         def put(old: Array, new: Array) -> Array:
@@ -317,9 +322,15 @@ def _repaired(
         new = run(*(x[pick] for x in query))
         return (pending.at[pick].set(False), *jax.tree.map(put, old, new))
 
+    some = min(REPAIRED, len(is_doubtful))
+    counts = [1, some] if few > 0 and some > 1 else [some]
+    branches = [lambda *state: state, *(partial(again, count) for count in counts)]
+
     def body(state: tuple, _: None) -> tuple[tuple, None]:
-        return jax.lax.cond(jnp.any(state[0]), again, lambda *state: state, *state), None
+        left = jnp.sum(state[0])
+        place = (left > 0).astype(int) + ((left > few) if len(counts) > 1 else 0)
+        return jax.lax.switch(place, branches, *state), None
 
     # A scan and not a while loop: fields that nobody reads are not computed then.
     start = (is_doubtful, posterior, is_doubtful)
-    return jax.lax.scan(body, start, length=-(-len(is_doubtful) // count))[0][1:]
+    return jax.lax.scan(body, start, length=few + -(-len(is_doubtful) // some))[0][1:]

@@ -19,6 +19,8 @@ from jaxtyping import Array, Float, Int
 from gdiff.score import compensated
 
 _LANES = 256
+# Part of the rows up to which gathering them pays.
+_FEW = 8
 
 
 class Moments(NamedTuple):
@@ -63,17 +65,54 @@ def moments_of(
     y: Float[Array, "n d"],
     norms: Float[Array, " n"],
     precision: jax.lax.Precision,
+    *,
+    floor: Float[Array, " b"] | None = None,
+    negligible: float = 0.0,
 ) -> Moments:
-    """Moments of rows y with squared norms `norms`; a row with affinity -inf does not count."""
+    """Moments of rows y with squared norms `norms`; a row with affinity -inf does not count.
+
+    Args:
+        affinities, variance, y, norms, precision: see the names.
+        floor: [b] a peak that other rows have; the result is relative to no less.
+        negligible: weights, relative to the peak, that `first` may leave out. Where few rows weigh
+            more for any query, only these are multiplied.
+    """
     # No moment depends on the peak, so neither do derivatives.
     peak = jax.lax.stop_gradient(jnp.max(affinities, axis=1))
+    peak = peak if floor is None else jnp.maximum(peak, floor)
     weights = weights_of(affinities, peak, variance)
     return Moments(
         peak,
         jnp.sum(weights, axis=1),
-        jnp.matmul(weights, y, precision=precision),
+        _product(weights, y, precision, negligible),
         jnp.sum(weights * norms, axis=1),
     )
+
+
+def _product(
+    weights: Float[Array, "b n"],
+    y: Float[Array, "n d"],
+    precision: jax.lax.Precision,
+    negligible: float,
+) -> Float[Array, "b d"]:
+    """weights @ y, of rows that are not negligible for all queries if these are few."""
+    few = len(y) // _FEW
+    if not negligible or few == 0:
+        return jnp.matmul(weights, y, precision=precision)
+    matters = jnp.any(weights > negligible, axis=0)
+
+    def some() -> Array:
+        rows = jnp.nonzero(matters, size=few, fill_value=len(y))[0]
+        own = weights.at[:, rows].get(mode="fill", fill_value=0)
+        return jnp.matmul(own, y.at[rows].get(mode="fill", fill_value=0), precision=precision)
+
+    count = jnp.sum(matters)
+    branches = [
+        lambda: jnp.zeros((len(weights), y.shape[1]), y.dtype),
+        some,
+        lambda: jnp.matmul(weights, y, precision=precision),
+    ]
+    return jax.lax.switch((count > 0).astype(int) + (count > few), branches)
 
 
 def merge(a: Moments, b: Moments, variance: Float[Array, " b"]) -> Moments:

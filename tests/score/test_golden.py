@@ -91,8 +91,8 @@ def test_meets_its_tolerance_at_every_noise_level(data, tolerance, layout):
 def test_the_plan_saves_work_where_it_can(data):
     golden = Golden(tolerance=0.1).fit(data, make_mesh("data:2/batch:4"), SIGMAS)
     assert {bool(work.averaged) for work in golden.plan.works} == {True, False}
-    z = queries(data, 0.1)
-    assert np.all(answer(golden, z, levels(0.1)).subset_size < len(data))
+    z = queries(data, 0.01)
+    assert np.all(answer(golden, z, levels(0.01)).subset_size < len(data))
 
 
 def test_bounds_hold_at_every_noise_level_near_the_data_and_far_away(data):

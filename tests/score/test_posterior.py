@@ -72,3 +72,14 @@ def test_leaders_are_the_rows_with_the_largest_affinities(chunk):
     assert np.array_equal(
         leaders.affinities, np.take_along_axis(np.asarray(affinities), expected, 1)
     )
+
+
+@pytest.mark.parametrize("count", [0, 3, 30])
+def test_negligible_rows_are_left_out_and_change_nothing(count):
+    affinities, y, norms = parts(n=80)
+    affinities = affinities.at[:, count:].add(-1e5)
+    floor = jnp.full(3, 0.0)
+    chosen = {"floor": floor, "negligible": 1e-9}
+    found = moments_of(affinities, VARIANCE, y, norms, HIGHEST, **chosen)
+    assert close(found, moments_of(affinities, VARIANCE, y, norms, HIGHEST, floor=floor))
+    assert np.all(found.peak >= floor)
