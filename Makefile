@@ -7,10 +7,13 @@ READY := $(VENV)/.ready
 DATA ?= $(HOME)/tensorflow_datasets
 # Further overrides: make sample ARGS="dataset=moons sampler=ancestral"
 ARGS ?=
+# For make bundle: Python of the other machine, and packages that it has already.
+BUNDLE_PYTHON ?= 3.12
+BUNDLE_WITHOUT ?=
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help install sample sweep data info test test-slow lint format schedule bench compare table clean
+.PHONY: help install sample sweep data info test test-slow test-gpu lint format schedule bench compare table bundle clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,10 +39,13 @@ info: install ## versions, devices and folders
 	$(BIN)/gdiff info
 
 test: install ## all tests but the slow ones
-	$(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not gpu' -n $(WORKERS) $(ARGS)
 
 test-slow: install ## the slow tests
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+
+test-gpu: install ## the tests for a GPU; with GDIFF_TEST_GPU=cpu on the CPU
+	JAX_PLATFORMS= $(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
 lint: install ## the linter and the formatter, without changes
 	$(BIN)/ruff check .
@@ -60,6 +66,9 @@ compare: install ## scores against the full scan, step by step, on CIFAR-10 in D
 
 table: install ## the comparison of arXiv 2602.16498 on CIFAR-10 in DATA (hours on a CPU)
 	$(BIN)/python scripts/golddiff_table.py dataset=cifar10 dataset.data_dir=$(DATA) $(ARGS)
+
+bundle: install ## wheels for a machine with jax and without a network, into dist/bundle
+	$(BIN)/python scripts/bundle.py --python $(BUNDLE_PYTHON) --without $(BUNDLE_WITHOUT)
 
 clean: ## remove .venv and caches; outputs stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache dist

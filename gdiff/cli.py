@@ -22,6 +22,8 @@ from typer.core import TyperGroup
 from gdiff.errors import UserError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from omegaconf import DictConfig
 
     from gdiff.config import Composer, Place
@@ -35,6 +37,9 @@ _PRIORS = ("standard", "gaussian", "ppca", "gmm", "dpgmm")
 
 # What may be another when a run is continued.
 _DEVICES = r"runtime\.(mesh|distributed|coordinator|process_id|num_processes)="
+
+# Exit code of shells for Ctrl-C.
+_INTERRUPTED = 130
 
 # Typer does not export it by name: a command line that cannot be read.
 _UsageError = typer.BadParameter.__mro__[1]
@@ -88,7 +93,7 @@ def _ending(error: UserError | KeyboardInterrupt) -> tuple[str, int]:
     if isinstance(error, _Interrupted) and (error.folder / "config.yaml").is_file():
         folder = shlex.quote(str(_shown(error.folder)))
         hint = f"; continue with: gdiff sample --resume {folder}"
-    return f"interrupted{hint}", 130
+    return f"interrupted{hint}", _INTERRUPTED
 
 
 def _line(error: object, where: str = "") -> str:
@@ -121,30 +126,53 @@ ConfigDir = Annotated[
 
 def main() -> None:
     """Entry point of the `gdiff` command."""
-    sys.unraisablehook = _interrupt_again
+    sys.unraisablehook = _on_lost_exception
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
+        signal.signal(signal.SIGINT, _on_interrupt)
     try:
         app()
+    except SystemExit as ending:
+        if ending.code != _INTERRUPTED:
+            raise
     except Exception as error:
-        # What libraries make of an interrupt while they are imported.
+        # Libraries that are interrupted may fail in cleaning up.
         cause = error
         while cause is not None and not isinstance(cause, KeyboardInterrupt):
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise
-        line, code = _ending(cause)
-        print(line, file=sys.stderr)
-        sys.exit(code)
+        print(_ending(cause)[0], file=sys.stderr)
+    else:
+        return
+    # Ending the usual way, with threads of JAX still at work, crashes now and then.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_INTERRUPTED)
 
 
-def _interrupt_again(lost: Any) -> None:
-    """Ctrl-C once more, if it came in a callback or destructor, whose exceptions Python drops.
+def _on_interrupt(_: int, frame: "FrameType | None") -> None:
+    """Ctrl-C, but not in an import: modules in C may abort the process if interrupted."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            _interrupt_again()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _on_lost_exception(lost: Any) -> None:
+    """Python drops what is raised in callbacks and destructors; Ctrl-C must not get lost there.
 
     JAX has such a callback of the garbage collector.
     """
-    if lost.exc_type is not KeyboardInterrupt:
+    if lost.exc_type is KeyboardInterrupt:
+        _interrupt_again()
+    else:
         sys.__unraisablehook__(lost)
-        return
-    # Later, since the callback goes on.
+
+
+def _interrupt_again() -> None:
+    """Ctrl-C in a moment."""
     main_thread = threading.main_thread().ident
     again = threading.Timer(0.1, signal.pthread_kill, (main_thread, signal.SIGINT))
     again.daemon = True

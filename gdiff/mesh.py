@@ -99,10 +99,14 @@ def _keep_freed_memory() -> None:
 
 
 def _keep_compiled_programs() -> None:
-    """Have JAX keep what it compiles in the cache, for this machine alone, unless it does so."""
+    """Have JAX keep what it compiles in the cache, for this machine alone, unless it does so.
+
+    Small programs too: a run has a dozen of them, which take half a second in all.
+    """
     if jax.config.jax_compilation_cache_dir is None:
         folder = cache_dir() / "programs" / platform.node()
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def make_mesh(layout: str = "auto") -> Mesh:

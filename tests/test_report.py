@@ -2,6 +2,7 @@
 
 import io
 import json
+from importlib.metadata import PackageNotFoundError
 
 from rich.console import Console
 
@@ -107,3 +108,11 @@ def test_info_is_about_this_machine():
     assert "jax" in text
     assert report._processors() >= 1
     assert "GiB" in text
+
+
+def test_info_says_what_is_not_installed(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(report, "version", missing)
+    assert "not installed" in shown(report.info_table())

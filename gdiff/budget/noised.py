@@ -7,7 +7,6 @@ import equinox as eqx
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from scipy.stats import norm, qmc
 
 from gdiff import distributed
 from gdiff.dataset import Dataset
@@ -48,6 +47,9 @@ def draw(dataset: Dataset, count: int, seed: int, spread: float = 1.0) -> Points
         seed: of the draw.
         spread: standard deviation that the noise is drawn with; weights make up for it.
     """
+    from scipy.special import ndtri
+    from scipy.stats import qmc  # takes a second
+
     each, d = -(-count // REPLICATES), dataset.dim
     index, noise = [], []
     for replicate in range(REPLICATES):
@@ -58,7 +60,7 @@ def draw(dataset: Dataset, count: int, seed: int, spread: float = 1.0) -> Points
             points = qmc.Sobol(d + 1, seed=rng).random_base2(size)[:each]
             index.append((points[:, 0] * len(dataset)).astype(int))
             tiny = np.finfo(float).eps
-            noise.append(norm.ppf(np.clip(points[:, 1:], tiny, 1 - tiny)))
+            noise.append(ndtri(np.clip(points[:, 1:], tiny, 1 - tiny)))
         else:
             index.append(rng.integers(len(dataset), size=each))
             noise.append(rng.standard_normal((each, d), np.float32))

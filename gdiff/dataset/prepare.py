@@ -19,7 +19,7 @@ from gdiff.dataset import synthetic
 from gdiff.dataset.base import Dataset, blocks
 from gdiff.dataset.digits import Digits
 from gdiff.dataset.images import one_line
-from gdiff.dataset.tfds import Tfds, default_data_dir, file_formats, prepared, quiet
+from gdiff.dataset.tfds import Tfds, default_data_dir, file_formats, library, prepared, quiet
 from gdiff.errors import UserError, require
 
 _FORMAT = "array_record"
@@ -210,8 +210,7 @@ def _class_counts(dataset: Dataset) -> dict[str, int] | None:
 
 def _check_known(name: str) -> None:
     """TFDS looks for an unknown name on the network, for minutes."""
-    import tensorflow_datasets as tfds
-
+    tfds = library()
     known = tfds.list_builders(with_community_datasets=False)
     base = name.partition("/")[0].partition(":")[0]
     close = get_close_matches(base, [*known, *PRESETS], n=1)
@@ -246,8 +245,7 @@ def _check_network(name: str) -> None:
 
 
 def _download(name: str, data_dir: Path) -> Path:
-    import tensorflow_datasets as tfds
-
+    tfds = library()
     # TFDS prints banners to stdout; its progress bars go to stderr.
     with contextlib.redirect_stdout(io.StringIO()):
         try:

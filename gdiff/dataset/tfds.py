@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -97,8 +98,7 @@ class Tfds(DatasetSpec):
 
     def _decode(self, folder: Path, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Images, labels and class names (the latter two may be empty), kept in the cache."""
-        import tensorflow_datasets as tfds
-
+        tfds = library()
         try:
             builder = tfds.builder_from_directory(folder)
         except Exception as error:  # TFDS raises many kinds on damaged descriptions
@@ -147,6 +147,24 @@ class Tfds(DatasetSpec):
             with images.blamed(f"image 0 of {self.name}"):
                 return images.pixels(encoded(slice(0, 1))[0], channels).shape
         return *declared[:2], channels
+
+
+def library() -> ModuleType:
+    """TFDS, imported when it is needed: that takes a second, and some machines do without.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import array_record  # noqa: F401  TFDS misses it only when it reads
+        import tensorflow_datasets
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"data sets of TFDS need the package {error.name}, which is not installed: pip install "
+            "tensorflow-datasets array-record importlib_resources, or give the data as "
+            "dataset=array dataset.path=FILE.npy"
+        ) from error
+    return tensorflow_datasets
 
 
 def default_data_dir() -> Path:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -193,7 +193,7 @@ def _centre_and_norms(
     dtype = jnp.result_type(float)
 
     def found() -> tuple[Array, Array]:
-        centre = _centre(rows, len(dataset), dtype, mesh)
+        centre = _centre(rows, len(dataset), mesh)
         return centre, half_norms(rows, centre, mesh)
 
     # Several processes hold a part of the norms each.
@@ -218,39 +218,44 @@ def _radius(half_norms: Array, n: int) -> Array:
     return jnp.sqrt(2 * jnp.max(half_norms, where=is_row, initial=0))
 
 
-def _centre(rows: Array | Streamed, n: int, dtype: jnp.dtype, mesh: Mesh) -> Array:
+def _centre(rows: Array | Streamed, n: int, mesh: Mesh) -> Array:
     """Mean of the rows; rounded for integers, so that centred rows stay exact."""
-
-    def local_sum(rows: Array) -> Array:
-        def add(i: Array, total: Array) -> Array:
-            some, start = _part(rows, i)
-            is_new = start + jnp.arange(some.shape[0]) >= i * some.shape[0]
-            some = jnp.where(is_new[:, None], some.astype(dtype), 0)
-            return total + jnp.sum(some, axis=0)
-
-        zeros = jnp.zeros(rows.shape[1], dtype)
-        return jax.lax.psum(jax.lax.fori_loop(0, _part_count(rows), add, zeros), DATA)
-
-    mean = _per_device(local_sum, mesh, P(DATA), P())(rows) / n
+    mean = _per_device(_local_sum, mesh, P(DATA), P())(rows) / n
     return jnp.round(mean) if jnp.issubdtype(rows.dtype, jnp.integer) else mean
 
 
 def half_norms(rows: Array | Streamed, centre: Array, mesh: Mesh) -> Array:
     """½‖row - centre‖² of all rows [n, d], a part of them in working precision at a time."""
-
-    def local(rows: Array, centre: Array) -> Array:
-        def write(i: Array, norms: Array) -> Array:
-            some, start = _part(rows, i)
-            values = 0.5 * jnp.sum((some.astype(centre.dtype) - centre) ** 2, axis=1)
-            return jax.lax.dynamic_update_slice_in_dim(norms, values, start, 0)
-
-        zeros = jnp.zeros(rows.shape[0], centre.dtype)
-        return jax.lax.fori_loop(0, _part_count(rows), write, zeros)
-
-    return _per_device(local, mesh, (P(DATA), P()), P(DATA))(rows, centre)
+    return _per_device(_local_half_norms, mesh, (P(DATA), P()), P(DATA))(rows, centre)
 
 
+def _local_sum(rows: Array | Streamed) -> Array:
+    """Sum of the rows of all devices along `data`, in working precision."""
+    dtype = jnp.result_type(float)
+
+    def add(i: Array, total: Array) -> Array:
+        some, start = _part(rows, i)
+        is_new = start + jnp.arange(some.shape[0]) >= i * some.shape[0]
+        some = jnp.where(is_new[:, None], some.astype(dtype), 0)
+        return total + jnp.sum(some, axis=0)
+
+    zeros = jnp.zeros(rows.shape[1], dtype)
+    return jax.lax.psum(jax.lax.fori_loop(0, _part_count(rows), add, zeros), DATA)
+
+
+def _local_half_norms(rows: Array | Streamed, centre: Array) -> Array:
+    def write(i: Array, norms: Array) -> Array:
+        some, start = _part(rows, i)
+        values = 0.5 * jnp.sum((some.astype(centre.dtype) - centre) ** 2, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(norms, values, start, 0)
+
+    zeros = jnp.zeros(rows.shape[0], centre.dtype)
+    return jax.lax.fori_loop(0, _part_count(rows), write, zeros)
+
+
+@lru_cache(maxsize=8)
 def _per_device(run: Callable[..., Array], mesh: Mesh, takes: Any, gives: Any) -> Callable:
+    """`run` on the rows of each device; kept, so that the fits of a sweep share programs."""
     return jax.jit(jax.shard_map(run, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=False))
 
 

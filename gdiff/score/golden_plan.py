@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -33,7 +33,7 @@ _DEFAULT_RANGE = (0.01, 100.0)
 _MARGIN, _WIDE_MARGIN = 0.85, 0.2
 # Errors below this part of the tolerance do not tell how good their estimate is.
 _NEGLIGIBLE = 0.1
-_LARGEST_HEAD = 4096
+_SMALL_HEAD, _LARGEST_HEAD = 256, 4096
 _HEADS = (0, 16, 64, 256, 1024, _LARGEST_HEAD)
 # Cost in numbers read by the coarse scan; measured on CPU with 64 queries. A number of the tail's
 # mean; a number of a row of the head; what every row costs besides: in any case, for a head, and
@@ -132,8 +132,7 @@ def _cheapest(
         return cost + left / REPAIRED * _full_cost(golden, REPAIRED)
 
     best, lowest = (0, 0, 0, 1.0), _full_cost(golden)
-    for ranked in range(1, len(golden.ends) + 1):
-        works = _menu(golden, ranked)
+    for works in _menu(golden):
         costs = [_cost(golden, work) for work in works]
         if min(costs) >= lowest:
             continue
@@ -157,10 +156,19 @@ def _reserve(golden: GoldenScan) -> Work:
     return Work(blocks, max(1, blocks - 1), max(h for h in _heads(golden) if h <= most))
 
 
-def _menu(golden: GoldenScan, ranked: int) -> tuple[Work, ...]:
-    """All that may be chosen with so many blocks ranked: the tail dropped, or averaged."""
-    averaged = (0, *range(max(1, ranked - 2), ranked + 1))
-    return tuple(Work(ranked, a, head) for head in _heads(golden) for a in averaged if a or head)
+def _menu(golden: GoldenScan) -> Iterator[tuple[Work, ...]]:
+    """All that may be chosen, in groups that are tried together: the tail dropped, or averaged.
+
+    Large heads come last, as trying them takes longest and is seldom worth it.
+    """
+    heads = _heads(golden)
+    small = [head for head in heads if head <= _SMALL_HEAD]
+    for some in (small, heads[len(small) :]):
+        for ranked in range(1, len(golden.ends) + 1):
+            averaged = (0, *range(max(1, ranked - 2), ranked + 1))
+            works = tuple(Work(ranked, a, head) for head in some for a in averaged if a or head)
+            if works:
+                yield works
 
 
 def _heads(golden: GoldenScan) -> list[int]:

@@ -159,6 +159,16 @@ def test_data_that_is_not_there_fails_at_once_and_says_where_to_put_it(tmp_path,
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.parametrize("package", ["tensorflow_datasets", "array_record"])
+def test_without_its_library_the_cache_alone_is_read(tiny_dir, package, monkeypatch):
+    cached = Tfds(name="tiny_shapes", data_dir=tiny_dir).load()
+    monkeypatch.setitem(sys.modules, package, None)
+    with one_line(package, "not installed", "dataset=array"):
+        Tfds(name="tiny_shapes", data_dir=tiny_dir, split="train[:50%]").load()
+    again = Tfds(name="tiny_shapes", data_dir=tiny_dir).load()
+    np.testing.assert_array_equal(again.x, cached.x)
+
+
 def test_a_name_is_needed(tmp_path):
     with one_line("dataset.name is missing"):
         Tfds(data_dir=tmp_path)

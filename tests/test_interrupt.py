@@ -1,0 +1,105 @@
+"""Ctrl-C at an unlucky moment."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from commands import SMALL
+
+from gdiff import cli
+
+# The signal arrives while a callback of the garbage collector runs, after the first batch; the
+# other batches take a minute.
+SCRIPT = """
+import gc, signal
+from gdiff.cli import main
+from gdiff.outputs import RunFolder
+
+def callback(phase, info):
+    gc.callbacks.remove(callback)
+    signal.raise_signal(signal.SIGINT)
+
+def write_chunk(self, number, **arrays):
+    whole(self, number, **arrays)
+    if number == 0:
+        gc.callbacks.append(callback)
+        gc.collect()
+
+whole, RunFolder.write_chunk = RunFolder.write_chunk, write_chunk
+main()
+"""
+LONG = ("dataset=moons", *SMALL, "metrics=none", "batch_size=1", "num_samples=20000")
+
+
+def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-c", SCRIPT, "sample", "-q", *LONG, "hydra.run.dir=run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert process.returncode == 130, process.stderr
+    assert process.stderr == "interrupted; continue with: gdiff sample --resume run\n"
+    assert len(list((tmp_path / "run" / "chunks").iterdir())) < 20000
+
+
+@pytest.fixture
+def _hooks(monkeypatch):
+    """What main() changes in this process is undone."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def ending(app, monkeypatch, capsys):
+    """Exit code and stderr of the command."""
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return caught.value.code, capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_hooks")
+def test_an_interrupt_after_which_a_library_cannot_clean_up_is_still_one(monkeypatch, capsys):
+    def fail():
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise AttributeError("half of an object")
+
+    assert ending(fail, monkeypatch, capsys) == (130, "interrupted\n")
+
+
+@pytest.mark.usefixtures("_hooks")
+def test_an_import_is_not_interrupted_but_what_follows(tmp_path, monkeypatch, capsys):
+    module = tmp_path / "interrupted_import.py"
+    module.write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nis_whole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run():
+        try:
+            import interrupted_import
+
+            assert interrupted_import.is_whole
+            time.sleep(60)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+    assert ending(run, monkeypatch, capsys) == (130, "")
+
+
+@pytest.mark.usefixtures("_hooks")
+def test_interrupts_that_are_to_be_ignored_stay_ignored(monkeypatch, capsys):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def run():
+        signal.raise_signal(signal.SIGINT)
+        raise SystemExit(0)
+
+    assert ending(run, monkeypatch, capsys) == (0, "")
