@@ -39,7 +39,7 @@ info: install ## versions, devices and folders
 	$(BIN)/gdiff info
 
 test: install ## all tests but the slow ones
-	$(BIN)/python -m pytest -m 'not slow and not gpu' -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not gpu' -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: install ## the slow tests
 	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)

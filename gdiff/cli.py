@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 # Priors that take no training, and no data at run time.
 _PRIORS = ("standard", "gaussian", "ppca", "gmm", "dpgmm")
 
-# What may be another when a run is continued.
-_DEVICES = r"runtime\.(mesh|distributed|coordinator|process_id|num_processes)="
-
 # Exit code of shells for Ctrl-C.
 _INTERRUPTED = 130
 
@@ -341,24 +338,13 @@ def _sweep_job(cfg: "DictConfig", place: "Place", *, quiet: bool) -> float | Non
 
 
 def _resume(composer: "Composer", path: Path, overrides: list[str], *, quiet: bool) -> None:
-    """Continue a run; overrides are accepted if they are those it began with.
-
-    The devices and the processes that work on it may be others.
-    """
-    from gdiff import config, outputs, progress
+    """Continue a run; devices, processes and the batch size may be others."""
+    from gdiff import outputs, progress
     from gdiff.experiment import run
 
     progress.configure(quiet=quiet)
     outputs.require_run(path)
-    devices = [word for word in overrides if re.match(_DEVICES, word)]
-    experiment = config.load(path, devices)
-    if len(devices) < len(overrides):
-        differing = config.differences(experiment, composer.experiment(overrides))
-        if differing:
-            raise UserError(
-                f"{path} was begun with another {', '.join(differing)}: leave the overrides "
-                "out to continue it, or start a new run"
-            )
+    experiment = composer.resumed(path, overrides)
     with _together(experiment) as is_first:
         if not is_first:
             return

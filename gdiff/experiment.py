@@ -309,26 +309,32 @@ class _Job:
 
     def sample(self) -> dict:
         """Draw every batch that is not on disk yet; returns the account of all."""
-        batches, steps = self.batches, self.steps.count
-        count = -(-self.experiment.num_samples // self.batch)
-        accounts = []
-        with track("sampling", count * steps, "steps") as progress:
-            for number in range(count):
+        batches, count = self.batches, self.experiment.num_samples
+        accounts, first = [], 0
+        with track("sampling", self._steps_before(count), "steps") as progress:
+            while first < count:
+                number = len(accounts)
                 chunk = self.folder.chunk(number)
-                is_done = chunk is not None
+                # One that begins elsewhere is of another batch size.
+                is_done = chunk is not None and chunk["index"][0] == first
                 if not is_done:
-                    chunk = self._draw(batches, number, progress)
+                    chunk = self._draw(batches, first, progress)
                     self.folder.write_chunk(number, **chunk)
                 accounts.append({k: v for k, v in chunk.items() if k not in ("samples", "index")})
-                progress.reach((number + 1) * steps, skipped=is_done)
-        return {"chunks": count} | summary(self.plan, accounts)
+                first += len(chunk["index"])
+                progress.reach(self._steps_before(first), skipped=is_done)
+        return {"chunks": len(accounts)} | summary(self.plan, accounts)
 
-    def _draw(self, batches: Batches, number: int, progress: Progress) -> dict[str, np.ndarray]:
-        """One batch as a chunk; what the first one shows on its way is written."""
-        first, before = number * self.batch, number * self.steps.count
+    def _steps_before(self, first: int) -> int:
+        """How many steps the samples before number `first` take in whole batches."""
+        return -(-first // self.batch) * self.steps.count
+
+    def _draw(self, batches: Batches, first: int, progress: Progress) -> dict[str, np.ndarray]:
+        """The batch from sample `first` on, as a chunk; what sample 0 shows is written."""
+        before = self._steps_before(first)
         index = np.arange(first, min(first + self.batch, self.experiment.num_samples))
         movie, queries = self._movie(), self._queries()
-        states = [each for each in (movie, queries) if each.stops and number == 0]
+        states = [each for each in (movie, queries) if each.stops and first == 0]
 
         def report(done: int, note: str) -> None:
             progress.reach(before + done, note)

@@ -39,16 +39,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from densities import Line, Mixture, follow, moved
 from jax.sharding import NamedSharding, PartitionSpec
+from scaling_plots import errors_figure, exponents, rounds_figure
 from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
 from gdiff import config, rng
 from gdiff.clock import Clock
 from gdiff.denoiser import Posterior
 from gdiff.errors import UserError
-from gdiff.figures.encode import figure_png
 from gdiff.mesh import make_mesh
 from gdiff.metrics.sliced import sliced_w2_with_null
 from gdiff.outputs import write_csv
@@ -98,53 +99,6 @@ ROUNDS = (*ROUNDS, "rounds_max", "picard_error")
 ERRORS = ("method", "steps", "evaluations", "total_variation")
 IMAGES = ("method", "steps", "evaluations", "sliced_w2", "sliced_w2_null")
 
-
-class Mixture:
-    """A mixture of Gaussians on the line, at any noise level; float64 on the host."""
-
-    def __init__(self, weights, means, deviations):
-        self.weights, self.means, self.deviations = map(np.array, (weights, means, deviations))
-
-    def density(self, z, sigma):
-        """[n] of z = x_0 + sigma ε."""
-        return self._parts(z, sigma).sum(1)
-
-    def denoise(self, z, sigma):
-        """[n] posterior mean of x_0."""
-        parts = self._parts(z, sigma) + 1e-300
-        gain = self.deviations**2 / (self.deviations**2 + sigma**2)
-        return (parts * (gain * z[:, None] + (1 - gain) * self.means)).sum(1) / parts.sum(1)
-
-    def score(self, z, sigma):
-        return (self.denoise(z, sigma) - z) / sigma**2
-
-    def below(self, z, sigma):
-        """[n] distribution function."""
-        deviations = np.hypot(self.deviations, sigma)
-        return ndtr((z[:, None] - self.means) / deviations) @ self.weights
-
-    def quantile(self, mass, sigma):
-        """[n] where the distribution function has the values `mass`, by bisection."""
-        reach = 12 * (np.abs(self.means).max() + self.deviations.max() + sigma)
-        low, high = np.full_like(mass, -reach), np.full_like(mass, reach)
-        for _ in range(70):
-            middle = (low + high) / 2
-            is_below = self.below(middle, sigma) < mass
-            low, high = np.where(is_below, middle, low), np.where(is_below, high, middle)
-        return (low + high) / 2
-
-    def information(self, sigma):
-        """Mean square of the score, by quadrature."""
-        reach = np.abs(self.means).max() + 9 * np.hypot(self.deviations.max(), sigma)
-        z = np.linspace(-reach, reach, 1001)
-        return (z[1] - z[0]) * (self.density(z, sigma) @ self.score(z, sigma) ** 2)
-
-    def _parts(self, z, sigma):
-        variance = self.deviations**2 + sigma**2
-        exponent = -((z[:, None] - self.means) ** 2) / (2 * variance)
-        return self.weights * np.exp(exponent) / np.sqrt(2 * np.pi * variance)
-
-
 LAW = Mixture([0.4, 0.6], [-1.5, 1.0], [0.3, 0.5])
 
 
@@ -168,108 +122,11 @@ def product(law):
     return Product(jnp.array(law.weights), jnp.array(law.means), jnp.array(law.deviations**2))
 
 
-class Line:
-    """Densities of z / √(1 + sigma²) on an equidistant grid, wide enough that they vanish.
-
-    A map is followed by the mass below every point, noise by the Fourier transform.
-    """
-
-    def __init__(self, reach=10.0, points=2**12):
-        self.y = np.linspace(-reach, reach, points, endpoint=False)
-        self.spacing = self.y[1] - self.y[0]
-        self._frequency = 2 * np.pi * np.fft.rfftfreq(points, self.spacing)
-
-    def law(self, law, sigma):
-        scale = np.hypot(1, sigma)
-        return scale * law.density(scale * self.y, sigma)
-
-    def push(self, density, image):
-        """Density of the image [n] of every point, which increases along the line."""
-        mass = CubicSpline(self.y, density).antiderivative()(self.y)
-        found = CubicSpline(image, mass, extrapolate=False).derivative()(self.y)
-        return np.nan_to_num(found)
-
-    def blur(self, density, deviation):
-        """Density after adding N(0, deviation²)."""
-        damping = np.exp(-0.5 * (deviation * self._frequency) ** 2)
-        return np.fft.irfft(np.fft.rfft(density) * damping, len(self.y))
-
-    def total_variation(self, p, q):
-        return 0.5 * self.spacing * np.abs(p - q).sum()
-
-    def divergence(self, p, q):
-        """KL(p ‖ q) = ∫ p log(p/q) - p + q, whose integrand is never negative."""
-        is_inside = (p > 1e-14) & (q > 1e-14)
-        p, q = p[is_inside], q[is_inside]
-        return self.spacing * np.sum(p * np.log(p / q) - p + q)
-
-    def propagate(self, law, grid, steps):
-        """Density at the end of a table, from the exact law at the first level of the grid.
-
-        Methods with noise are followed step by step, others, with all their memory, at once.
-        """
-        density = self.law(law, grid[0])
-        ends = steps.ends if steps.is_stochastic else np.array([0, len(steps.sigma)])
-        levels = np.hypot(1, grid if steps.is_stochastic else grid[[0, -1]])
-        for begin, end, here, there in zip(
-            ends[:-1], ends[1:], levels[:-1], levels[1:], strict=True
-        ):
-            before = np.zeros_like(steps.c[0]) if steps.before is None else steps.before[begin]
-            # z' = T(u) + after·ξ, and u = z + before·ξ is where the denoiser is evaluated first.
-            after = after_of(steps, begin, end, before)
-            slope, nodes = 0.0, np.zeros(1)
-            if before @ after:  # after·ξ = slope before·ξ + independent noise
-                slope = before @ after / (before @ before)
-                nodes = np.linalg.norm(before) * np.linspace(-6, 6, 13)
-            else:
-                density = self.blur(density, np.linalg.norm(before) / here)
-            weights = np.exp(-0.5 * np.linspace(-6, 6, len(nodes)) ** 2) if slope else np.ones(1)
-            density = sum(
-                weight
-                * self.push(density, (moved(steps, begin, end, u, law) + slope * node) / there)
-                for weight, node, u in zip(
-                    weights / weights.sum(), nodes, here * self.y + nodes[:, None], strict=True
-                )
-            )
-            density = self.blur(density, np.linalg.norm(after - slope * before) / there)
-        return density
-
-
-def after_of(steps, begin, end, before):
-    """Weights of a step's noise that come after its last evaluation, see `Line.propagate`."""
-    after = -before
-    for row in range(begin, end):
-        assert row == begin or not np.any(after), "a later evaluation sees noise of its own"
-        after = steps.a[row, 0] * after + steps.c[row]
-        after[np.abs(after) < 1e-14] = 0
-    return after
-
-
-def moved(steps, begin, end, z, law):
-    """Points [n] after some rows of a table without noise, and no memory of earlier rows."""
-    states, outputs = [], []
-
-    def dot(a, b):
-        return sum(
-            weight * value
-            for weights, values in ((a[row], states), (b[row], outputs))
-            for weight, value in zip(weights, values, strict=False)
-        )
-
-    for row in range(begin, end):
-        states = [z, *states][: steps.a.shape[1]]
-        outputs = [law.denoise(z, steps.sigma[row]), *outputs][: steps.b.shape[1]]
-        z = dot(steps.a, steps.b)
-        if steps.clip is not None:
-            part, bound = dot(*steps.clip[:2]), np.abs(dot(*steps.clip[2:]))
-            z = z - part + np.clip(part, -bound, bound)
-    return z
-
-
 def start_divergence(law, sigma):
     """KL(p_T ‖ N(0, 1)) of a coordinate of z / √(1 + sigma²)."""
     line = Line()
-    return line.divergence(line.law(law, sigma), np.exp(-0.5 * line.y**2) / np.sqrt(2 * np.pi))
+    found = line.law(law, sigma, np.hypot(1, sigma))
+    return line.divergence(found, np.exp(-0.5 * line.y**2) / np.sqrt(2 * np.pi))
 
 
 def path_divergence(law, grid):
@@ -295,9 +152,9 @@ def path_divergence(law, grid):
 
 def law_divergence(law, grid):
     """KL between the exact law at the end and that of Exponential's SDE, of a coordinate."""
-    line = Line(points=2**11)
-    found = line.propagate(law, grid, Exponential(stochastic=True).table(grid))
-    return line.divergence(line.law(law, grid[-1]), found)
+    line, scale = Line(points=2**11), np.hypot(1, grid)
+    found = follow(line, law, Exponential(stochastic=True).table(grid), scale)
+    return line.divergence(line.law(law, grid[-1], scale[-1]), found)
 
 
 def flow_error(law, grid, points=4096):
@@ -308,7 +165,7 @@ def flow_error(law, grid, points=4096):
     z = np.hypot(1, grid[0]) * ndtri((np.arange(points) + 0.5) / points)
     steps = Exponential(stochastic=False).table(grid)
     exact = law.quantile(law.below(z, grid[0]), grid[-1])
-    return np.mean((moved(steps, 0, len(steps.sigma), z, law) - exact) ** 2)
+    return np.mean((moved(law, steps, 0, len(steps.sigma), z) - exact) ** 2)
 
 
 # The method, what a coordinate adds to its error, and the budget of all coordinates.
@@ -391,23 +248,14 @@ def parallel(sampler, grid, blocks, dim):
     return engine.account["rounds"].sum(1), gap
 
 
-def exponents(rows):
-    """p of steps ~ d^p, and of rounds ~ (log d)^p, by least squares of the logarithms."""
-    dim, steps, rounds = (
-        np.array([row[key] for row in rows]) for key in ("dim", "steps", "rounds")
-    )
-    logs = np.log(dim)
-    return np.polyfit(logs, np.log(steps), 1)[0], np.polyfit(np.log(logs), np.log(rounds), 1)[0]
-
-
 def errors_row(method, evaluations):
     """Total variation of a method on the line with so many evaluations."""
     count = evaluations // 2 if method in TWO_STAGES else evaluations
     grid, line = np.sqrt(np.geomspace(9, 0.05, count + 1)), Line()
-    steps = METHODS[method].steps(grid)
+    steps, scale = METHODS[method].steps(grid), np.hypot(1, grid)
     assert steps.evaluations == evaluations
-    found = line.propagate(LAW, grid, steps)
-    distance = line.total_variation(found, line.law(LAW, grid[-1]))
+    exact = line.law(LAW, grid[-1], scale[-1])
+    distance = line.total_variation(follow(line, LAW, steps, scale), exact)
     return dict(zip(ERRORS, (method, count, evaluations, distance), strict=True))
 
 
@@ -440,114 +288,6 @@ def images_error(experiment):
     ]
     found = sliced_w2_with_null(np.concatenate(samples), dataset, PROJECTIONS, 0, len(dataset))
     return {"evaluations": steps.evaluations} | dict(zip(IMAGES[-2:], found, strict=True))
-
-
-_COLOURS = {"SDE, path": "#c2255c", "SDE, law": "#e8590c", "ODE": "#1971c2"}
-_UNITS = {
-    "SDE, path": "KL of paths ≤ {:g} nats",
-    "SDE, law": "KL of the end ≤ {:g} nats",
-    "ODE": "‖x - x*‖² ≤ {:g}",
-}
-# Methods with noise are warm, those without are cold; two evaluations have hollow marks.
-_STYLES = {
-    "ancestral": ("#f08c00", "o"),
-    "ddpm": ("#e03131", "s"),
-    "exponential_sde": ("#c2255c", "^"),
-    "accelerated_sde": ("#862e9c", "D"),
-    "srk": ("#845b2b", "v"),
-    "li_cai": ("#e03131", "P"),
-    "midpoint": ("#862e9c", "X"),
-    "ddim": ("#1971c2", "o"),
-    "exponential_ode": ("#0c8599", "^"),
-    "accelerated_ode": ("#2f9e44", "D"),
-    "dpmpp_2m": ("#364fc7", "s"),
-    "heun": ("#0c8599", "P"),
-}
-
-
-def new_figure(width, height, count=1):
-    """A figure and its axes, both logarithmic."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, count, squeeze=False)[0]
-    for each in axes:
-        each.set(xscale="log", yscale="log")
-        each.grid(which="major", color="#e9ecef", linewidth=0.8)
-        each.set_axisbelow(True)
-        each.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def ticks(axis, values):
-    axis.set_ticks(values, [f"{value:g}" for value in values])
-    axis.set_ticks([], minor=True)
-
-
-def rounds_figure(rows):
-    """Rounds against the dimension, one by one and in parallel, as PNG bytes."""
-    figure, (axes,) = new_figure(8.6, 5.2)
-    for measure, colour in _COLOURS.items():
-        chosen = [row for row in rows if row["measure"] == measure]
-        dim = [row["dim"] for row in chosen]
-        power, log_power = exponents(chosen)
-        budget = _UNITS[measure].format(chosen[0]["budget"])
-        lines = (
-            ("steps", f"{measure[:3]} one by one: $d^{{{power:.2f}}}$\n{budget}", "-"),
-            ("rounds", f"{measure[:3]} in parallel: $(\\log\\, d)^{{{log_power:.2f}}}$", "--"),
-        )
-        for key, label, dashes in lines:
-            style = {"markerfacecolor": "white" if key == "rounds" else colour, "marker": "o"}
-            values = [row[key] for row in chosen]
-            axes.plot(dim, values, dashes, color=colour, label=label, markersize=5.5, **style)
-    axes.set(xlabel="dimension d", ylabel="rounds: evaluations one after the other")
-    ticks(axes.xaxis, sorted({row["dim"] for row in rows}))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    figure.legend(
-        loc="outside right center", frameon=False, fontsize=9, labelspacing=0.7, handlelength=3
-    )
-    return figure_png(figure)
-
-
-def errors_figure(rows, images):
-    """Errors against evaluations as PNG bytes; the second panel only if there are images."""
-    panels = [(rows, "total_variation", "total variation, two Gaussians on the line")]
-    if images:
-        panels.append((images, "sliced_w2", "sliced W2 to the training data, MNIST"))
-    figure, all_axes = new_figure(6.8 if not images else 11.5, 5.2, len(panels))
-    for axes, (table, key, label) in zip(all_axes, panels, strict=True):
-        for method, (colour, marker) in _STYLES.items():
-            chosen = [row for row in table if row["method"] == method]
-            if chosen:
-                axes.plot(
-                    [row["evaluations"] for row in chosen],
-                    [row[key] for row in chosen],
-                    "-" if METHODS[method].table(np.geomspace(3, 1, 4)).is_stochastic else "--",
-                    color=colour,
-                    marker=marker,
-                    markerfacecolor="white" if method in TWO_STAGES else colour,
-                    label=method if axes is all_axes[0] else None,
-                    markersize=6,
-                    linewidth=1.4,
-                )
-        axes.set(xlabel="evaluations of the denoiser", ylabel=label)
-        counts = {row["evaluations"] for row in table if row["method"] not in TWO_STAGES}
-        ticks(axes.xaxis, sorted(counts))
-    if images:
-        null = np.mean([row["sliced_w2_null"] for row in images])
-        all_axes[1].yaxis.set_major_formatter("{x:g}")
-        all_axes[1].yaxis.set_minor_formatter("{x:g}")
-        all_axes[1].axhline(null, color="#343a40", linewidth=1, linestyle=":")
-        place = all_axes[1].get_yaxis_transform()
-        text = {"transform": place, "va": "bottom", "fontsize": 9}
-        all_axes[1].text(0.01, null, "as many data points", **text)
-    title = "solid: with noise\nhollow: two evaluations a step"
-    figure.legend(
-        loc="outside right center", frameon=False, fontsize=9, title=title, title_fontsize=9
-    )
-    return figure_png(figure)
 
 
 def parse(arguments):

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import signal
 from pathlib import Path
 
 # Small linear algebra on many threads crawls when other processes share the cores.
@@ -11,7 +12,19 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests neither read nor fill the user's cache; theirs is kept, for all workers and later runs.
 os.environ["GDIFF_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "gdiff")
 
+import numpy as np
 import pytest
+
+# A shell has what it starts in the background ignore Ctrl-C, which processes under test inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Plots are made but not drawn, which takes as long as all else of a small run."""
+    blank = np.zeros((1, 1, 3), np.uint8)
+    monkeypatch.setattr("gdiff.figures.encode.rendered", lambda figure: blank)
 
 
 @pytest.fixture(scope="session")

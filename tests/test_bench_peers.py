@@ -236,8 +236,11 @@ def test_tables_leave_out_what_was_not_measured(capsys):
     assert lines[-1] == "samplers: not installed"
 
 
-def test_the_command_prints_json_only_for_peers():
-    words = ("peers", "dataset=digits", "dataset.subset=40", "--queries", "8", "--repeats", "1")
+@pytest.mark.parametrize("has_memory", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_command_prints_json_only_for_peers(has_memory, monkeypatch):
+    if not has_memory:
+        monkeypatch.setattr(peers, "_memory", lambda *_: None)
+    words = ("peers", *SMALL, "--queries", "4", "--repeats", "1")
     result = gdiff("bench", *words, "--json")
     assert result.code == 0, result.err
     assert set(json.loads(result.out)) >= {"dataset", "means"}

@@ -28,6 +28,10 @@ JOB = (
 FILES = {"queries.npz", "score_error.csv", "score_error.png"}
 
 
+# The run of the module's fixture is drawn.
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 @pytest.fixture(autouse=True)
 def _in_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

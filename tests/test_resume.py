@@ -248,9 +248,7 @@ def test_the_same_overrides_are_accepted_and_others_refused(whole):
     assert (result.code, result.out) == (2, "")
     result = gdiff("sample", "--resume", "run", *SHORT, "seed=1", "batch_size=5")
     assert result.code == 2
-    assert re.fullmatch(
-        r"error: run was begun with another batch_size, seed: leave .*\n", result.err
-    )
+    assert re.fullmatch(r"error: run was begun with another seed: leave .*\n", result.err)
     assert len(chunks("run")) == 1
     resume("run", *SHORT)
     check_complete("run", whole(SHORT))

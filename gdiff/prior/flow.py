@@ -15,14 +15,13 @@ from jaxtyping import Array, Float, Key
 
 from gdiff import cache
 from gdiff.dataset import Dataset
-from gdiff.dataset.base import blocks
 from gdiff.dataset.statistics import Statistics, statistics
 from gdiff.errors import require
 from gdiff.prior.base import PriorSpec
 from gdiff.prior.couplings import Couplings
 from gdiff.prior.gaussian import DiffusedGaussian
 from gdiff.prior.gmm import GMM
-from gdiff.prior.mixture import DiffusedMixture
+from gdiff.prior.mixture import DiffusedMixture, coordinates
 from gdiff.progress import track
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -201,7 +200,9 @@ def _trained(
     law: HeadFlow, spec: Flow, dataset: Dataset, found: Statistics, sigma: float
 ) -> Couplings:
     """The couplings of the largest likelihood on rows held out, among those met in training."""
-    clean, judges = _split(_coordinates(dataset, found, law.base.whole.event_shape[0]), spec, sigma)
+    [rank] = law.base.whole.event_shape
+    clean = coordinates(dataset, found, np.arange(len(dataset)), rank, np.float32)
+    clean, judges = _split(clean, spec, sigma)
     numbers, rest = eqx.partition(law.couplings, eqx.is_inexact_array)
     rate = optax.warmup_cosine_decay_schedule(0.0, spec.learning_rate, spec.steps // 10, spec.steps)
     optimiser = optax.chain(optax.clip_by_global_norm(_CLIP), optax.adam(rate))
@@ -265,12 +266,3 @@ def _single(leaf: Array) -> np.ndarray:
     """A copy on the host, in single precision."""
     kind = np.float32 if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
     return np.asarray(leaf, kind)
-
-
-def _coordinates(dataset: Dataset, found: Statistics, rank: int) -> np.ndarray:
-    """The first principal coordinates of all rows: [n, rank] float32."""
-    out = np.empty((len(dataset), rank), np.float32)
-    for part in blocks(dataset.x):
-        rows = dataset.rows(part).reshape(-1, dataset.dim)
-        out[part] = (rows - found.mean) @ found.eigenvectors[:, :rank]
-    return out

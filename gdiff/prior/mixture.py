@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 from gdiff import cache
 from gdiff.dataset import Dataset
 from gdiff.dataset.base import blocks
+from gdiff.dataset.pages import release
 from gdiff.dataset.statistics import Statistics, statistics
 from gdiff.errors import require
 from gdiff.prior.base import PriorSpec, replicated
@@ -123,7 +124,7 @@ class MixtureSpec(PriorSpec):
         rows = np.random.default_rng(SEED).permutation(len(dataset))[:most]
         floor = _RELATIVE_FLOOR * float(found.eigenvalues[0]) + _FLOOR
         estimator = self.estimator(count, (most, rank), floor)
-        coordinates = _coordinates(dataset, found, np.sort(rows), rank)
+        points = coordinates(dataset, found, np.sort(rows), rank)
         # Products of small matrices crawl on many threads wherever another process wants a core.
         threads = threadpool_limits(1)
         with threads, track(f"{self.kind} of {dataset.name}", _PASSES, "passes") as progress:
@@ -131,7 +132,7 @@ class MixtureSpec(PriorSpec):
             for done in range(0, _PASSES, STRIDE):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of few distinct points, and of stopping
-                    estimator.fit(coordinates)
+                    estimator.fit(points)
                 if estimator.converged_:
                     break
                 progress.reach(done + STRIDE)
@@ -146,14 +147,17 @@ class MixtureSpec(PriorSpec):
         )
 
 
-def _coordinates(dataset: Dataset, found: Statistics, index: np.ndarray, rank: int) -> np.ndarray:
-    """The first principal coordinates of rows `index`: [k, rank] float64."""
-    x = dataset.x.reshape(len(dataset), -1)
-    out = np.empty((len(index), rank))
+def coordinates(
+    dataset: Dataset, found: Statistics, index: np.ndarray, rank: int, dtype: type = np.float64
+) -> np.ndarray:
+    """The first principal coordinates of rows `index`: [k, rank] in `dtype`."""
+    out = np.empty((len(index), rank), dtype)
     # In blocks, since float64 takes eight times the room of stored bytes.
     for part in blocks(np.broadcast_to(np.float64(0), (len(index), dataset.dim))):
-        centred = dataset.to_model(x[index[part]], np.float64) - found.mean
+        stored = dataset.x[index[part]].reshape(-1, dataset.dim)
+        centred = dataset.to_model(stored, np.float64) - found.mean
         out[part] = centred @ found.eigenvectors[:, :rank]
+        release(dataset.x)
     return out
 
 

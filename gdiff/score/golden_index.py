@@ -27,7 +27,7 @@ _INDEX_BYTES = 3 * 2**30
 # Rows from which the principal directions are computed.
 _ENOUGH = 2**16
 # Part of the key: to be raised when what is stored changes.
-_VERSION = 4
+_VERSION = 5
 
 
 def ranks(n: int, dim: int, max_rank: int) -> tuple[int, ...]:
@@ -45,19 +45,21 @@ def build(dataset: Dataset, full: FullScan, ends: tuple[int, ...], tolerance: fl
     basis[:, :held], eigenvalues[:held] = found.eigenvectors, found.eigenvalues
     mean = (found.mean * dataset.scale + dataset.shift).astype(np.float32)
     key = f"golden-{_VERSION}-{dataset.fingerprint()}-{'-'.join(map(str, ends))}"
-    # In one line, so that the cache holds all or nothing: block after block, then squared norms.
+    # In one line, so that the cache holds all or nothing: block after block, squared norms, offset.
     flat = cache.fill(
         key,
-        (len(dataset) * (1 + ends[-1]),),
+        (len(dataset) * (1 + ends[-1]) + dataset.dim,),
         np.float32,
-        lambda out: _project(dataset, mean, basis, _pieces(out, len(dataset), ends)),
+        lambda out: _project(dataset, mean, basis, *_pieces(out, len(dataset), ends)),
     )
     dtype = full.centre.dtype
-    *blocks, norms = (place_rows(piece, full.mesh) for piece in _pieces(flat, len(dataset), ends))
+    pieces, offset = _pieces(flat, len(dataset), ends)
+    *blocks, norms = (place_rows(piece, full.mesh) for piece in pieces)
     return GoldenScan(
         full=full,
         index=_index(full, tuple(blocks), norms),
         mean=jnp.asarray(mean, dtype),
+        offset=jnp.asarray(offset, dtype),
         basis=jnp.asarray(basis, dtype),
         eigenvalues=jnp.asarray(eigenvalues, dtype),
         tolerance=jnp.asarray(tolerance, dtype),
@@ -82,28 +84,41 @@ def _some(dataset: Dataset) -> Dataset:
     return dataclasses.replace(dataset, x=x, labels=None)
 
 
-def _pieces(flat: np.ndarray, n: int, ends: tuple[int, ...]) -> list[np.ndarray]:
-    """[n, columns] up to each end, and [n, 1] norms, as arrays of their own, parts of `flat`.
+def _pieces(flat: np.ndarray, n: int, ends: tuple[int, ...]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Parts of `flat`: [n, columns] up to each end and [n, 1] norms, and the offset.
 
-    A product reads whole arrays only.
+    They are arrays of their own since a product reads whole arrays only.
     """
-    pieces = np.split(flat, n * np.array(ends, np.int64))
-    return [piece.reshape(n, -1) for piece in pieces]
+    *pieces, offset = np.split(flat, n * np.array([*ends, ends[-1] + 1], np.int64))
+    return [piece.reshape(n, -1) for piece in pieces], offset
 
 
-def _project(dataset: Dataset, mean: np.ndarray, basis: np.ndarray, out: list[np.ndarray]) -> None:
-    """Fill in coordinates and squared norms of all rows about their mean, in stored units."""
+def _project(
+    dataset: Dataset,
+    mean: np.ndarray,
+    basis: np.ndarray,
+    out: list[np.ndarray],
+    offset: np.ndarray,
+) -> None:
+    """Fill in coordinates and squared norms of all rows about the mean, in stored units.
+
+    The offset is that of the true mean from the given one, beyond the coordinates.
+    """
+    total = np.zeros(dataset.dim)
     rows = dataset.x.reshape(len(dataset), -1)
     ends = np.cumsum([piece.shape[1] for piece in out[:-1]])
     with track(f"projecting {dataset.name}", len(dataset), "rows") as progress:
         for block in blocks(rows, 2**23):
             centred = rows[block].astype(np.float32) - mean
+            total += np.sum(centred, axis=0, dtype=np.float64)
             squares = np.sum(centred**2, axis=1, keepdims=True)
             columns = np.concatenate([centred @ basis, squares], axis=1)
             for piece, values in zip(out, np.split(columns, ends, axis=1), strict=True):
                 piece[block] = values
             release(out[0])
             progress.reach(block.stop)
+    total /= len(dataset)
+    offset[:] = total - basis @ (basis.T @ total)
 
 
 def _index(full: FullScan, coordinates: tuple[Array, ...], whole: Array) -> Index:

@@ -43,7 +43,7 @@ _ROW_COST, _RANKING_COST, _TAIL_COST = 60, 300, 300
 _LEAST_RESERVE = 64
 # What fewer queries cost more.
 _READING_COST = 0.12
-_VERSION = 18
+_VERSION = 19
 
 
 class Pilot(NamedTuple):

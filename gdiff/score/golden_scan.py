@@ -64,7 +64,8 @@ class GoldenScan(eqx.Module):
     Attributes:
         full: the exact scan, and with it the rows.
         index: what the coarse scan reads.
-        mean: [d] of the rows, in stored units.
+        mean: [d] of the rows, or of many of them, in stored units.
+        offset: [d] from it to the mean of all rows, beyond the coordinates.
         basis: [d, r] leading principal directions; eigenvalues: [r] of the covariance.
         tolerance: [] relative error beyond whose estimate a query is given to the full scan.
         plan: what to do at which noise level.
@@ -74,6 +75,7 @@ class GoldenScan(eqx.Module):
     full: FullScan
     index: Index
     mean: Float[Array, " d"]
+    offset: Float[Array, " d"]
     basis: Float[Array, "d r"]
     eigenvalues: Float[Array, " r"]
     tolerance: Float[Array, ""]
@@ -281,6 +283,7 @@ class GoldenScan(eqx.Module):
             gain = self.eigenvalues / (self.eigenvalues + query.sigma[:, None] ** 2)
             beyond = tail.mass[:, None] * (gain * query.coordinates)[:, end:]
             rest = _matmul(jnp.concatenate([tail.first, beyond], axis=1), self.basis.T)
+            rest += tail.mass[:, None] * self.offset
             shift = (factor[:, None] * head.first + rest) / mass[:, None]
             length = jnp.sum(shift**2, axis=1)
             spread = tail.second - 2 * jnp.sum(rest * shift, axis=1) + tail.mass * length
@@ -288,7 +291,9 @@ class GoldenScan(eqx.Module):
             between = head_mass * jnp.sum((own - shift) ** 2, axis=1)
             trace = (factor * head.spread + between + spread) / mass
             missing = squares * tail.beyond[:, work.averaged - 1]
-            estimate = jnp.sqrt((noise * spread + missing) / tail_mass)
+            # What the filter would know beyond the last coordinate, at most.
+            unknown = gain[:, -1] * share**2 * tail.beyond[:, -1]
+            estimate = jnp.sqrt((noise * spread + missing + unknown) / tail_mass)
         else:
             shift, trace = own, head.spread / jnp.maximum(head.mass, TINY)
             spread = jnp.sqrt(tail.second / tail_mass) + jnp.linalg.norm(shift, axis=1)

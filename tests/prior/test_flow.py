@@ -150,10 +150,10 @@ def test_trained_flow_is_reused(moons, mesh, monkeypatch):
             other.fit(moons, sigma, mesh)
 
 
-@pytest.mark.slow
-def test_training_depends_on_nothing_but_data_and_options(moons, mesh, trained):
-    again = SMALL.fit(moons, SIGMA, mesh)
-    assert eqx.tree_equal(again, trained)
+def test_training_depends_on_nothing_but_data_and_options(moons, mesh, tmp_path, monkeypatch):
+    once = TINY.fit(moons, SIGMA, mesh)
+    monkeypatch.setenv("GDIFF_CACHE", str(tmp_path / "other"))
+    assert eqx.tree_equal(TINY.fit(moons, SIGMA, mesh), once)
 
 
 def test_training_that_gains_nothing_ends_early_and_leaves_the_mixture(mesh, monkeypatch):

@@ -63,9 +63,9 @@ def compilations():
 @pytest.mark.parametrize(
     "method,layout",
     [
-        (DDIM(), "batch:1"),
         (Ancestral(), "batch:8"),
         (DPMpp2M(), "data:4/batch:2"),
+        pytest.param(DDIM(), "batch:1", marks=pytest.mark.slow),
         pytest.param(DPMpp2M(), "batch:8", marks=pytest.mark.slow),
     ],
 )

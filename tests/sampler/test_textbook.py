@@ -1,6 +1,7 @@
 """Tables, run by the engine, against the methods as their papers write them."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -55,9 +56,12 @@ def sample(method, grid, count=8):
 
 def noise_of(steps, keys, z):
     """[K, N, n, dim] the numbers that the engine draws."""
-    draws = range(steps.c.shape[1])
-    draw = jax.jit(lambda k: jnp.stack([rng.normal(rng.at_step(keys, k, n), z) for n in draws]))
-    return np.stack([draw(k) for k in range(steps.count)])
+    return np.stack([_draws(keys, z, k, steps.c.shape[1]) for k in range(steps.count)])
+
+
+@partial(jax.jit, static_argnames="count")
+def _draws(keys, z, k, count):
+    return jnp.stack([rng.normal(rng.at_step(keys, k, n), z) for n in range(count)])
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)

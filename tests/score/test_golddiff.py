@@ -149,7 +149,13 @@ def test_follows_the_rule_on_points_in_the_plane():
     check(Dataset("plane", x), GoldDiff(presample=True))
 
 
-@pytest.mark.parametrize("layout, estimator", [("data:8", "ss"), ("data:4/batch:2", "wss")])
+@pytest.mark.parametrize(
+    "layout, estimator",
+    [
+        pytest.param("data:8", "ss", marks=pytest.mark.slow),
+        ("data:4/batch:2", "wss"),
+    ],
+)
 def test_every_layout_of_devices_follows_the_rule(layout, estimator):
     check(digits(), digit_spec(estimator, presample=True), layout)
 

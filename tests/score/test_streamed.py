@@ -42,7 +42,12 @@ def answers(spec, dataset, mesh, sigmas=(0.01, 0.3, 3.0, 30.0)):
 
 
 @pytest.mark.parametrize(
-    "mesh, chunk_rows", [("batch:1", 100), ("data:2/batch:2", 64), ("data:3", 0)]
+    "mesh, chunk_rows",
+    [
+        ("data:2/batch:2", 64),
+        ("data:3", 0),
+        pytest.param("batch:1", 100, marks=pytest.mark.slow),
+    ],
 )
 def test_rows_on_the_host_give_the_same_posterior(images, mesh, chunk_rows):
     device, host = (

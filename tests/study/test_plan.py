@@ -42,7 +42,11 @@ def test_the_setting_found_is_cheap_and_keeps_its_promise():
         (("tolerance=1", "score=wiener"), "is about the exact score"),
         (("tolerance=1", "schedule=las"), "finds the grid itself"),
         (("tolerance=1e-12", *MOONS), "the nearest prior"),
-        (("tolerance=1e-4", *MOONS, "schedule.sigma_max=1000"), "the least is"),
+        pytest.param(
+            ("tolerance=1e-4", *MOONS, "schedule.sigma_max=1000"),
+            "the least is",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_said_in_one_line(words, message):

@@ -1,16 +1,11 @@
-"""From Hydra's overrides to a typed experiment; the only module that knows Hydra and OmegaConf."""
+"""Hydra: overrides are composed to a configuration, runs and sweeps are started."""
 
-import dataclasses
 import difflib
-import importlib
-import inspect
 import re
-import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import UnionType
 from typing import Any, NamedTuple
 
 from hydra import initialize_config_dir
@@ -24,21 +19,27 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from gdiff.config.specs import (
+    TARGET,
+    above,
+    build,
+    did_you_mean,
+    differences,
+    flatten,
+    load,
+    no_key,
+)
 from gdiff.errors import UserError, require
 from gdiff.experiment import Experiment
 
-_TARGET = "_target_"
 _ROOT = "config"
 # Packages whose classes Hydra itself may be made of; Optuna's samplers belong to its sweeper.
 _HYDRAS_OWN = ("hydra", "hydra_plugins", "optuna")
-_WORDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    Path: "a path",
-    list[int]: "a list of whole numbers, such as [0, 3]",
-}
+# What may be another when a run is continued: who works on it, and how much of it at a time.
+_FREE = (
+    *("batch_size", "score.rows", "runtime.mesh", "runtime.distributed"),
+    *("runtime.coordinator", "runtime.process_id", "runtime.num_processes"),
+)
 
 
 class Place(NamedTuple):
@@ -65,7 +66,7 @@ Job = Callable[[DictConfig, Place], Any]
 
 def config_dir() -> Path:
     """Folder of the configurations: inside the package if installed, beside it in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
@@ -94,10 +95,10 @@ class Composer:
             raise UserError(self._explain(error, overrides)) from error
         asked = cfg.hydra.mode or mode
         require(asked == mode, f"hydra.mode={asked.name} is given by -m or its absence: leave out")
-        for key, target in _flatten(cfg.hydra, "hydra.").items():
+        for key, target in flatten(cfg.hydra, "hydra.").items():
             is_known = str(target).partition(".")[0] in _HYDRAS_OWN
             require(
-                not key.endswith(_TARGET) or is_known,
+                not key.endswith(TARGET) or is_known,
                 f"{key}={target} is not one of Hydra's own parts or plugins",
             )
         return cfg
@@ -105,6 +106,29 @@ class Composer:
     def experiment(self, overrides: Sequence[str]) -> Experiment:
         """The typed experiment that the overrides describe."""
         return self.plan(overrides)[0]
+
+    def resumed(self, folder: Path, overrides: Sequence[str]) -> Experiment:
+        """The experiment of a run folder, with another batch size, devices or processes if given.
+
+        Raises:
+            UserError: another override is not what the run began with.
+        """
+        keys = {word: word.partition("=")[0].lstrip("+~") for word in overrides}
+        free = [word.lstrip("+") for word, key in keys.items() if key in _FREE]
+        experiment = load(folder, free)
+        fixed = set(keys.values()).difference(_FREE)
+        if fixed:
+            found = set(differences(experiment, self.experiment(overrides))).difference(_FREE)
+            # An option of `experiment` may set any key.
+            asked = {k for k in found if "experiment" in fixed or not fixed.isdisjoint(above(k))}
+            others = {key.removesuffix(f".{TARGET}") for key in asked}
+            named = sorted(key for key in others if others.isdisjoint(above(key)[1:]))
+            require(
+                not named,
+                f"{folder} was begun with another {', '.join(named)}: leave the overrides out to "
+                "continue it, or start a new run",
+            )
+        return experiment
 
     def choice(self, group: str, overrides: Sequence[str]) -> str:
         """The option of a group that the overrides choose."""
@@ -160,7 +184,7 @@ class Composer:
         if found := re.match(r"(?:In '.*?': )?Could not find '(?P<group>.*)/(?P<name>.*)'", first):
             return self._no_option(**found.groupdict())
         if found := re.match(r"Could not override '(?P<key>[^']*)'", first):
-            return _no_key(found["key"].lstrip("+~"), self._keys(overrides))
+            return no_key(found["key"].lstrip("+~"), self._keys(overrides))
         if found := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", first):
             return f"{found[1]} is a sweep: add -m, or quote the value if it is one text"
         if first.startswith("Config group override must be"):
@@ -178,7 +202,7 @@ class Composer:
             plugins = "; plugins bring others; in the checkout: pip install '.[joblib]'"
         return (
             f"{group}={name}: no such option."
-            + _did_you_mean(difflib.get_close_matches(name, options, n=1))
+            + did_you_mean(difflib.get_close_matches(name, options, n=1))
             + f" The options are: {', '.join(options)}{plugins}"
         )
 
@@ -199,7 +223,7 @@ class Composer:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         chosen = [o.input_line for o in parsed if o.key_or_group in groups and not o.package]
         cfg = self.compose(chosen, RunMode.MULTIRUN)
-        return [*groups, *_flatten(_task_part(cfg)), *_flatten(cfg.hydra, "hydra.")]
+        return [*groups, *flatten(_task_part(cfg)), *flatten(cfg.hydra, "hydra.")]
 
 
 @contextmanager
@@ -216,171 +240,12 @@ def composer(user_dir: Path | None = None) -> Iterator[Composer]:
         yield Composer(user_dir)
 
 
-def build(cfg: DictConfig, cwd: Path | None = None) -> Experiment:
-    """The typed experiment of a composed or loaded configuration.
-
-    Args:
-        cfg: the configuration without Hydra's part.
-        cwd: folder that paths are relative to; None for the current one.
-
-    Raises:
-        UserError: a key, a type or a value is wrong.
-    """
-    try:
-        OmegaConf.resolve(cfg)
-    except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    require(not missing, f"{', '.join(missing)} is missing: give it a value")
-    experiment = _build(cfg, Experiment, "", cwd or Path.cwd())
-    require(
-        experiment.objective not in ("frechet_pca", "kid_pca") or experiment.num_samples > 1,
-        f"objective={experiment.objective} needs num_samples of at least 2",
-    )
-    return experiment
-
-
-def _build(node: DictConfig, kind: Any, path: str, cwd: Path) -> Any:
-    """An instance of the node's `_target_`, a `kind`, typed by its dataclass fields.
-
-    Args:
-        node: resolved.
-        kind: the class that the target must be of, or `Any`.
-        path: of the node, with a dot at its end.
-        cwd: folder that paths are relative to.
-    """
-    cls = _locate(node.get(_TARGET), kind, path.rstrip("."))
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    values = {}
-    for key, value in node.items():
-        if key == _TARGET:
-            continue
-        if key not in fields:
-            raise UserError(_no_key(path + str(key), [path + name for name in fields]))
-        if isinstance(value, DictConfig) and (hints[key] is Any or _is_part(hints[key])):
-            values[key] = _build(value, hints[key], f"{path}{key}.", cwd)
-        else:
-            values[key] = _typed(path + key, value, hints[key], cwd)
-    missing = [path + key for key, f in fields.items() if key not in values and _is_required(f)]
-    require(not missing, f"{', '.join(missing)} is missing")
-    return cls(**values)
-
-
-def _typed(key: str, value: Any, hint: Any, cwd: Path) -> Any:
-    """A plain value converted to the type of its field; a path becomes absolute."""
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    if _is_part(hint):
-        raise UserError(f"{key}={shown} is not one of the options of {key}")
-    schema = dataclasses.make_dataclass("Schema", [("value", hint)])
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), {"value": value})
-        typed = OmegaConf.to_container(merged)["value"]
-    except OmegaConfBaseException as error:
-        kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        raise UserError(f"{key}={shown} is not {_WORDS.get(kinds[0], kinds[0])}") from error
-    return cwd / typed.expanduser() if isinstance(typed, Path) else typed
-
-
-def _locate(target: Any, kind: Any, where: str) -> type:
-    """The dataclass that a `_target_` names: one of gdiff's own, of the kind that is needed."""
-    where = where or "the configuration"
-    require(bool(target), f"{where} has no {_TARGET}: choose one of the group's options")
-    named = f"{where}: {_TARGET}={target}"
-    module, _, name = str(target).rpartition(".")
-    require(
-        module.partition(".")[0] == "gdiff",
-        f"{named} is not inside gdiff, which is all that it may name",
-    )
-    try:
-        cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{named} does not exist") from error
-    is_part = isinstance(cls, type) and dataclasses.is_dataclass(cls)
-    require(
-        is_part and not inspect.isabstract(cls) and (kind is Any or issubclass(cls, kind)),
-        f"{named} cannot be used there: choose one of the group's options",
-    )
-    return cls
-
-
-def _is_part(hint: Any) -> bool:
-    """Whether a field holds a nested spec."""
-    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
-
-
-def _is_required(f: dataclasses.Field) -> bool:
-    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-
-
-def to_yaml(experiment: Experiment) -> str:
-    """The experiment as a configuration that `load` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.create(_plain(experiment)))
-
-
-def load(folder: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment of a run folder, with changed values (`key=value`) if given."""
-    path = folder / "config.yaml"
-    try:
-        cfg = OmegaConf.load(path)
-        require(isinstance(cfg, DictConfig), f"{path} is not a configuration")
-        cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist(list(overrides)))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} is not a configuration: {str(error).splitlines()[0]}") from error
-    return build(cfg)
-
-
-def differences(a: Experiment, b: Experiment) -> list[str]:
-    """Keys in which two experiments differ."""
-    left, right = _flatten(OmegaConf.create(_plain(a))), _flatten(OmegaConf.create(_plain(b)))
-    return sorted(k for k in left.keys() | right.keys() if left.get(k) != right.get(k))
-
-
-def _plain(spec: Any) -> Any:
-    """A spec as plain containers with its `_target_`."""
-    if dataclasses.is_dataclass(spec):
-        cls = type(spec)
-        values = {f.name: _plain(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
-        return {_TARGET: f"{cls.__module__}.{cls.__name__}", **values}
-    return str(spec) if isinstance(spec, Path) else spec
-
-
 def _task_part(cfg: DictConfig) -> DictConfig:
     """The configuration without Hydra's own part."""
     cfg = cfg.copy()
     with open_dict(cfg):
         cfg.pop("hydra", None)
     return cfg
-
-
-def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of a configuration by their dotted keys."""
-    flat = {}
-    for key in node:
-        value = None if OmegaConf.is_missing(node, key) else node._get_node(key)
-        if isinstance(value, DictConfig) and not value._is_none():
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + str(key)] = value
-    return flat
-
-
-def _no_key(key: str, known: Iterable[str]) -> str:
-    """An unknown key, with the nearest known one or the keys beside it."""
-    parent, _, leaf = key.rpartition(".")
-    # A key without its group (eta for sampler.eta) is as common as a slip of the finger.
-    near = [k for k in known if k.rpartition(".")[2] == leaf] if not parent else []
-    beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
-    beside.pop(_TARGET, None)
-    near += [beside[name] for name in difflib.get_close_matches(leaf, beside, n=1)]
-    hint = _did_you_mean(near)
-    if not hint and parent and beside:
-        hint = f" The keys of {parent} are: {', '.join(beside)}"
-    return f"there is no key {key!r}.{hint}"
-
-
-def _did_you_mean(near: Sequence[str]) -> str:
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _task(job: Job, cfg: DictConfig) -> Any:

@@ -1,0 +1,15 @@
+"""From Hydra's overrides to a typed experiment; the only room that knows Hydra and OmegaConf."""
+
+from gdiff.config.compose import Composer, Place, composer, config_dir
+from gdiff.config.specs import build, differences, load, to_yaml
+
+__all__ = [
+    "Composer",
+    "Place",
+    "build",
+    "composer",
+    "config_dir",
+    "differences",
+    "load",
+    "to_yaml",
+]

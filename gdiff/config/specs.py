@@ -1,0 +1,194 @@
+"""Configurations as typed specs, and back: what a composed or saved configuration means."""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from gdiff.errors import UserError, require
+from gdiff.experiment import Experiment
+
+TARGET = "_target_"
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    list[int]: "a list of whole numbers, such as [0, 3]",
+}
+
+
+def build(cfg: DictConfig, cwd: Path | None = None) -> Experiment:
+    """The typed experiment of a composed or loaded configuration.
+
+    Args:
+        cfg: the configuration without Hydra's part.
+        cwd: folder that paths are relative to; None for the current one.
+
+    Raises:
+        UserError: a key, a type or a value is wrong.
+    """
+    try:
+        OmegaConf.resolve(cfg)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    require(not missing, f"{', '.join(missing)} is missing: give it a value")
+    experiment = _build(cfg, Experiment, "", cwd or Path.cwd())
+    require(
+        experiment.objective not in ("frechet_pca", "kid_pca") or experiment.num_samples > 1,
+        f"objective={experiment.objective} needs num_samples of at least 2",
+    )
+    return experiment
+
+
+def _build(node: DictConfig, kind: Any, path: str, cwd: Path) -> Any:
+    """An instance of the node's `_target_`, a `kind`, typed by its dataclass fields.
+
+    Args:
+        node: resolved.
+        kind: the class that the target must be of, or `Any`.
+        path: of the node, with a dot at its end.
+        cwd: folder that paths are relative to.
+    """
+    cls = _locate(node.get(TARGET), kind, path.rstrip("."))
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    values = {}
+    for key, value in node.items():
+        if key == TARGET:
+            continue
+        if key not in fields:
+            raise UserError(no_key(path + str(key), [path + name for name in fields]))
+        if isinstance(value, DictConfig) and (hints[key] is Any or _is_part(hints[key])):
+            values[key] = _build(value, hints[key], f"{path}{key}.", cwd)
+        else:
+            values[key] = _typed(path + key, value, hints[key], cwd)
+    missing = [path + key for key, f in fields.items() if key not in values and _is_required(f)]
+    require(not missing, f"{', '.join(missing)} is missing")
+    return cls(**values)
+
+
+def _typed(key: str, value: Any, hint: Any, cwd: Path) -> Any:
+    """A plain value converted to the type of its field; a path becomes absolute."""
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    if _is_part(hint):
+        raise UserError(f"{key}={shown} is not one of the options of {key}")
+    schema = dataclasses.make_dataclass("Schema", [("value", hint)])
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), {"value": value})
+        typed = OmegaConf.to_container(merged)["value"]
+    except OmegaConfBaseException as error:
+        kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        raise UserError(f"{key}={shown} is not {_WORDS.get(kinds[0], kinds[0])}") from error
+    return cwd / typed.expanduser() if isinstance(typed, Path) else typed
+
+
+def _locate(target: Any, kind: Any, where: str) -> type:
+    """The dataclass that a `_target_` names: one of gdiff's own, of the kind that is needed."""
+    where = where or "the configuration"
+    require(bool(target), f"{where} has no {TARGET}: choose one of the group's options")
+    named = f"{where}: {TARGET}={target}"
+    module, _, name = str(target).rpartition(".")
+    require(
+        module.partition(".")[0] == "gdiff",
+        f"{named} is not inside gdiff, which is all that it may name",
+    )
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{named} does not exist") from error
+    is_part = isinstance(cls, type) and dataclasses.is_dataclass(cls)
+    require(
+        is_part and not inspect.isabstract(cls) and (kind is Any or issubclass(cls, kind)),
+        f"{named} cannot be used there: choose one of the group's options",
+    )
+    return cls
+
+
+def _is_part(hint: Any) -> bool:
+    """Whether a field holds a nested spec."""
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def _is_required(f: dataclasses.Field) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+def to_yaml(experiment: Experiment) -> str:
+    """The experiment as a configuration that `load` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.create(_plain(experiment)))
+
+
+def load(folder: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment of a run folder, with changed values (`key=value`) if given."""
+    path = folder / "config.yaml"
+    try:
+        cfg = OmegaConf.load(path)
+        require(isinstance(cfg, DictConfig), f"{path} is not a configuration")
+        cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist(list(overrides)))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is not a configuration: {str(error).splitlines()[0]}") from error
+    return build(cfg)
+
+
+def differences(a: Experiment, b: Experiment) -> list[str]:
+    """Keys in which two experiments differ."""
+    left, right = flatten(OmegaConf.create(_plain(a))), flatten(OmegaConf.create(_plain(b)))
+    return sorted(k for k in left.keys() | right.keys() if left.get(k) != right.get(k))
+
+
+def above(key: str) -> list[str]:
+    """A dotted key and the parts that it is in, the nearest first: a.b.c → a.b.c, a.b, a."""
+    names = key.split(".")
+    return [".".join(names[:end]) for end in range(len(names), 0, -1)]
+
+
+def _plain(spec: Any) -> Any:
+    """A spec as plain containers with its `_target_`."""
+    if dataclasses.is_dataclass(spec):
+        cls = type(spec)
+        values = {f.name: _plain(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
+        return {TARGET: f"{cls.__module__}.{cls.__name__}", **values}
+    return str(spec) if isinstance(spec, Path) else spec
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of a configuration by their dotted keys."""
+    flat = {}
+    for key in node:
+        value = None if OmegaConf.is_missing(node, key) else node._get_node(key)
+        if isinstance(value, DictConfig) and not value._is_none():
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + str(key)] = value
+    return flat
+
+
+def no_key(key: str, known: Iterable[str]) -> str:
+    """An unknown key, with the nearest known one or the keys beside it."""
+    parent, _, leaf = key.rpartition(".")
+    # A key without its group (eta for sampler.eta) is as common as a slip of the finger.
+    near = [k for k in known if k.rpartition(".")[2] == leaf] if not parent else []
+    beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
+    beside.pop(TARGET, None)
+    near += [beside[name] for name in difflib.get_close_matches(leaf, beside, n=1)]
+    hint = did_you_mean(near)
+    if not hint and parent and beside:
+        hint = f" The keys of {parent} are: {', '.join(beside)}"
+    return f"there is no key {key!r}.{hint}"
+
+
+def did_you_mean(near: Sequence[str]) -> str:
+    """The nearest name as a question, if there is one."""
+    return f" Did you mean {near[0]!r}?" if near else ""
