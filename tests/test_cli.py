@@ -54,7 +54,7 @@ MISTAKES = {
     "~sampler": "sampler has no _target_",
     "experiment=nope": "experiment=nope: no such option",
     "hydra.job.foo=1": "no key 'hydra.job.foo'",
-    "hydra/launcher=nope": "in the checkout: pip install '.[joblib]'",
+    "hydra/launcher=nope": "in the checkout: pip install -e '.[joblib]'",
     # Types
     "num_samples=abc": "num_samples=abc is not a whole number",
     "num_samples=1.5": "num_samples=1.5 is not a whole number",

@@ -199,7 +199,7 @@ class Composer:
         options = self._options(group)
         plugins = ""
         if group in ("hydra/launcher", "hydra/sweeper"):
-            plugins = "; plugins bring others; in the checkout: pip install '.[joblib]'"
+            plugins = "; plugins bring others; in the checkout: pip install -e '.[joblib]'"
         return (
             f"{group}={name}: no such option."
             + did_you_mean(difflib.get_close_matches(name, options, n=1))
