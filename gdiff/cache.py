@@ -115,9 +115,13 @@ def fill(
         if isinstance(array, np.memmap):
             try:
                 array.flush()
-                os.replace(path, _path(key))  # moves the name; the mapping stays as it is
+                os.replace(path, _path(key))
             except OSError as error:
                 _warn(error)
+            else:
+                # Under its final name, by which others open the file again.
+                stored = load(key)
+                array = array if stored is None else stored
     array.flags.writeable = False
     return array
 

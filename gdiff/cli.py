@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -132,19 +132,22 @@ def main() -> None:
         if ending.code != _INTERRUPTED:
             raise
     except Exception as error:
-        # Libraries that are interrupted may fail in cleaning up.
-        cause = error
-        while cause is not None and not isinstance(cause, KeyboardInterrupt):
-            cause = cause.__cause__ or cause.__context__
+        cause = _interrupt_in(error)
         if cause is None:
             raise
         print(_ending(cause)[0], file=sys.stderr)
-    else:
-        return
     # Ending the usual way, with threads of JAX still at work, crashes now and then.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
     os._exit(_INTERRUPTED)
+
+
+def _interrupt_in(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The interrupt that an error came from: interrupted libraries may fail in cleaning up."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _on_interrupt(_: int, frame: "FrameType | None") -> None:
@@ -277,9 +280,8 @@ def _job(cfg: "DictConfig", place: "Place") -> _Outcome:
         experiment = config.build(cfg, place.cwd)
         if is_sweep and experiment.runtime.distributed:
             raise UserError("runtime.distributed=true is for one run: leave it out, or -m")
-        runtime = experiment.runtime.without_processes()
-        text, is_claimed = config.to_yaml(replace(experiment, runtime=runtime)), not is_sweep
-        with RunFolder.create(place.folder, text, is_claimed=is_claimed) as folder:
+        text = _text(experiment)
+        with RunFolder.create(place.folder, text, is_claimed=not is_sweep) as folder:
             metrics = run(experiment, folder)
         if experiment.objective is None:
             return _Outcome(metrics)
@@ -289,11 +291,20 @@ def _job(cfg: "DictConfig", place: "Place") -> _Outcome:
     except UserError as error:
         return _Outcome(error=error)
     except Exception as error:
+        if _interrupt_in(error):
+            raise _Interrupted(place.folder) from None
         if distributed.lost(error) is None:
             raise
         return _Outcome(error=error)
     except KeyboardInterrupt:
         raise _Interrupted(place.folder) from None
+
+
+def _text(experiment: "Experiment") -> str:
+    """What config.yaml says: all but the processes that share the work."""
+    from gdiff import config
+
+    return config.to_yaml(replace(experiment, runtime=experiment.runtime.without_processes()))
 
 
 def _sweep(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
@@ -350,6 +361,10 @@ def _resume(composer: "Composer", path: Path, overrides: list[str], *, quiet: bo
             return
         with outputs.RunFolder.open(path) as folder:
             composer.log_to(path)
+            # What it goes on with is what `evaluate` will find.
+            text = _text(experiment)
+            if text != (path / "config.yaml").read_text():
+                folder.write_text("config.yaml", text)
             try:
                 metrics = run(experiment, folder)
             except KeyboardInterrupt:

@@ -35,6 +35,7 @@ from gdiff.sampler.parallel import ParallelEngine
 from gdiff.sampler.steps import Steps
 from gdiff.schedule.base import AUTO, ScheduleSpec
 from gdiff.schedule.losses import LossCurve
+from gdiff.score import streamed
 from gdiff.score.base import ScoreSpec
 from gdiff.score.wiener import Wiener
 from gdiff.trajectory import Batches, Queries, States
@@ -153,6 +154,7 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
             numbers of the schedule are beyond the arithmetic.
     """
     experiment = distributed.told(lambda: experiment)
+    streamed.rest()  # those of earlier runs of a sweep
     before = folder.read_json(RUN)
     results = [SAMPLES, METRICS, GRID]
     if experiment.measures_score:
@@ -326,8 +328,13 @@ class _Job:
         return {"chunks": len(accounts)} | summary(self.plan, accounts)
 
     def _steps_before(self, first: int) -> int:
-        """How many steps the samples before number `first` take in whole batches."""
-        return -(-first // self.batch) * self.steps.count
+        """How many steps the samples before number `first` take in whole batches.
+
+        Counted from the end: batches that are done may be of another size.
+        """
+        count = self.experiment.num_samples
+        left = -(-(count - first) // self.batch)
+        return (-(-count // self.batch) - left) * self.steps.count
 
     def _draw(self, batches: Batches, first: int, progress: Progress) -> dict[str, np.ndarray]:
         """The batch from sample `first` on, as a chunk; what sample 0 shows is written."""

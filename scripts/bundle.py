@@ -37,11 +37,14 @@ def main() -> None:
     args = parser.parse_args()
 
     direct, needed = packages(args.python, args.without)
-    shutil.rmtree(args.folder, ignore_errors=True)
-    args.folder.mkdir(parents=True)
+    if args.folder.is_dir() and any(args.folder.iterdir()):
+        if not (args.folder / "python-version").is_file():
+            sys.exit(f"{args.folder} holds something else than a bundle: name a new folder")
+        shutil.rmtree(args.folder)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    (args.folder / "python-version").write_text(f"{args.python}\n")
     download(needed, args.folder, args.python, args.machine)
     (args.folder / "requirements.txt").write_text("".join(f"{each}\n" for each in direct))
-    (args.folder / "python-version").write_text(f"{args.python}\n")
     shutil.copy(ROOT / "scripts" / "bundle_install.sh", args.folder / "install.sh")
     size = sum(path.stat().st_size for path in args.folder.iterdir())
     print(

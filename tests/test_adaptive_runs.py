@@ -88,7 +88,9 @@ def test_an_interrupted_run_goes_on_with_its_grid(monkeypatch):
     assert Path("run/samples.npz").read_bytes() == (whole / "samples.npz").read_bytes()
 
 
-@pytest.mark.parametrize("schedule", ["logsnr", "las", "piadm"])
+@pytest.mark.parametrize(
+    "schedule", ["logsnr", "las", pytest.param("piadm", marks=pytest.mark.slow)]
+)
 def test_an_automatic_horizon_is_short_and_recorded(schedule):
     words = [f"schedule={schedule}", "schedule.horizon=auto", "prior=gaussian"]
     words += ["metrics.projections=8"] + ["schedule.steps=5"] * (schedule != "piadm")

@@ -170,8 +170,7 @@ def test_data_in_memory_and_in_a_file_are_read_to_their_end(file, monkeypatch):
     assert scale._reading(rows)() > 0
     file_gone = Array(path=file).load()
     file_gone.x.filename = file.parent / "gone.npy"
-    with pytest.raises(FileNotFoundError):
-        scale._reading(file_gone)()
+    assert scale._reading(file_gone)() > 0  # what is mapped is still there
 
 
 def test_mistakes_are_one_line():

@@ -74,7 +74,14 @@ def finish(folder, *words):
         return dict(samples), json.loads((folder / "run.json").read_text())["chunks"]
 
 
-@pytest.mark.parametrize("size, expected", [(1, 7), (3, 3), (100, 2)])
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        (3, 3),
+        pytest.param(1, 7, marks=pytest.mark.slow),
+        pytest.param(100, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_samples_are_the_same_with_another_batch_size_from_here_on(begun, whole, size, expected):
     found, chunks = finish(begun(1), f"batch_size={size}")
     assert chunks == expected

@@ -42,7 +42,8 @@ def test_steps_one_by_one_grow_with_the_dimension_as_the_theory_says(study, meas
     assert np.polyfit(np.log(dims), np.log(steps), 1)[0] == pytest.approx(power, abs=0.25)
 
 
-@pytest.mark.parametrize("measure", [pytest.param("SDE, path", marks=pytest.mark.slow), "ODE"])
+@pytest.mark.slow
+@pytest.mark.parametrize("measure", ["SDE, path", "ODE"])
 def test_rounds_in_parallel_grow_less_than_steps(study, measure, monkeypatch):
     monkeypatch.setattr(study, "MOST_SAMPLES", 4)
     few, many = (study.rounds_row(measure, dim) for dim in (4, 64))

@@ -112,6 +112,7 @@ def test_a_loss_that_was_written_to_a_file_gives_the_same_grids():
         np.testing.assert_allclose(again["grids"][name], grid, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_table_of_horizons_compares_priors_at_equal_steps(horizons, capfd):
     options = ["--horizons", "0.4", "--priors", "standard,gaussian", "--steps", "2"]
     words = [*SMALL, "sampler=ddim", "--seeds", "1", "--folder", "runs", "--csv", "t.csv"]

@@ -38,7 +38,7 @@ from gdiff.score.streamed import Streamed
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # What is read at a time: about a chunk of a scan.
 _BUFFER_BYTES = 2**23
-# Chunks for each of which the products of one are computed, before a scan and after it.
+# The products of one in so many chunks are timed, before a scan and after it.
 _SHARE = 16
 
 # Means [b, *event] and sizes of the subsets [b], or None, of queries at one level.
@@ -191,19 +191,19 @@ def _memory() -> dict[str, int] | None:
 def _reading(dataset: Dataset) -> Timed:
     """Reads all data into one buffer, from their file if they are mapped from one: seconds."""
     x, name = dataset.x, getattr(dataset.x, "filename", None)
-    buffer = np.empty(_BUFFER_BYTES, np.uint8)
 
     def from_file() -> None:
+        buffer = np.empty(_BUFFER_BYTES, np.uint8)
         with open(name, "rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
 
     def from_memory() -> None:
         for rows in blocks(x, _BUFFER_BYTES):
-            block = x[rows]
-            np.copyto(buffer[: block.nbytes].view(x.dtype).reshape(block.shape), block)
+            np.array(x[rows])
 
-    return partial(_seconds, from_memory if name is None else from_file)
+    is_file = name is not None and Path(name).is_file()
+    return partial(_seconds, from_file if is_file else from_memory)
 
 
 def _products(dataset: Dataset, full: FullScan, mesh: Mesh, z: Array) -> Timed:

@@ -1,4 +1,4 @@
-"""From Hydra's overrides to a typed experiment; the only room that knows Hydra and OmegaConf."""
+"""From Hydra's overrides to a typed experiment; the only package that knows Hydra and OmegaConf."""
 
 from gdiff.config.compose import Composer, Place, composer, config_dir
 from gdiff.config.specs import build, differences, load, to_yaml

@@ -37,8 +37,13 @@ _ROOT = "config"
 _HYDRAS_OWN = ("hydra", "hydra_plugins", "optuna")
 # What may be another when a run is continued: who works on it, and how much of it at a time.
 _FREE = (
-    *("batch_size", "score.rows", "runtime.mesh", "runtime.distributed"),
-    *("runtime.coordinator", "runtime.process_id", "runtime.num_processes"),
+    "batch_size",
+    "score.rows",
+    "runtime.mesh",
+    "runtime.distributed",
+    "runtime.coordinator",
+    "runtime.process_id",
+    "runtime.num_processes",
 )
 
 

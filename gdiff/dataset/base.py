@@ -218,6 +218,7 @@ def _as_stored(x: np.ndarray, index: np.ndarray | None) -> np.ndarray:
     with np.errstate(over="ignore"):
         for block in blocks(out):
             out[block] = x[block if index is None else index[block]]
+            release(x)
     return out
 
 

@@ -54,10 +54,10 @@ def build(dataset: Dataset, full: FullScan, ends: tuple[int, ...], tolerance: fl
     )
     dtype = full.centre.dtype
     pieces, offset = _pieces(flat, len(dataset), ends)
-    *blocks, norms = (place_rows(piece, full.mesh) for piece in pieces)
+    *coordinates, norms = (place_rows(piece, full.mesh) for piece in pieces)
     return GoldenScan(
         full=full,
-        index=_index(full, tuple(blocks), norms),
+        index=_index(full, tuple(coordinates), norms),
         mean=jnp.asarray(mean, dtype),
         offset=jnp.asarray(offset, dtype),
         basis=jnp.asarray(basis, dtype),

@@ -65,7 +65,8 @@ class GoldenScan(eqx.Module):
         full: the exact scan, and with it the rows.
         index: what the coarse scan reads.
         mean: [d] of the rows, or of many of them, in stored units.
-        offset: [d] from it to the mean of all rows, beyond the coordinates.
+        offset: [d] from it to the mean of all rows, beyond the coordinates; within them the tail's
+            averages know, or the pilot's inflation covers it.
         basis: [d, r] leading principal directions; eigenvalues: [r] of the covariance.
         tolerance: [] relative error beyond whose estimate a query is given to the full scan.
         plan: what to do at which noise level.

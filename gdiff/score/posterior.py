@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from gdiff.score import compensated
 
 _LANES = 256
-# Part of the rows up to which gathering them pays.
+# Gathering rows pays up to one in so many.
 _FEW = 8
 
 

@@ -32,6 +32,8 @@ _CHUNK_READERS, _ROW_READERS = 2, 16
 # Bytes of single rows that one thread reads.
 _GATHERED_BYTES = 2**18
 
+_sources: "weakref.WeakSet[Source]" = weakref.WeakSet()
+
 
 def placed(x: np.ndarray, mesh: Mesh, where: str) -> "Array | Streamed":
     """Rows x [n, d] on the devices, split over the mesh axis `data`, or left on the host.
@@ -43,6 +45,12 @@ def placed(x: np.ndarray, mesh: Mesh, where: str) -> "Array | Streamed":
     """
     is_far = where == HOST or (where == AUTO and not _fits(x, mesh))
     return Streamed.of(x, mesh) if is_far else place_rows(x, mesh)
+
+
+def rest() -> None:
+    """Have all rows on the host rest: compiled programs keep them alive beyond their run."""
+    for source in list(_sources):
+        source.rest()
 
 
 def part(rows: "Array | Streamed", start: Int[Array, ""], size: int) -> Array:
@@ -112,9 +120,21 @@ class Source:
         if self._file:
             weakref.finalize(self, self._file.close)
         self._lock = threading.Lock()
+        self._start()
+        _sources.add(self)
+
+    def _start(self) -> None:
         self._chunks: OrderedDict[tuple[int, int], Future] = OrderedDict()
-        self._chunk_readers = ThreadPoolExecutor(_CHUNK_READERS * streams, "chunks")
+        self._chunk_readers = ThreadPoolExecutor(_CHUNK_READERS * self.streams, "chunks")
         self._row_readers = ThreadPoolExecutor(_ROW_READERS, "rows")
+
+    def rest(self) -> None:
+        """Let go of threads and of what they have read, until more is wanted."""
+        with self._lock:
+            pools = self._chunk_readers, self._row_readers
+            self._start()
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def part(self, device: Array, start: Array, *, size: int, count: int) -> np.ndarray:
         """Rows of a device's `count` rows: [size, d], zeros beyond the end of the data."""

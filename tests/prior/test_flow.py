@@ -156,6 +156,7 @@ def test_training_depends_on_nothing_but_data_and_options(moons, mesh, tmp_path,
     assert eqx.tree_equal(TINY.fit(moons, SIGMA, mesh), once)
 
 
+@pytest.mark.slow
 def test_training_that_gains_nothing_ends_early_and_leaves_the_mixture(mesh, monkeypatch):
     # Two rows, one of them held out: what fits the first is bad for the other.
     data = Dataset("pair", np.array([[0.0, 0.0, 1.0], [0.0, 3.0, 0.0]], np.float32))

@@ -259,6 +259,7 @@ def test_a_subset_of_all_rows_is_the_full_scan():
         check(data, got, z, sigma)
 
 
+@pytest.mark.slow
 def test_a_larger_subset_is_nearer_to_the_full_scan():
     data = Digits().load()
     z, sigma = queries(data, SIGMAS[1:5] * 8, between=True)

@@ -44,8 +44,8 @@ def answers(spec, dataset, mesh, sigmas=(0.01, 0.3, 3.0, 30.0)):
 @pytest.mark.parametrize(
     "mesh, chunk_rows",
     [
-        ("data:2/batch:2", 64),
-        ("data:3", 0),
+        ("data:3", 64),
+        pytest.param("data:2/batch:2", 0, marks=pytest.mark.slow),
         pytest.param("batch:1", 100, marks=pytest.mark.slow),
     ],
 )
