@@ -35,9 +35,10 @@ def budget_figure(terms: Sequence[tuple[str, float | None, float | None, str]], 
     edges = np.array([1.25, below, 5.4, height])
     axes = figure.add_axes(edges / np.tile(figure.get_size_inches(), 2))
     nats = positive([math.nan if term[1] is None else term[1] for term in terms])
-    lowest, highest = np.nanmin(nats, initial=1.0) / 10, np.nanmax(nats, initial=1e-3)
+    decades = np.log10([np.nanmin(nats, initial=1.0) / 2, 2 * np.nanmax(nats, initial=1e-3)])
     axes.set(xscale="log", xlabel="nats", ylim=(len(terms) - 0.4, -0.6))
-    axes.set_xlim(lowest, 3 * highest)
+    axes.set_xlim(10 ** np.floor(decades[0]), 10 ** np.ceil(decades[1]))
+    axes.tick_params(axis="x", which="minor", labelbottom=False)
     for row, (_, value, error, statement) in enumerate(terms):
         is_total = row == len(terms) - 1
         _draw_bar(axes, row, nats[row], error, SAMPLES if is_total else _BAR)
