@@ -73,6 +73,7 @@ def test_double_precision_gives_the_same_samples_in_every_setting(sample):
     check_double(sample, ("sampler=ancestral", "num_samples=20"), SETTINGS)
 
 
+@pytest.mark.slow
 def test_single_precision_gives_almost_all_samples_in_every_setting(sample):
     check_single(sample, ("sampler=ddim", "num_samples=128"), SETTINGS[::2])
 

@@ -136,6 +136,7 @@ def test_methods_of_second_order_gain_a_factor_of_four(study, method):
     assert few / many == pytest.approx(4, rel=0.1)
 
 
+@pytest.mark.slow
 def test_images_are_compared_with_their_data(study):
     words = ["dataset.subset=60", "num_samples=20", "batch_size=16", "runtime.mesh=batch:1"]
     with config.composer() as composer:

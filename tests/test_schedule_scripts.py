@@ -73,6 +73,7 @@ def test_the_table_of_schedules_has_nats_of_every_grid(schedules, capfd):
         assert row["sliced_w2"] == ""
 
 
+@pytest.mark.slow
 def test_the_table_of_schedules_has_distances_of_the_samples_on_every_grid(schedules):
     options = ["--steps", "2", "--grids", "las,uniform", "--folder", "it's", "--csv", "t.csv"]
     assert schedules.main([*WIENER, *options]) == 0

@@ -131,6 +131,7 @@ def test_a_draw_depends_on_its_own_key_only(trained):
     assert not np.allclose(together[4], together[5])
 
 
+@pytest.mark.slow
 def test_trained_flow_is_reused(moons, mesh, monkeypatch):
     spec = TINY
     first = spec.fit(moons, SIGMA, mesh)
@@ -177,6 +178,7 @@ def test_on_a_line_the_flow_is_the_mixture(mesh):
     assert sample(found, keys(5)).shape == (5, 1)
 
 
+@pytest.mark.slow
 def test_coordinates_beyond_the_rank_stay_gaussian(mesh):
     data = Dataset("images", np.random.default_rng(0).integers(0, 255, (200, 3, 3, 1), np.uint8))
     spec = replace(TINY, rank=4)

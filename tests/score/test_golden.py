@@ -171,6 +171,7 @@ def test_a_query_that_the_plan_does_not_fit_gets_more_work_and_others_do_not(dat
     assert np.allclose(both.mean[:8], alone, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_head_and_tail_with_all_columns_are_exact():
     """A rank that holds the data leaves no error but rounding."""
     rng = np.random.default_rng(0)
@@ -186,6 +187,7 @@ def test_head_and_tail_with_all_columns_are_exact():
             assert np.allclose(got.trace_cov, expected.trace_cov, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_more_copies_than_are_compared_exactly_are_left_to_the_full_scan(data):
     x = data.x.copy()
     x[100:130] = x[99]

@@ -230,6 +230,7 @@ def test_the_chunk_size_does_not_matter(values, monkeypatch):
     check(data, eqx.filter_jit(scan)(z, sigma), z, sigma)
 
 
+@pytest.mark.slow
 def test_rows_of_a_batch_do_not_depend_on_each_other(monkeypatch):
     data = images(50, 8, 8, 1)
     z, sigma = queries(data)
@@ -338,6 +339,7 @@ def test_tiny_data_sets(n, shape):
     assert np.isfinite(few.trace_cov).all()
 
 
+@pytest.mark.slow
 def test_duplicates_and_constant_pixels_stay_exact():
     data = images(40, 6, 6, 1)
     data.x[:, :2] = 31

@@ -140,6 +140,7 @@ def test_golden_with_rows_on_the_host_gives_the_same_posterior(images, mesh):
         assert np.allclose(a, b, rtol=1e-4, atol=5e-6)
 
 
+@pytest.mark.slow
 def test_samples_are_the_same_wherever_the_rows_are(images, tmp_path):
     common = [
         *(

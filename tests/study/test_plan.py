@@ -12,6 +12,7 @@ def _in_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_setting_found_is_cheap_and_keeps_its_promise():
     result = gdiff("plan", "tolerance=0.3", *MOONS)
     assert result.code == 0, result.err
