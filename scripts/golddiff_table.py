@@ -40,6 +40,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import sweeps
 from rich.table import Table
 
 from gdiff import config, rng
@@ -274,7 +275,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    sweeps.end(main)

@@ -23,16 +23,15 @@ diffusion changes.
 
 import argparse
 import itertools
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import sweeps
 
 from gdiff import config, report
-from gdiff.errors import UserError, require
+from gdiff.errors import require
 from gdiff.outputs import write_csv
 
 # Unless the command line says otherwise.
@@ -58,22 +57,13 @@ class Row(NamedTuple):
 def words(overrides, horizon, prior, steps, seed):
     """Overrides of a run or of a sweep."""
     ours = {"schedule.horizon": horizon, "prior": prior, "schedule.steps": steps, "seed": seed}
-    given = {each.partition("=")[0].lstrip("+") for each in overrides}
-    taken = given & set(ours)
-    require(not taken, f"{', '.join(sorted(taken))} is set by the table: leave it out")
-    defaults = [each for each in DEFAULTS if each.partition("=")[0] not in given]
-    return [*defaults, *overrides, *(f"{key}={value}" for key, value in ours.items())]
+    return sweeps.words(overrides, [f"{key}={value}" for key, value in ours.items()], DEFAULTS)
 
 
 def draw(overrides, folder):
     """The metrics of a sweep's runs by horizon and prior: lists over the seeds."""
-    quoted = str(folder.absolute()).replace("'", "\\'")
-    command = [sys.executable, "-m", "gdiff", "sample", "-m", *overrides]
-    command.append(f"hydra.sweep.dir='{quoted}'")
-    code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
-    require(code == 0, f"not all runs in {folder} went well: see above")
     found = {}
-    for row in report.sweep_rows(folder):
+    for row in sweeps.rows(overrides, folder):
         found.setdefault((float(row["schedule.horizon"]), row["prior"]), []).append(row)
     return found
 
@@ -152,7 +142,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    sweeps.end(main)

@@ -30,7 +30,6 @@ data too, by sliced Wasserstein distance (images.csv). That takes half an hour.
 
 import argparse
 import math
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +38,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import sweeps
 from densities import Line, Mixture, follow, moved
 from jax.sharding import NamedSharding, PartitionSpec
 from scaling_plots import errors_figure, exponents, rounds_figure
@@ -49,7 +49,6 @@ from scipy.special import ndtri
 from gdiff import config, rng
 from gdiff.clock import Clock
 from gdiff.denoiser import Posterior
-from gdiff.errors import UserError
 from gdiff.mesh import make_mesh
 from gdiff.metrics.sliced import sliced_w2_with_null
 from gdiff.outputs import write_csv
@@ -332,7 +331,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    sweeps.end(main)

@@ -21,19 +21,18 @@ was measured before comes from the cache: for the full price set GDIFF_CACHE to 
 """
 
 import argparse
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import sweeps
 
 from gdiff import config, report
 from gdiff.budget.losses import JUDGE_SEED, measure
 from gdiff.clock import Clock
-from gdiff.errors import UserError, require
+from gdiff.errors import require
 from gdiff.outputs import write_csv
 from gdiff.schedule.compare import comparisons
 
@@ -60,12 +59,8 @@ class Row(NamedTuple):
 
 def words(overrides, steps, grids):
     """Overrides of a sweep over grids and numbers of steps."""
-    given = {each.partition("=")[0].lstrip("+") for each in overrides}
     ours = [f"schedule={grids}", f"schedule.steps={steps}", *FIXED]
-    taken = given & {each.partition("=")[0] for each in ours}
-    require(not taken, f"{', '.join(sorted(taken))} is set by the table: leave it out")
-    defaults = [each for each in DEFAULTS if each.partition("=")[0] not in given]
-    return [*defaults, *ours, *overrides]
+    return sweeps.words(overrides, ours, DEFAULTS)
 
 
 def costs(experiment, counts, names, points):
@@ -98,12 +93,7 @@ def mean_and_error(values):
 
 def draw(overrides, folder):
     """Draw on all grids: metrics by number of steps and name."""
-    quoted = str(folder.absolute()).replace("'", "\\'")
-    command = [sys.executable, "-m", "gdiff", "sample", "-m", *overrides]
-    command.append(f"hydra.sweep.dir='{quoted}'")
-    code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
-    require(code == 0, f"not all runs in {folder} went well: see above")
-    rows = report.sweep_rows(folder)
+    rows = sweeps.rows(overrides, folder)
     return {(int(row["schedule.steps"]), row["schedule"]): row for row in rows}
 
 
@@ -165,7 +155,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    sweeps.end(main)

@@ -8,7 +8,16 @@ import pytest
 from commands import gdiff
 
 from gdiff import config
-from gdiff.bench import peer_diffusers, peer_faiss, peer_memory, peer_own, peer_torch, peers
+from gdiff.bench import (
+    peer_diffusers,
+    peer_faiss,
+    peer_memory,
+    peer_own,
+    peer_torch,
+    peers,
+    process_memory,
+)
+from gdiff.bench.accuracy import relative_errors
 from gdiff.bench.peer import Peer, Problem, processors
 from gdiff.bench.peer_memory import Memory
 from gdiff.bench.peers import Measured, Results
@@ -192,7 +201,7 @@ def measured_memory(peer):
     return peer_memory.measure(peer, Moons(num_points=500), Runtime(mesh="batch:1"), z, sigma)
 
 
-@pytest.mark.skipif(not peer_memory._STATUS.exists(), reason="Linux alone tells")
+@pytest.mark.skipif(not process_memory.is_known(), reason="Linux alone tells")
 def test_memory_is_what_a_contender_holds_and_what_a_call_adds():
     memory = measured_memory(Peer("hog", _hog))
     assert memory.held == pytest.approx(HELD, abs=4 * 2**20)
@@ -203,7 +212,7 @@ def test_a_contender_that_dies_has_no_memory():
     assert measured_memory(Peer("killed", _killed)) is None
 
 
-@pytest.mark.skipif(not peer_memory._STATUS.exists(), reason="Linux alone tells")
+@pytest.mark.skipif(not process_memory.is_known(), reason="Linux alone tells")
 def test_memory_of_our_score_is_measured_in_another_process():
     memory = measured_memory(peer_own.score(Full(), (1.0, 0.1)))
     assert memory.held <= memory.peak < 64 * 2**20
@@ -212,7 +221,7 @@ def test_memory_of_our_score_is_measured_in_another_process():
 def test_errors_are_the_largest_relative_ones_of_a_level():
     exact = np.array([[[3.0, 4.0], [0.0, 2.0]], [[0.0, 0.0], [0.0, 8.0]]])
     means = [exact[0] + [[0.5, 0.0], [0.0, 0.1]], exact[1] + [[0.0, 0.8], [0.0, 0.0]]]
-    assert peers._errors(means, exact).tolist() == pytest.approx([0.1, 0.1])
+    assert relative_errors(np.stack(means), exact).tolist() == pytest.approx([0.1, 0.1])
 
 
 def test_ratios_are_medians_over_rounds_of_all_levels():

@@ -9,7 +9,7 @@ import pytest
 from commands import gdiff
 
 from gdiff import report
-from gdiff.bench import scale, scale_tables, turns
+from gdiff.bench import process_memory, scale, scale_tables, turns
 from gdiff.dataset import Dataset
 from gdiff.dataset.array import Array
 from gdiff.mesh import batch_sharding, make_mesh
@@ -114,7 +114,7 @@ def test_rows_may_be_on_the_host_and_split_over_devices(file):
     assert 1 < results["exchanged"]["golden"] < 3 * 4
 
 
-@pytest.mark.skipif(not scale._STATUS.exists(), reason="Linux alone tells")
+@pytest.mark.skipif(not process_memory.is_known(), reason="Linux alone tells")
 def test_memory_is_that_of_the_process(results):
     memory = results["memory"]
     assert memory["peak_bytes"] >= memory["anonymous_bytes"] > 2**20

@@ -1,26 +1,18 @@
 """What is packed for machines without a network."""
 
-import importlib.util
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import bundle
 import pytest
 from commands import SMALL
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def bundle():
-    spec = importlib.util.spec_from_file_location("bundle", ROOT / "scripts" / "bundle.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_jax_and_tfds_stay_out_with_all_that_they_need(bundle):
+def test_jax_and_tfds_stay_out_with_all_that_they_need():
     required, names = bundle.packages("3.12")
     assert {"equinox", "hydra-core", "omegaconf", "antlr4-python3-runtime", "pyyaml"} <= set(names)
     assert not {"jax", "jaxlib", "numpy", "scipy", "ml-dtypes"} & set(names)
@@ -30,7 +22,7 @@ def test_jax_and_tfds_stay_out_with_all_that_they_need(bundle):
     assert not {"tensorflow-datasets", "array-record", "importlib_resources"} & asked
 
 
-def test_what_only_a_package_left_out_needs_stays_out_too(bundle):
+def test_what_only_a_package_left_out_needs_stays_out_too():
     required, names = bundle.packages("3.12", without=["Scikit_Learn", "matplotlib"])
     assert not {"scikit-learn", "joblib", "matplotlib", "contourpy"} & set(names)
     assert {"pillow", "threadpoolctl"} <= set(names)
@@ -51,7 +43,7 @@ def test_a_machine_without_jax_is_told_in_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_does_without_what_the_bundle_leaves_out(bundle, tmp_path):
+def test_a_run_does_without_what_the_bundle_leaves_out(tmp_path):
     missing = [name.replace("-", "_") for name in bundle.DATA]
     code = (
         f"import sys; sys.modules |= dict.fromkeys({missing}); from gdiff.cli import main; main()"

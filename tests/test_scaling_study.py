@@ -1,10 +1,9 @@
 """The study of scaling, at small sizes."""
 
-import importlib
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scaling_study
 from sampler import density
 from sampler.reference import run
 from scipy.integrate import quad
@@ -19,9 +18,7 @@ PNG = b"\x89PNG"
 
 @pytest.fixture(scope="module")
 def study():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(density.SCRIPTS)
-        return importlib.import_module("scaling_study")
+    return scaling_study
 
 
 @pytest.fixture(scope="module")

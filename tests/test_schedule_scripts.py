@@ -1,37 +1,30 @@
 """The tables of schedules and of horizons, on points in the plane."""
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import horizon_table
 import numpy as np
 import pytest
+import schedule_table
 from commands import gdiff
 
 from gdiff.errors import UserError
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 SMALL = ("dataset=moons", "dataset.num_points=100", "runtime.mesh=batch:1", "num_samples=16")
 WIENER = (*SMALL, "score=wiener", "schedule.sigma_min=0.05")
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def schedules():
-    return script("schedule_table")
+    return schedule_table
 
 
 @pytest.fixture(scope="module")
 def horizons():
-    return script("horizon_table")
+    return horizon_table
 
 
 @pytest.fixture(autouse=True)
@@ -41,15 +34,14 @@ def _in_empty_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _in_this_process(schedules, horizons, monkeypatch):
+def _in_this_process(monkeypatch):
     """Runs of the command line share what they compile."""
 
     def run(command, **options):
         assert command[1:3] == ["-m", "gdiff"]
         return SimpleNamespace(returncode=gdiff(*command[3:]).code)
 
-    for module in (schedules, horizons):
-        monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
+    monkeypatch.setattr("sweeps.subprocess", SimpleNamespace(run=run, DEVNULL=None))
 
 
 def rows_of(path):

@@ -1,30 +1,22 @@
 """The scripts that anyone can run without further packages."""
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 
+import golddiff_table
 import numpy as np
 import pytest
 from commands import gdiff
 
 from gdiff.errors import UserError
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 SMALL = ("dataset.subset=60", "num_samples=4", "schedule.steps=2", "runtime.mesh=batch:1")
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def table():
-    return script("golddiff_table")
+    return golddiff_table
 
 
 @pytest.fixture(autouse=True)

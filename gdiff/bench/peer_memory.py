@@ -3,20 +3,18 @@
 import gc
 import multiprocessing
 import os
-import re
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
+from gdiff.bench import process_memory
 from gdiff.bench.peer import Peer, Problem
 from gdiff.dataset import DatasetSpec
 from gdiff.mesh import Runtime
 
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # Rows of a first problem, which loads the libraries and starts their threads.
 _FEW = 64
 
@@ -42,7 +40,7 @@ def measure(
     Returns:
         None where the system does not tell (it has to be Linux), or the process died.
     """
-    if not _STATUS.exists():
+    if not process_memory.is_known():
         return None
     spawn = multiprocessing.get_context("spawn")  # a copy of this process would hold too much
     with ProcessPoolExecutor(1, spawn) as pool, suppress(BrokenProcessPool):
@@ -60,16 +58,12 @@ def _alone(
     ask = peer.prepare(few)
     ask(z[0], float(sigma[0]))
     del few, ask
-    before = _kib("VmRSS")
+    before = process_memory.in_bytes("VmRSS")
     ask = peer.prepare(Problem(dataset, runtime, z.shape[1]))
     ask(z[0], float(sigma[0]))
     gc.collect()
-    held = _kib("VmRSS")
-    _RESET.write_text("5")  # the highest mark starts again from here
+    held = process_memory.in_bytes("VmRSS")
+    process_memory.forget_peak()
     for queries, level in zip(z, sigma, strict=True):
         ask(queries, float(level))
-    return Memory(1024 * (held - before), 1024 * (_kib("VmHWM") - before))
-
-
-def _kib(name: str) -> int:
-    return int(re.search(rf"{name}:\s*(\d+) kB", _STATUS.read_text())[1])
+    return Memory(held - before, process_memory.in_bytes("VmHWM") - before)

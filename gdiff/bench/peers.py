@@ -18,6 +18,7 @@ from rich.table import Table
 
 from gdiff import report
 from gdiff.bench import peer_diffusers, peer_faiss, peer_keops, peer_memory, peer_own, peer_torch
+from gdiff.bench.accuracy import relative_errors
 from gdiff.bench.peer import Ask, Peer, Problem, processors
 from gdiff.bench.peer_diffusers import Compared
 from gdiff.bench.peer_memory import Memory
@@ -134,7 +135,9 @@ def measure(experiment: Experiment, problem: Problem, repeats: int) -> Results:
     means = {}
     with track("memory", len(peers), "processes") as progress:
         for peer in peers:
-            error = _errors([r[peer.name].result for r in rounds], exact) if peer.is_mean else None
+            error = None
+            if peer.is_mean:
+                error = relative_errors(np.stack([r[peer.name].result for r in rounds]), exact)
             memory = _memory(peer, experiment, points)
             means[peer.name] = Measured([r[peer.name].seconds for r in rounds], error, memory)
             progress.advance()
@@ -199,14 +202,6 @@ def _exact(problem: Problem, points: Queries) -> np.ndarray:
     z = _flat(points).reshape(levels * count, *problem.dataset.event_shape)
     mean = exact_posterior(problem.dataset, z, np.repeat(points.sigma, count)).mean
     return mean.reshape(levels, count, -1)
-
-
-def _errors(means: Sequence[np.ndarray], exact: np.ndarray) -> np.ndarray:
-    """Largest relative error of the mean at every level: [L]."""
-    length = np.linalg.norm(exact, axis=-1)
-    # Where the posterior is centred on 0, errors are relative to the spread of the means.
-    length = np.where(length > 0, length, length.max() or 1.0)
-    return (np.linalg.norm(np.stack(means) - exact, axis=-1) / length).max(axis=1)
 
 
 def _memory(peer: Peer, experiment: Experiment, points: Queries) -> Memory | None:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from gdiff import report, rng
-from gdiff.bench import scale_tables
+from gdiff.bench import process_memory, scale_tables
+from gdiff.bench.accuracy import relative_errors
 from gdiff.bench.collectives import Program
 from gdiff.bench.peers import machine
 from gdiff.bench.turns import in_turn
@@ -35,7 +35,6 @@ from gdiff.score.full import FullScan
 from gdiff.score.golden_scan import GoldenScan
 from gdiff.score.streamed import Streamed
 
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # What is read at a time: about a chunk of a scan.
 _BUFFER_BYTES = 2**23
 # The products of one in so many chunks are timed, before a scan and after it.
@@ -102,7 +101,7 @@ def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
     through the levels by DDIM; at their states everything is then timed, level by level.
     """
     with contextlib.suppress(OSError):  # the highest mark starts again from here
-        _RESET.write_text("5")
+        process_memory.forget_peak()
     mesh, clock = experiment.runtime.start(), Clock()
     parts = mesh.shape[BATCH]
     require(queries % parts == 0, f"--queries {queries} must be a multiple of {parts} devices")
@@ -182,10 +181,10 @@ def _memory() -> dict[str, int] | None:
 
     None where the system does not tell (it has to be Linux).
     """
-    if not _STATUS.exists():
+    if not process_memory.is_known():
         return None
-    kib = dict(re.findall(r"(VmHWM|RssAnon):\s*(\d+) kB", _STATUS.read_text()))
-    return {"peak_bytes": 1024 * int(kib["VmHWM"]), "anonymous_bytes": 1024 * int(kib["RssAnon"])}
+    names = {"peak_bytes": "VmHWM", "anonymous_bytes": "RssAnon"}
+    return {key: process_memory.in_bytes(name) for key, name in names.items()}
 
 
 def _reading(dataset: Dataset) -> Timed:
@@ -264,25 +263,16 @@ def _measured(
             # Those that count: not the first of several.
             rounds = np.array(beside[-len(timed["full"].seconds) :]).T
             mean, rows = timed["golden"].result
-            exact = timed["full"].result
+            means = mean, timed["full"].result
             found.append(
                 Level(
                     timed["golden"].seconds,
                     *rounds,
-                    error=_error(np.asarray(mean), np.asarray(exact)),
+                    error=float(relative_errors(*(np.asarray(x)[None] for x in means))[0]),
                     rows=np.asarray(rows),
                 )
             )
     return found
-
-
-def _error(mean: np.ndarray, exact: np.ndarray) -> float:
-    """Largest relative error of means [b, *event]."""
-    mean, exact = (x.reshape(len(x), -1).astype(np.float64) for x in (mean, exact))
-    length = np.linalg.norm(exact, axis=1)
-    # Where the posterior is centred on 0, errors are relative to the spread of the means.
-    length = np.where(length > 0, length, length.max() or 1.0)
-    return float((np.linalg.norm(mean - exact, axis=1) / length).max())
 
 
 def _numbers(found: list[Level], dataset: Dataset, queries: int) -> dict[str, dict]:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from rich.table import Table
 
 from gdiff import report
+from gdiff.bench.accuracy import relative_errors
 from gdiff.bench.turns import compiled_mean, in_turn
 from gdiff.clock import Clock
 from gdiff.dataset import Dataset
@@ -165,9 +166,6 @@ def measure(
         for z, sigma in zip(placed, levels, strict=True):
             tasks = {name: partial(program, z, sigma) for name, program in programs.items()}
             rounds.append(in_turn(tasks, repeats, progress.advance))
-    norms = _norms(exact)
-    # Where the posterior is centred on 0, errors are relative to the spread of the means.
-    norms = np.where(norms > 0, norms, norms.max() or 1.0)
     found = {}
     for name, experiment in experiments.items():
         means = np.stack([np.asarray(each[name].result) for each in rounds])
@@ -175,14 +173,9 @@ def measure(
         found[name] = Measured(
             fit_seconds=clock.seconds[f"fit {name}"],
             seconds=[each[name].seconds for each in rounds],
-            error=None if is_exact else (_norms(means - exact) / norms).max(axis=1),
+            error=None if is_exact else relative_errors(means, exact),
         )
     return found
-
-
-def _norms(x: np.ndarray) -> np.ndarray:
-    """Lengths of the vectors in x [L, q, *event]: [L, q]."""
-    return np.linalg.norm(x.reshape(*x.shape[:2], -1).astype(np.float64), axis=-1)
 
 
 def _numbers(measured: Mapping[str, Measured]) -> dict[str, dict]:

@@ -165,7 +165,7 @@ class DatasetSpec(abc.ABC):
         count = "only one point" if n == 1 else f"{n} points"
         require(n >= 2, f"{name} has {count} to use: give it at least 2")
         labels = data.labels if data.labels is None or index is None else data.labels[index]
-        data = replace(data, x=_as_stored(data.x, index), labels=labels)
+        data = replace(data, x=as_stored(data.x, index), labels=labels)
         row = first_bad_row(data.x)
         if row is not None:
             row = row if index is None else int(index[row])
@@ -206,7 +206,7 @@ def _rows_of(data: Dataset, classes: list[int]) -> np.ndarray:
     return np.flatnonzero(np.isin(data.labels, classes))
 
 
-def _as_stored(x: np.ndarray, index: np.ndarray | None) -> np.ndarray:
+def as_stored(x: np.ndarray, index: np.ndarray | None) -> np.ndarray:
     """Rows `index` of `x`, or all, as uint8 or else float32; `x` itself if nothing changes.
 
     NaN and infinity stay what they are. A copy is made in blocks.

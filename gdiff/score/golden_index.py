@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from gdiff import cache
 from gdiff.dataset import Dataset
-from gdiff.dataset.base import blocks
+from gdiff.dataset.base import as_stored, blocks
 from gdiff.dataset.pages import release
 from gdiff.dataset.statistics import statistics
 from gdiff.mesh import DATA, place_rows
@@ -77,11 +77,7 @@ def _some(dataset: Dataset) -> Dataset:
         return dataset
     rows = np.random.default_rng(0).choice(len(dataset), _ENOUGH, replace=False, shuffle=False)
     rows.sort()
-    x = np.empty((_ENOUGH, *dataset.event_shape), dataset.x.dtype)
-    for block in blocks(x):
-        x[block] = dataset.x[rows[block]]
-        release(dataset.x)
-    return dataclasses.replace(dataset, x=x, labels=None)
+    return dataclasses.replace(dataset, x=as_stored(dataset.x, rows), labels=None)
 
 
 def _pieces(flat: np.ndarray, n: int, ends: tuple[int, ...]) -> tuple[list[np.ndarray], np.ndarray]:

@@ -1,12 +1,7 @@
 """What scripts/densities.py does to densities, in units of z itself, for tests of samplers."""
 
-import sys
-from pathlib import Path
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-sys.path.append(str(SCRIPTS))  # as for a script that runs
-import densities  # noqa: E402
-from densities import Mixture, propagate, transport  # noqa: E402, F401
+import densities
+from densities import Mixture, propagate, transport  # noqa: F401
 
 
 class Line(densities.Line):

@@ -1,0 +1,38 @@
+"""What the scripts that make a table out of runs have in common."""
+
+import subprocess
+import sys
+
+from gdiff import report
+from gdiff.errors import UserError, require
+
+
+def words(overrides, ours, defaults):
+    """The overrides of a sweep: the user's, those that the table sets, and defaults for others.
+
+    Raises:
+        UserError: the user sets what the table sets.
+    """
+    given = {each.partition("=")[0].lstrip("+") for each in overrides}
+    taken = given & {each.partition("=")[0] for each in ours}
+    require(not taken, f"{', '.join(sorted(taken))} is set by the table: leave it out")
+    defaults = [each for each in defaults if each.partition("=")[0] not in given]
+    return [*defaults, *ours, *overrides]
+
+
+def rows(overrides, folder):
+    """Run a sweep in `folder`: the row of every run."""
+    quoted = str(folder.absolute()).replace("'", "\\'")
+    command = [sys.executable, "-m", "gdiff", "sample", "-m", *overrides]
+    command.append(f"hydra.sweep.dir='{quoted}'")
+    code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    require(code == 0, f"not all runs in {folder} went well: see above")
+    return report.sweep_rows(folder)
+
+
+def end(main):
+    """Run a script to its end; a mistake of the user's is one line."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")
