@@ -226,7 +226,8 @@ class _Outcome(NamedTuple):
 
 def _run(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
     """A new run in a folder of its own."""
-    from gdiff import outputs, progress
+    from gdiff import progress
+    from gdiff.store import outputs
 
     progress.configure(quiet=quiet)
     # Finds most mistakes before a folder is made.
@@ -250,30 +251,32 @@ def _together(experiment: "Experiment") -> Iterator[bool]:
     if not experiment.runtime.distributed:
         yield True
         return
-    from gdiff import distributed, progress
+    from gdiff import progress
     from gdiff.experiment import run
-    from gdiff.outputs import RunFolder
+    from gdiff.parallel import processes
+    from gdiff.store.outputs import RunFolder
 
     try:
         experiment.runtime.join()
-        is_first = distributed.is_first()
+        is_first = processes.is_first()
         if not is_first:
             progress.configure(quiet=True)
             logging.getLogger().addHandler(logging.NullHandler())
             run(experiment, RunFolder.of_first())
         yield is_first
-        distributed.leave()
+        processes.leave()
     except (UserError, KeyboardInterrupt) as error:
-        distributed.abandon(*_ending(error))
+        processes.abandon(*_ending(error))
     except Exception as error:
-        distributed.abandon(distributed.lost(error) or traceback.format_exc(), 1)
+        processes.abandon(processes.lost(error) or traceback.format_exc(), 1)
 
 
 def _job(cfg: "DictConfig", place: "Place") -> _Outcome:
     """One run in its folder; what the user can put right is returned: Hydra would dress it up."""
-    from gdiff import config, distributed
+    from gdiff import config
     from gdiff.experiment import run
-    from gdiff.outputs import RunFolder
+    from gdiff.parallel import processes
+    from gdiff.store.outputs import RunFolder
 
     is_sweep = place.number is not None
     try:
@@ -293,7 +296,7 @@ def _job(cfg: "DictConfig", place: "Place") -> _Outcome:
     except Exception as error:
         if _interrupt_in(error):
             raise _Interrupted(place.folder) from None
-        if distributed.lost(error) is None:
+        if processes.lost(error) is None:
             raise
         return _Outcome(error=error)
     except KeyboardInterrupt:
@@ -309,7 +312,8 @@ def _text(experiment: "Experiment") -> str:
 
 def _sweep(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
     """Hydra's multirun, and then one table of its runs."""
-    from gdiff import outputs, report
+    from gdiff import report
+    from gdiff.store import outputs
 
     folder = composer.sweep_dir(overrides)
     with outputs.vacant(folder, "hydra.sweep.dir"):
@@ -329,7 +333,8 @@ def _sweep(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
 
 def _sweep_job(cfg: "DictConfig", place: "Place", *, quiet: bool) -> float | None:
     """One run of a sweep: an error fails this run and not the others."""
-    from gdiff import outputs, progress
+    from gdiff import progress
+    from gdiff.store import outputs
 
     label = f"run {place.number}"
     # Runs that go on at the same time cannot share a terminal's bars.
@@ -350,8 +355,9 @@ def _sweep_job(cfg: "DictConfig", place: "Place", *, quiet: bool) -> float | Non
 
 def _resume(composer: "Composer", path: Path, overrides: list[str], *, quiet: bool) -> None:
     """Continue a run; devices, processes and the batch size may be others."""
-    from gdiff import outputs, progress
+    from gdiff import progress
     from gdiff.experiment import run
+    from gdiff.store import outputs
 
     progress.configure(quiet=quiet)
     outputs.require_run(path)
@@ -400,7 +406,7 @@ def evaluate(
 ) -> None:
     """Compute the metrics of a finished run again, for example with metrics.projections=2000."""
     from gdiff import config, experiment
-    from gdiff.outputs import RunFolder
+    from gdiff.store.outputs import RunFolder
 
     overrides = overrides or []
     for override in overrides:
@@ -424,7 +430,8 @@ def schedule(
     config_dir: ConfigDir = None,
 ) -> None:
     """Compare grids of schedule.steps steps by the KL divergence that they cost on the data."""
-    from gdiff import config, outputs, progress
+    from gdiff import config, progress
+    from gdiff.store import outputs
     from gdiff.study import schedule as study
 
     overrides = overrides or []

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gdiff import __version__, distributed, figures, outputs
+from gdiff import __version__, figures
 from gdiff import metrics as metrics_of
 from gdiff.budget.initialization import shortest
 from gdiff.budget.losses import measure
@@ -20,24 +20,26 @@ from gdiff.clock import Clock
 from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.denoiser import Denoiser
 from gdiff.errors import UserError, require, require_one_of
-from gdiff.mesh import Runtime
+from gdiff.kernels import streamed
 from gdiff.metrics import DISTANCES, SCORE_ERRORS, MetricsSpec
 from gdiff.metrics.chunks import evenly
 from gdiff.metrics.score_error import CURVE, affordable_queries, score_errors
-from gdiff.outputs import METRICS, RUN, SAMPLES, RunFolder
+from gdiff.parallel import processes
 from gdiff.prior.base import PriorSpec
 from gdiff.process.base import ProcessSpec
 from gdiff.progress import Progress, track
-from gdiff.sampler.account import TOTALS, summary
+from gdiff.runtime import Runtime
 from gdiff.sampler.base import Plan, SamplerSpec
-from gdiff.sampler.engine import Engine
-from gdiff.sampler.parallel import ParallelEngine
+from gdiff.sampler.drivers.account import TOTALS, summary
+from gdiff.sampler.drivers.parallel import ParallelEngine
+from gdiff.sampler.drivers.sequential import Engine
 from gdiff.sampler.steps import Steps
 from gdiff.schedule.base import AUTO, ScheduleSpec
 from gdiff.schedule.losses import LossCurve
-from gdiff.score import streamed
 from gdiff.score.base import ScoreSpec
 from gdiff.score.wiener import Wiener
+from gdiff.store import outputs
+from gdiff.store.outputs import METRICS, RUN, SAMPLES, RunFolder
 from gdiff.trajectory import Batches, Queries, States
 
 GRID, TRAJECTORY = "grid.png", "trajectory.gif"
@@ -153,7 +155,7 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
         UserError: the data cannot be had, or are not those that the run began with, or the
             numbers of the schedule are beyond the arithmetic.
     """
-    experiment = distributed.told(lambda: experiment)
+    experiment = processes.broadcast(lambda: experiment)
     streamed.rest()  # those of earlier runs of a sweep
     before = folder.read_json(RUN)
     results = [SAMPLES, METRICS, GRID]
@@ -179,9 +181,9 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
         folder.gather_chunks(record["chunks"])
     metrics = {"seconds_per_sample": record["sampling_seconds"] / experiment.num_samples}
     metrics |= {name: record[name] for name in ACCOUNT if name in record}
-    samples = folder.samples() if distributed.is_first() else None
+    samples = folder.samples() if processes.is_first() else None
     if samples is not None:
-        with distributed.alone(), clock.phase("picture"):
+        with processes.first_only(), clock.phase("picture"):
             # Points of a scatter plot take no room.
             shown = samples[: experiment.picture_samples] if dataset.is_image else samples
             folder.write_bytes(GRID, figures.picture(shown, dataset, experiment.picture_samples))
@@ -384,7 +386,7 @@ class _Job:
             found |= self._account()
         if samples is None:
             return found
-        with distributed.alone(), self.clock.phase("metrics"):
+        with processes.first_only(), self.clock.phase("metrics"):
             return metrics_of.compute(self.experiment.metrics, samples, self.dataset) | found
 
     def _account(self) -> dict[str, float]:
@@ -404,7 +406,7 @@ class _Job:
     def _measure_score(self) -> dict[str, float]:
         """Compare the denoiser with the exact score at the queries; writes curve and plot."""
         wanted = self._queries().count
-        read = partial(distributed.told, partial(Queries.read, self.folder.path / QUERIES))
+        read = partial(processes.broadcast, partial(Queries.read, self.folder.path / QUERIES))
         queries = read()
         if queries is None or queries.z.shape[1] < wanted:
             # Those of a finished run are the same ones again.
@@ -415,9 +417,9 @@ class _Job:
         z, denoiser = queries.z[:, :wanted], self.denoiser
         with self.clock.phase("score error"):
             answers = queries._replace(z=z).ask(denoiser, self.mesh)
-        if not distributed.is_first():
+        if not processes.is_first():
             return {}
-        with distributed.alone(), self.clock.phase("score error"):
+        with processes.first_only(), self.clock.phase("score error"):
             errors = score_errors(self.dataset, z, queries.sigma, answers)
             curve = errors.curve()
             outputs.write_csv(self.folder.path / ERROR_CURVE, CURVE, curve)

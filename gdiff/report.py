@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gdiff.outputs import METRICS, RUN, read_json
+from gdiff.store.outputs import METRICS, RUN, read_json
 
 SWEEP = "sweep.csv"
 _WIDE = 10_000  # columns, more than any table has
@@ -104,9 +104,9 @@ def info_table() -> Table:
     import jax
 
     from gdiff import __version__
-    from gdiff.cache import cache_dir
     from gdiff.config import config_dir
     from gdiff.dataset.tfds import default_data_dir
+    from gdiff.store.cache import cache_dir
 
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     packages = ("jax", "jaxlib", "numpy", "hydra-core", "omegaconf", "tensorflow-datasets")

@@ -14,14 +14,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from gdiff import distributed, rng
+from gdiff import rng
 from gdiff.clock import Clock
 from gdiff.denoiser import Denoiser, Posterior
 from gdiff.errors import UserError
-from gdiff.mesh import BATCH, batch_sharding
+from gdiff.parallel import processes
+from gdiff.parallel.mesh import BATCH, batch_sharding
 from gdiff.prior.base import Prior
-from gdiff.sampler.engine import Account, Engine
-from gdiff.sampler.parallel import ParallelEngine
+from gdiff.sampler.drivers.parallel import ParallelEngine
+from gdiff.sampler.drivers.sequential import Account, Engine
 
 
 class States:
@@ -40,7 +41,7 @@ class States:
     def add(self, done: int, z: Array) -> None:
         """Keep z after `done` steps, if that is one of the stops."""
         if done in self.stops:
-            self._found[done] = distributed.whole(z[: self.count])
+            self._found[done] = processes.gathered(z[: self.count])
 
     def stacked(self) -> np.ndarray:
         """The states at all stops: [stops, count, *event]."""
@@ -81,7 +82,7 @@ class Queries(NamedTuple):
         for z, sigma in zip(self.z, self.sigma, strict=True):
             placed = jax.device_put(z[padded], batch_sharding(mesh))
             answer = _ask(denoiser, placed, np.asarray(sigma, z.dtype))
-            answers.append(jax.tree.map(lambda x: distributed.whole(x)[:count], answer))
+            answers.append(jax.tree.map(lambda x: processes.gathered(x)[:count], answer))
         return jax.tree.map(lambda *levels: np.stack(levels), *answers)
 
 
@@ -148,7 +149,7 @@ class Batches:
         try:
             with self.clock.phase("sampling", shown=False) as watch:
                 z = self.engine.sample(z, keys, report=reached, stops=stops)
-                samples = distributed.whole(z)
+                samples = processes.gathered(z)
         except FloatingPointError as error:
             raise UserError(
                 f"{error}: bring schedule.sigma_max and schedule.sigma_min closer to the data's "

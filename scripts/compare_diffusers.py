@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from gdiff.process.ddpm import DDPM
-from gdiff.sampler.ddim import DDIM
-from gdiff.sampler.dpmpp_2m import DPMpp2M
+from gdiff.sampler.methods.ddim import DDIM
+from gdiff.sampler.methods.dpmpp_2m import DPMpp2M
 from gdiff.schedule.ddpm import DDPMIndices
 
 SEED = 20240229

@@ -46,8 +46,8 @@ from rich.table import Table
 from gdiff import config, rng
 from gdiff.bench.scores import overrides_by_score
 from gdiff.errors import UserError, require
-from gdiff.outputs import METRICS, RUN, load_samples, read_json, write_csv
 from gdiff.report import show
+from gdiff.store.outputs import METRICS, RUN, load_samples, read_json, write_csv
 
 EXPERIMENT = "experiment=golddiff_table"
 # Options of the group `score`, and what the paper calls them.

@@ -32,7 +32,7 @@ import sweeps
 
 from gdiff import config, report
 from gdiff.errors import require
-from gdiff.outputs import write_csv
+from gdiff.store.outputs import write_csv
 
 # Unless the command line says otherwise.
 DEFAULTS = ("sampler=ancestral", "num_samples=256", "batch_size=256", "metrics.score_error=never")

@@ -49,24 +49,24 @@ from scipy.special import ndtri
 from gdiff import config, rng
 from gdiff.clock import Clock
 from gdiff.denoiser import Posterior
-from gdiff.mesh import make_mesh
 from gdiff.metrics.sliced import sliced_w2_with_null
-from gdiff.outputs import write_csv
+from gdiff.parallel.mesh import make_mesh
 from gdiff.process.ou import OU
-from gdiff.sampler.accelerated_ode import AcceleratedODE
-from gdiff.sampler.accelerated_sde import AcceleratedSDE
-from gdiff.sampler.ancestral import Ancestral
-from gdiff.sampler.ddim import DDIM
-from gdiff.sampler.ddpm import DDPM
-from gdiff.sampler.dpmpp_2m import DPMpp2M
-from gdiff.sampler.engine import Engine
-from gdiff.sampler.exponential import Exponential
-from gdiff.sampler.heun import Heun
-from gdiff.sampler.li_cai import LiCai
-from gdiff.sampler.midpoint import Midpoint
-from gdiff.sampler.parallel import ParallelEngine
-from gdiff.sampler.srk import SRK
+from gdiff.sampler.drivers.parallel import ParallelEngine
+from gdiff.sampler.drivers.sequential import Engine
+from gdiff.sampler.methods.accelerated_ode import AcceleratedODE
+from gdiff.sampler.methods.accelerated_sde import AcceleratedSDE
+from gdiff.sampler.methods.ancestral import Ancestral
+from gdiff.sampler.methods.ddim import DDIM
+from gdiff.sampler.methods.ddpm import DDPM
+from gdiff.sampler.methods.dpmpp_2m import DPMpp2M
+from gdiff.sampler.methods.exponential import Exponential
+from gdiff.sampler.methods.heun import Heun
+from gdiff.sampler.methods.li_cai import LiCai
+from gdiff.sampler.methods.midpoint import Midpoint
+from gdiff.sampler.methods.srk import SRK
 from gdiff.schedule.piadm import Piadm
+from gdiff.store.outputs import write_csv
 from gdiff.trajectory import Batches
 
 DIMENSIONS = (4, 16, 64, 256, 1024, 4096)

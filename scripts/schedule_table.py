@@ -33,8 +33,8 @@ from gdiff import config, report
 from gdiff.budget.losses import JUDGE_SEED, measure
 from gdiff.clock import Clock
 from gdiff.errors import require
-from gdiff.outputs import write_csv
 from gdiff.schedule.compare import comparisons
+from gdiff.store.outputs import write_csv
 
 GRIDS = "las,entropic,asymptotic,logsnr,edm,cosine,vp,uniform"
 # Unless the command line says otherwise.

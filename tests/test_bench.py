@@ -8,13 +8,7 @@ from commands import gdiff
 
 from gdiff import config
 from gdiff.bench import scores, turns
-from gdiff.bench.scores import (
-    Measured,
-    exact_trajectory,
-    measure,
-    overrides_by_score,
-    show_seconds,
-)
+from gdiff.bench.scores import Measured, exact_trajectory, measure, overrides_by_score, show_seconds
 from gdiff.bench.turns import in_turn
 from gdiff.errors import UserError
 

@@ -23,9 +23,9 @@ from gdiff.bench.peer_memory import Memory
 from gdiff.bench.peers import Measured, Results
 from gdiff.dataset.toy import Moons
 from gdiff.errors import UserError
-from gdiff.mesh import Runtime
 from gdiff.metrics.exact import exact_posterior
-from gdiff.score.full import Full
+from gdiff.runtime import Runtime
+from gdiff.score.exact import Exact
 from gdiff.score.wiener import Wiener
 from gdiff.trajectory import Queries
 
@@ -148,7 +148,7 @@ def test_queries_must_fill_the_devices():
 
 
 def test_gdiff_is_a_contender_like_the_others():
-    assert_exact(peer_own.score(Full(), ()), problem(dim=5), [0.1, 1.0, 10.0], 1e-5)
+    assert_exact(peer_own.score(Exact(), ()), problem(dim=5), [0.1, 1.0, 10.0], 1e-5)
     assert peer_own.score(Wiener(), ()).name == "gdiff wiener"
 
 
@@ -214,7 +214,7 @@ def test_a_contender_that_dies_has_no_memory():
 
 @pytest.mark.skipif(not process_memory.is_known(), reason="Linux alone tells")
 def test_memory_of_our_score_is_measured_in_another_process():
-    memory = measured_memory(peer_own.score(Full(), (1.0, 0.1)))
+    memory = measured_memory(peer_own.score(Exact(), (1.0, 0.1)))
     assert memory.held <= memory.peak < 64 * 2**20
 
 

@@ -98,10 +98,10 @@ MISTAKES = {
     "+dataset._target_=os.system": "dataset._target_",
     "dataset._target_=gdiff.nope.Nope": "does not exist",
     "dataset._target_=gdiff.cli.main": "cannot be used there",
-    "dataset._target_=gdiff.sampler.ddim.DDIM": "cannot be used there",
+    "dataset._target_=gdiff.sampler.methods.ddim.DDIM": "cannot be used there",
     "dataset._target_=gdiff.dataset.base.DatasetSpec": "cannot be used there",
     "dataset._target_=null": "dataset has no _target_",
-    "_target_=gdiff.mesh.Runtime": "cannot be used there",
+    "_target_=gdiff.runtime.Runtime": "cannot be used there",
     "+hydra.callbacks.x._target_=os.system": "hydra.callbacks.x._target_=os.system is not",
     "hydra.launcher._target_=os.system": "hydra.launcher._target_=os.system is not",
     # Folders

@@ -5,7 +5,7 @@ import pytest
 
 from gdiff import config
 from gdiff.experiment import run
-from gdiff.outputs import RunFolder
+from gdiff.store.outputs import RunFolder
 
 SWEEP = (
     ["seed=1"],

@@ -175,7 +175,7 @@ def test_a_users_options_run(tmp_path, monkeypatch):
     "text, message",
     [
         ("_target_: os.system\npath: x\n", "not inside gdiff"),
-        ("_target_: gdiff.sampler.ddim.DDIM\n", "cannot be used there"),
+        ("_target_: gdiff.sampler.methods.ddim.DDIM\n", "cannot be used there"),
         ("path: x\n", "Digits|no key 'dataset.path'|has no _target_"),
         ("_target_: gdiff.dataset.array.Array\npath:\n  _target_: os.system\n", "is not a path"),
         ("_target_: gdiff.dataset.array.Array\npath: ???\n", "dataset.path is missing"),

@@ -14,10 +14,10 @@ from gdiff.errors import UserError
 from gdiff.experiment import ACCOUNT, run
 from gdiff.metrics import DISTANCES, SCORE_ERRORS
 from gdiff.metrics.score_error import CURVE
-from gdiff.outputs import RunFolder
 from gdiff.score.base import ScoreSpec
-from gdiff.score.full import Full
+from gdiff.score.exact import Exact
 from gdiff.score.wiener import Wiener
+from gdiff.store.outputs import RunFolder
 from gdiff.trajectory import Batches, Queries
 
 # Three batches of points of the plane with a score that is not exact.
@@ -190,7 +190,7 @@ class Shifted(ScoreSpec):
     shift: float = 0.1
 
     def fit(self, dataset, mesh, sigmas=()):
-        scan = Full().fit(dataset, mesh)
+        scan = Exact().fit(dataset, mesh)
 
         def denoiser(z, sigma):
             ones = 0 * sigma + 1
@@ -234,8 +234,8 @@ def test_an_objective_may_be_an_error_of_the_score_where_it_is_measured():
 
 
 def test_only_the_exact_scan_in_full_precision_counts_as_exact():
-    assert Full().is_exact
-    assert not Full(precision="default").is_exact
+    assert Exact().is_exact
+    assert not Exact(precision="default").is_exact
     assert not Wiener().is_exact
 
 

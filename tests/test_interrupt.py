@@ -16,7 +16,7 @@ from gdiff import cli
 SCRIPT = """
 import gc, signal
 from gdiff.cli import main
-from gdiff.outputs import RunFolder
+from gdiff.store.outputs import RunFolder
 
 def callback(phase, info):
     gc.callbacks.remove(callback)

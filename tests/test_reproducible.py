@@ -10,8 +10,8 @@ from commands import start
 
 from gdiff import config
 from gdiff.experiment import run
-from gdiff.mesh import Runtime
-from gdiff.outputs import RunFolder, load_samples
+from gdiff.runtime import Runtime
+from gdiff.store.outputs import RunFolder, load_samples
 
 # Each batch size and each number of devices once: programs for many devices compile slowly.
 SETTINGS = ((64, "batch:1"), (1, "batch:2"), (7, "data:2/batch:4"))

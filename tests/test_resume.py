@@ -15,8 +15,8 @@ from commands import gdiff, start
 
 from gdiff import config
 from gdiff.experiment import run
-from gdiff.outputs import RunFolder
-from gdiff.sampler.engine import Engine
+from gdiff.sampler.drivers.sequential import Engine
+from gdiff.store.outputs import RunFolder
 
 # Twenty chunks of about a tenth of a second.
 JOB = (

@@ -11,7 +11,7 @@ from commands import gdiff
 from gdiff import config
 from gdiff.errors import UserError
 from gdiff.experiment import run
-from gdiff.outputs import RunFolder
+from gdiff.store.outputs import RunFolder
 
 # Three chunks, of 4, 4 and 2 samples.
 JOB = (

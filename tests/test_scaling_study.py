@@ -10,8 +10,8 @@ from scipy.integrate import quad
 
 from gdiff import config, rng
 from gdiff.process.ou import OU
-from gdiff.sampler.engine import Engine
-from gdiff.sampler.exponential import Exponential
+from gdiff.sampler.drivers.sequential import Engine
+from gdiff.sampler.methods.exponential import Exponential
 
 PNG = b"\x89PNG"
 

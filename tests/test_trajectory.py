@@ -6,10 +6,10 @@ from gdiff.clock import Clock
 from gdiff.dataset.base import Dataset
 from gdiff.denoiser import Posterior
 from gdiff.errors import UserError
-from gdiff.mesh import make_mesh
+from gdiff.parallel.mesh import make_mesh
 from gdiff.prior.standard import Standard
-from gdiff.sampler.ddim import DDIM
-from gdiff.sampler.engine import Engine
+from gdiff.sampler.drivers.sequential import Engine
+from gdiff.sampler.methods.ddim import DDIM
 from gdiff.trajectory import Batches, Queries, States
 
 GRID = np.array([8.0, 4.0, 2.0, 1.0, 0.0])

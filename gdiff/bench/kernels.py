@@ -16,8 +16,8 @@ from gdiff.dataset import Dataset
 from gdiff.denoiser import Denoiser
 from gdiff.errors import require
 from gdiff.experiment import Experiment
-from gdiff.mesh import BATCH
-from gdiff.sampler.engine import Engine
+from gdiff.parallel.mesh import BATCH
+from gdiff.sampler.drivers.sequential import Engine
 
 _SIGMAS = (0.05, 1.0, 5.0, 50.0)
 _JOB_STEPS = 10

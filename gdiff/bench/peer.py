@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gdiff.dataset import Dataset
-from gdiff.mesh import Runtime
+from gdiff.runtime import Runtime
 
 # Posterior means [b, d] of queries z [b, d] at one noise level, both float32 NumPy arrays in model
 # coordinates; the call ends when the numbers are there.

@@ -12,13 +12,13 @@ from gdiff import rng
 from gdiff.bench.peer import Problem, processors
 from gdiff.bench.turns import compiled_mean, in_turn
 from gdiff.denoiser import Denoiser
-from gdiff.mesh import batch_sharding
+from gdiff.parallel.mesh import batch_sharding
 from gdiff.process.ddpm import DDPM
-from gdiff.sampler.ancestral import Ancestral
 from gdiff.sampler.base import SamplerSpec
-from gdiff.sampler.ddim import DDIM
-from gdiff.sampler.dpmpp_2m import DPMpp2M
-from gdiff.sampler.engine import Engine
+from gdiff.sampler.drivers.sequential import Engine
+from gdiff.sampler.methods.ancestral import Ancestral
+from gdiff.sampler.methods.ddim import DDIM
+from gdiff.sampler.methods.dpmpp_2m import DPMpp2M
 from gdiff.schedule.ddpm import DDPMIndices
 from gdiff.score.base import ScoreSpec
 

@@ -13,7 +13,7 @@ import numpy as np
 from gdiff.bench import process_memory
 from gdiff.bench.peer import Peer, Problem
 from gdiff.dataset import DatasetSpec
-from gdiff.mesh import Runtime
+from gdiff.runtime import Runtime
 
 # Rows of a first problem, which loads the libraries and starts their threads.
 _FEW = 64

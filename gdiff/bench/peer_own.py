@@ -8,7 +8,7 @@ import numpy as np
 
 from gdiff.bench.peer import Ask, Peer, Problem
 from gdiff.bench.turns import compiled_mean
-from gdiff.mesh import batch_sharding
+from gdiff.parallel.mesh import batch_sharding
 from gdiff.score.base import ScoreSpec
 
 

@@ -26,10 +26,10 @@ from gdiff.bench.scores import exact_trajectory
 from gdiff.bench.turns import in_turn
 from gdiff.errors import require
 from gdiff.experiment import Experiment
-from gdiff.mesh import BATCH
 from gdiff.metrics.exact import exact_posterior
+from gdiff.parallel.mesh import BATCH
 from gdiff.progress import track
-from gdiff.score.full import Full
+from gdiff.score.exact import Exact
 from gdiff.trajectory import Queries
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def measure(experiment: Experiment, problem: Problem, repeats: int) -> Results:
     """Means at all levels, then memory, then samplers."""
     dataset, count = problem.dataset, problem.queries
     points, _ = exact_trajectory(experiment, dataset, problem.mesh, count)
-    specs = {type(spec): spec for spec in (Full(), experiment.score)}
+    specs = {type(spec): spec for spec in (Exact(), experiment.score)}
     own = [peer_own.score(spec, tuple(points.sigma.tolist())) for spec in specs.values()]
     peers, asks, missing = _prepared([*own, *OTHERS], problem, points)
     rounds = _timed(peers, asks, points, repeats)

@@ -29,11 +29,11 @@ from gdiff.dataset.base import blocks
 from gdiff.denoiser import Denoiser
 from gdiff.errors import require
 from gdiff.experiment import Experiment
-from gdiff.mesh import BATCH, DATA, batch_sharding, place_rows
+from gdiff.kernels.streamed import Streamed
+from gdiff.parallel.mesh import BATCH, DATA, batch_sharding, place_rows
 from gdiff.progress import track
-from gdiff.score.full import FullScan
-from gdiff.score.golden_scan import GoldenScan
-from gdiff.score.streamed import Streamed
+from gdiff.score.exact import ExactScan
+from gdiff.score.golden.scan import GoldenScan
 
 # What is read at a time: about a chunk of a scan.
 _BUFFER_BYTES = 2**23
@@ -205,7 +205,7 @@ def _reading(dataset: Dataset) -> Timed:
     return partial(_seconds, from_file if is_file else from_memory)
 
 
-def _products(dataset: Dataset, full: FullScan, mesh: Mesh, z: Array) -> Timed:
+def _products(dataset: Dataset, full: ExactScan, mesh: Mesh, z: Array) -> Timed:
     """Computes the two products of a scan on rows of one chunk: seconds for those of all rows."""
     z = z.reshape(len(z), -1)
     rows = min(len(dataset), full.chunk_rows * mesh.shape[DATA])

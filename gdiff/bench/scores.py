@@ -19,11 +19,11 @@ from gdiff.clock import Clock
 from gdiff.dataset import Dataset
 from gdiff.errors import UserError, require
 from gdiff.experiment import Experiment
-from gdiff.mesh import BATCH, batch_sharding
+from gdiff.parallel.mesh import BATCH, batch_sharding
 from gdiff.progress import track
-from gdiff.sampler.engine import Engine
+from gdiff.sampler.drivers.sequential import Engine
 from gdiff.score.base import ScoreSpec
-from gdiff.score.full import Full
+from gdiff.score.exact import Exact
 from gdiff.trajectory import Batches, Queries, States
 
 
@@ -123,7 +123,7 @@ def exact_trajectory(
     schedule = experiment.fitted_schedule(dataset, mesh, clock)
     grid = schedule.grid(experiment.process)
     with clock.phase("fit full"):
-        denoiser = Full().fit(dataset, mesh)
+        denoiser = Exact().fit(dataset, mesh)
         prior = experiment.prior.fit(dataset, float(grid[0]), mesh)
     engine = Engine(denoiser, experiment.sampler.steps(grid))
     batches = Batches(engine, prior, mesh, count, experiment.seed, clock)

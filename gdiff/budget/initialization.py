@@ -11,14 +11,14 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from gdiff import cache
 from gdiff.budget.noised import call_width, draw, evaluate
 from gdiff.dataset import Dataset
 from gdiff.dataset.statistics import Statistics, statistics
 from gdiff.denoiser import Denoiser
 from gdiff.errors import UserError, require
 from gdiff.prior.base import Prior, PriorSpec
-from gdiff.score.full import Full
+from gdiff.score.exact import Exact
+from gdiff.store import cache
 
 # Part of the key: to be raised when what is stored changes.
 _VERSION = 1
@@ -99,7 +99,7 @@ class Noised:
     def log_density(self) -> np.ndarray:
         """Log p_σ at the draws, by the full scan: [n]."""
         with jax.enable_x64(True):
-            scan = Full().fit(self.dataset, self.mesh)
+            scan = Exact().fit(self.dataset, self.mesh)
             return self._evaluated(Partial(_exact_log_density, scan, jnp.asarray(self.sigma)))
 
     @cached_property

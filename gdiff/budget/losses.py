@@ -6,13 +6,13 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from gdiff import cache
 from gdiff.budget.noised import REPLICATES, Points, call_width, draw, evaluate, rounded
 from gdiff.dataset import Dataset
 from gdiff.denoiser import Denoiser
 from gdiff.progress import track
 from gdiff.schedule.losses import LossCurve
 from gdiff.score.base import ScoreSpec
+from gdiff.store import cache
 
 # Part of the key: to be raised when what is stored changes.
 _VERSION = 5

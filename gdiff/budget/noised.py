@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gdiff import distributed
 from gdiff.dataset import Dataset
-from gdiff.mesh import BATCH, batch_sharding
+from gdiff.parallel import processes
+from gdiff.parallel.mesh import BATCH, batch_sharding
 from gdiff.progress import Progress
 
 # Independent estimates from whose spread standard errors come.
@@ -102,7 +102,7 @@ def evaluate(
     for start in range(0, count, width):
         index = np.arange(start, min(start + width, count))
         placed = jax.device_put(rows(np.resize(index, width)), batch_sharding(mesh))
-        values[index] = distributed.whole(_call(function, placed))[: len(index)]
+        values[index] = processes.gathered(_call(function, placed))[: len(index)]
         if progress is not None:
             progress.advance(len(index))
     return values

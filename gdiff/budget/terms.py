@@ -17,11 +17,11 @@ from gdiff.dataset import Dataset
 from gdiff.denoiser import Denoiser
 from gdiff.prior.base import PriorSpec
 from gdiff.progress import track
-from gdiff.sampler.ancestral import Ancestral
 from gdiff.sampler.base import Plan
+from gdiff.sampler.methods.ancestral import Ancestral
 from gdiff.schedule.losses import LossCurve
 from gdiff.score.base import ScoreSpec
-from gdiff.score.full import Full
+from gdiff.score.exact import Exact
 
 INITIALIZATION, DISCRETIZATION, SCORE, PICARD = (
     "initialization",
@@ -164,7 +164,7 @@ def _discretization(dataset: Dataset, mesh: Mesh, levels: np.ndarray) -> Term:
 
 def exact_curve(dataset: Dataset, mesh: Mesh, ends: tuple[float, float]) -> LossCurve:
     """The mmse of the data between two noise levels, as finely as a budget needs it."""
-    return measure(Full(), dataset, mesh, ends, fewest=_LOSS_SAMPLES, seed=JUDGE_SEED)
+    return measure(Exact(), dataset, mesh, ends, fewest=_LOSS_SAMPLES, seed=JUDGE_SEED)
 
 
 def _score(
@@ -209,7 +209,7 @@ def _gaps(
         shape = (-1,) + (1,) * len(dataset.event_shape)
         return clean[sample].astype(dtype) + at.reshape(shape) * noise[sample], at
 
-    gap = Partial(_squared_gap, Full().fit(dataset, mesh), denoiser)
+    gap = Partial(_squared_gap, Exact().fit(dataset, mesh), denoiser)
     with track("error of the score", len(sigma) * total, "evaluations") as progress:
         # One level a call where that is possible: some scores plan by level.
         width = min(call_width(dataset), total)

@@ -18,6 +18,17 @@ from gdiff.errors import UserError, require
 from gdiff.experiment import Experiment
 
 TARGET = "_target_"
+# Where the classes of older run folders are now.
+_METHODS = (
+    *("accelerated_ode", "accelerated_sde", "ancestral", "ddim", "ddpm", "dpmpp_2m"),
+    *("euler_maruyama", "exponential", "heun", "li_cai", "midpoint", "srk"),
+)
+_MOVED = {
+    "gdiff.mesh": "gdiff.runtime",
+    "gdiff.score.full.Full": "gdiff.score.exact.Exact",
+    "gdiff.score.pca_local": "gdiff.score.local",
+    **{f"gdiff.sampler.{name}": f"gdiff.sampler.methods.{name}" for name in _METHODS},
+}
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -100,6 +111,7 @@ def _locate(target: Any, kind: Any, where: str) -> type:
     require(bool(target), f"{where} has no {TARGET}: choose one of the group's options")
     named = f"{where}: {TARGET}={target}"
     module, _, name = str(target).rpartition(".")
+    module, _, name = _MOVED.get(target, f"{_MOVED.get(module, module)}.{name}").rpartition(".")
     require(
         module.partition(".")[0] == "gdiff",
         f"{named} is not inside gdiff, which is all that it may name",

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gdiff import cache
 from gdiff.dataset.base import Dataset, DatasetSpec
+from gdiff.store import cache
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gdiff import cache
 from gdiff.dataset import images
 from gdiff.dataset.base import Dataset, DatasetSpec
 from gdiff.errors import UserError, require
+from gdiff.store import cache
 
 
 @dataclass(frozen=True, kw_only=True)

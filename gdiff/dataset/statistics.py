@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gdiff import cache
 from gdiff.dataset import Dataset
 from gdiff.dataset.base import blocks
 from gdiff.progress import track
+from gdiff.store import cache
 
 # Part of the key: to be raised when what is stored changes.
 _VERSION = 1

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from gdiff import cache
 from gdiff.dataset import images
 from gdiff.dataset.base import Dataset, DatasetSpec
 from gdiff.errors import UserError, require
+from gdiff.store import cache
 
 _INFO = "dataset_info.json"
 _FORMAT = "array_record"

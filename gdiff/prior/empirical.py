@@ -9,9 +9,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from gdiff.dataset import Dataset
-from gdiff.mesh import BATCH
+from gdiff.parallel.mesh import BATCH
 from gdiff.prior.base import PriorSpec, replicated
-from gdiff.score.full import Full, FullScan
+from gdiff.score.exact import Exact, ExactScan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Empirical(PriorSpec):
 
     def fit(self, dataset: Dataset, sigma: float, mesh: Mesh) -> "NoisedData":
         """Place all rows on the mesh, split over its axis `data`."""
-        return NoisedData(Full().fit(dataset, mesh), replicated(sigma, mesh), dataset.event_shape)
+        return NoisedData(Exact().fit(dataset, mesh), replicated(sigma, mesh), dataset.event_shape)
 
 
 class NoisedData(eqx.Module):
@@ -35,7 +35,7 @@ class NoisedData(eqx.Module):
         event_shape: shape of a point.
     """
 
-    scan: FullScan
+    scan: ExactScan
     sigma: Float[Array, ""]
     event_shape: tuple[int, ...] = eqx.field(static=True)
 

@@ -13,7 +13,6 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
-from gdiff import cache
 from gdiff.dataset import Dataset
 from gdiff.dataset.statistics import Statistics, statistics
 from gdiff.errors import require
@@ -23,6 +22,7 @@ from gdiff.prior.gaussian import DiffusedGaussian
 from gdiff.prior.gmm import GMM
 from gdiff.prior.mixture import DiffusedMixture, coordinates
 from gdiff.progress import track
+from gdiff.store import cache
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 # Part of the cache's key: to be raised when training or what is stored changes.

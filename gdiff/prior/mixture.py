@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
-from gdiff import cache
 from gdiff.dataset import Dataset
 from gdiff.dataset.base import blocks
 from gdiff.dataset.pages import release
@@ -21,6 +20,7 @@ from gdiff.errors import require
 from gdiff.prior.base import PriorSpec, replicated
 from gdiff.prior.gaussian import DiffusedGaussian
 from gdiff.progress import track
+from gdiff.store import cache
 
 if TYPE_CHECKING:
     from sklearn.mixture._base import BaseMixture

@@ -20,12 +20,12 @@ from jaxtyping import Array, Bool, Float, Int
 from gdiff.dataset import Dataset
 from gdiff.denoiser import Posterior
 from gdiff.errors import require, require_one_of
-from gdiff.mesh import BATCH, DATA
-from gdiff.score import compensated, selection
+from gdiff.kernels import compensated, selection
+from gdiff.kernels.parts import in_parts
+from gdiff.kernels.softmax import excess_distances
+from gdiff.parallel.mesh import BATCH, DATA
 from gdiff.score.base import ScoreSpec
-from gdiff.score.full import FullScan, half_norms
-from gdiff.score.parts import in_parts
-from gdiff.score.posterior import excess_distances
+from gdiff.score.exact import ExactScan, half_norms
 
 ESTIMATORS = ("ss", "wss")
 # Sides of an automatic proxy.
@@ -144,7 +144,7 @@ class GoldenSubset(eqx.Module):
         counts: k_min and k_max in rows.
     """
 
-    full: FullScan
+    full: ExactScan
     proxy: Cloud | None
     keys: selection.QueryKeys | None
     spec: GoldDiff = eqx.field(static=True)
@@ -155,7 +155,7 @@ class GoldenSubset(eqx.Module):
     @classmethod
     def of(cls, spec: GoldDiff, dataset: Dataset, mesh: Mesh) -> "GoldenSubset":
         """Place `dataset` and its proxy on `mesh`."""
-        full = FullScan.of(dataset, mesh, chunk_rows=0, precision="highest")
+        full = ExactScan.of(dataset, mesh, chunk_rows=0, precision="highest")
         sides = _proxy_sides(dataset, spec.proxy_size)
         n = len(dataset)
         keys = None
@@ -238,7 +238,7 @@ def _windows(side: int, pooled: int) -> np.ndarray:
     return overlaps / overlaps.sum(axis=1, keepdims=True)
 
 
-def _proxy(full: FullScan, event_shape: tuple[int, ...], sides: tuple[int, int]) -> Cloud:
+def _proxy(full: ExactScan, event_shape: tuple[int, ...], sides: tuple[int, int]) -> Cloud:
     """The pooled rows, in stored units and relative to the pooled centre."""
 
     @partial(jax.shard_map, mesh=full.mesh, in_specs=(P(DATA), P()), out_specs=P(DATA))

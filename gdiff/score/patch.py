@@ -17,8 +17,8 @@ from gdiff.dataset import Dataset
 from gdiff.dataset.base import blocks
 from gdiff.denoiser import Posterior
 from gdiff.errors import require
-from gdiff.mesh import BATCH, DATA, place_rows
-from gdiff.score import compensated
+from gdiff.kernels import compensated
+from gdiff.parallel.mesh import BATCH, DATA, place_rows
 from gdiff.score.base import ScoreSpec
 
 _HIGHEST = jax.lax.Precision.HIGHEST

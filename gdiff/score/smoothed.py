@@ -14,7 +14,7 @@ from gdiff.dataset import Dataset
 from gdiff.denoiser import Posterior
 from gdiff.errors import require
 from gdiff.score.base import ScoreSpec
-from gdiff.score.full import Full, FullScan
+from gdiff.score.exact import Exact, ExactScan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Smoothed(ScoreSpec):
         drawn = np.random.default_rng(self.seed).standard_normal(half)
         noise = self.width * np.concatenate([drawn, -drawn])
         return SmoothedScan(
-            scan=Full().fit(dataset, mesh, sigmas),
+            scan=Exact().fit(dataset, mesh, sigmas),
             noise=jax.device_put(
                 jnp.asarray(noise, jnp.result_type(float)), NamedSharding(mesh, PartitionSpec())
             ),
@@ -73,7 +73,7 @@ class SmoothedScan(eqx.Module):
         noise: [M, *event] the perturbations at σ = 0.
     """
 
-    scan: FullScan
+    scan: ExactScan
     noise: Float[Array, "m *event"]
 
     def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"]) -> Posterior:

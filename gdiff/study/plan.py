@@ -24,8 +24,8 @@ from gdiff.progress import track
 from gdiff.schedule.las import LAS
 from gdiff.schedule.losses import LossCurve
 from gdiff.schedule.optimal import Optimum
-from gdiff.score.full import Full
-from gdiff.score.golden import Golden
+from gdiff.score.exact import Exact
+from gdiff.score.golden.spec import Golden
 
 # Noise levels tried as the first one, geometric between the schedule's and the least.
 _STARTS = 14
@@ -190,7 +190,7 @@ def main(
     levels = levels[levels > 0]
     ends = (float(levels[0]), float(levels[-1]))
     _, samples = effort(dataset, fewest=_LOSS_SAMPLES)
-    curve = measure(Full(), dataset, mesh, ends, samples=samples)
+    curve = measure(Exact(), dataset, mesh, ends, samples=samples)
     search = _Search(experiment, dataset, mesh, curve, tolerance, *ends)
     starts = search.starts(priors)
     exact = search.best(starts, 0.0)

@@ -15,12 +15,12 @@ from gdiff.budget.initialization import Noised
 from gdiff.clock import Clock
 from gdiff.dataset import Dataset
 from gdiff.experiment import Experiment
-from gdiff.outputs import RunFolder, write_csv
 from gdiff.prior.base import PriorSpec
 from gdiff.process.base import ProcessSpec
 from gdiff.progress import track
 from gdiff.schedule.compare import compare, comparisons
 from gdiff.schedule.losses import LossCurve
+from gdiff.store.outputs import RunFolder, write_csv
 
 RESULT, PICTURE, LEVELS = "schedule.json", "schedule.png", "schedule.csv"
 HORIZON_PICTURE = "horizon.png"

@@ -6,7 +6,7 @@ from gdiff.dataset.base import Dataset
 from gdiff.dataset.digits import Digits
 from gdiff.dataset.toy import Gaussians, TwoPoints
 from gdiff.errors import UserError
-from gdiff.mesh import make_mesh
+from gdiff.parallel.mesh import make_mesh
 from gdiff.prior.empirical import Empirical
 from gdiff.prior.gaussian import Gaussian
 from gdiff.prior.gmm import GMM

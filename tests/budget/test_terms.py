@@ -9,14 +9,14 @@ from gdiff.dataset.base import Dataset
 from gdiff.dataset.digits import Digits
 from gdiff.dataset.toy import Gaussians, TwoPoints
 from gdiff.denoiser import Posterior
-from gdiff.mesh import make_mesh
+from gdiff.parallel.mesh import make_mesh
 from gdiff.prior.empirical import Empirical
 from gdiff.prior.standard import Standard
-from gdiff.sampler import ddpm
-from gdiff.sampler.ancestral import Ancestral
-from gdiff.sampler.ddim import DDIM
-from gdiff.sampler.heun import Heun
-from gdiff.score.full import Full
+from gdiff.sampler.methods import ddpm
+from gdiff.sampler.methods.ancestral import Ancestral
+from gdiff.sampler.methods.ddim import DDIM
+from gdiff.sampler.methods.heun import Heun
+from gdiff.score.exact import Exact
 from gdiff.score.wiener import Wiener
 
 GRID = np.append(np.geomspace(20.0, 0.1, 12), 0.0)
@@ -33,7 +33,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def of(dataset, mesh, *, sampler=None, score=None, prior=None, grid=GRID, **options):
-    sampler, score = sampler or Ancestral(), score or Full()
+    sampler, score = sampler or Ancestral(), score or Exact()
     denoiser = None if score.is_exact else score.fit(dataset, mesh)
     plan = sampler.plan(grid)
     return budget(dataset, mesh, grid, plan, prior or Standard(), score, denoiser, **options)
@@ -104,7 +104,7 @@ def test_path_divergence_of_two_points_by_simulation(mesh):
 def test_the_error_of_a_score_is_charged_at_its_weight(mesh):
     class Shifted(Wiener):
         def fit(self, dataset, mesh, sigmas=()):
-            exact = Full().fit(dataset, mesh)
+            exact = Exact().fit(dataset, mesh)
             import jax
 
             return jax.tree_util.Partial(shifted, exact)

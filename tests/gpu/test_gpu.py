@@ -15,13 +15,13 @@ from score.test_full import check
 from gdiff import config, rng
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
-from gdiff.mesh import BATCH, DATA, batch_sharding
-from gdiff.sampler.ancestral import Ancestral
-from gdiff.sampler.ddim import DDIM
-from gdiff.sampler.engine import Engine
-from gdiff.sampler.parallel import ParallelEngine
-from gdiff.score.full import Full
-from gdiff.score.golden import Golden
+from gdiff.parallel.mesh import BATCH, DATA, batch_sharding
+from gdiff.sampler.drivers.parallel import ParallelEngine
+from gdiff.sampler.drivers.sequential import Engine
+from gdiff.sampler.methods.ancestral import Ancestral
+from gdiff.sampler.methods.ddim import DDIM
+from gdiff.score.exact import Exact
+from gdiff.score.golden.spec import Golden
 
 PLATFORM = os.environ.get("GDIFF_TEST_GPU", "gpu")
 GRID = np.append(np.geomspace(20.0, 0.02, 20), 0.0)
@@ -116,14 +116,14 @@ def test_every_score_is_that_of_the_cpu(name, mesh, host):
 @pytest.mark.parametrize("method", [DDIM(), Ancestral()], ids=["ddim", "ancestral"])
 def test_samples_are_those_of_the_cpu(method, mesh, host):
     dataset, steps = Digits().load(), method.steps(GRID)
-    here = Engine(Full().fit(dataset, mesh), steps).sample(*start(mesh, 100))
+    here = Engine(Exact().fit(dataset, mesh), steps).sample(*start(mesh, 100))
     with jax.default_device(host.devices.item()):
-        there = Engine(Full().fit(dataset, host), steps).sample(*start(host, 100))
+        there = Engine(Exact().fit(dataset, host), steps).sample(*start(host, 100))
     assert np.mean(np.abs(np.asarray(here) - there).max(axis=(1, 2, 3)) < 1e-3) >= 0.99
 
 
 def test_picard_blocks_repeat_the_steps_one_by_one(mesh):
-    denoiser = Full().fit(Digits().load(), mesh)
+    denoiser = Exact().fit(Digits().load(), mesh)
     sampler = DDIM(block_size="all", tolerance=1e-5, start="constant")
     engine = ParallelEngine(denoiser, sampler.plan(GRID), sampler, mesh)
     found = engine.sample(*start(mesh))
@@ -137,14 +137,14 @@ def test_rows_from_the_host_give_the_same_posterior(sigma, mesh):
     dataset = images(3000)
     z, level = near(dataset, sigma)
     found, expected = (
-        answer(Full(rows=where, chunk_rows=700).fit(dataset, mesh), mesh, z, level)
+        answer(Exact(rows=where, chunk_rows=700).fit(dataset, mesh), mesh, z, level)
         for where in ("host", "device")
     )
     assert errors(found.mean, expected.mean).max() <= 1e-5
     assert np.allclose(found.log_density, expected.log_density, rtol=1e-5)
 
 
-@pytest.mark.parametrize("score", [Full(), Golden()], ids=["full", "golden"])
+@pytest.mark.parametrize("score", [Exact(), Golden()], ids=["full", "golden"])
 def test_a_scan_neither_asks_the_host_nor_copies_the_data(score, mesh):
     dataset = images(10_000)
     z, level = jax.device_put(near(dataset, 0.5), batch_sharding(mesh))

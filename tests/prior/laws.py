@@ -5,7 +5,7 @@ import numpy as np
 
 from gdiff import rng
 from gdiff.dataset import Dataset
-from gdiff.mesh import make_mesh
+from gdiff.parallel.mesh import make_mesh
 
 MESH = make_mesh("data:1/batch:1")
 # Compiled once for all priors whose arrays have the same shapes.

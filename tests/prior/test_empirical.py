@@ -2,7 +2,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from gdiff.mesh import batch_sharding, make_mesh
+from gdiff.parallel.mesh import batch_sharding, make_mesh
 from gdiff.prior.empirical import Empirical
 from tests.prior.laws import MESH, draw_and_judge, images, keys, line, log_prob, model_rows, sample
 from tests.score.exact import posterior

@@ -10,13 +10,13 @@ from gdiff import rng
 from gdiff.dataset import Dataset
 from gdiff.dataset.toy import Moons, TwoPoints
 from gdiff.errors import UserError
-from gdiff.mesh import Runtime
 from gdiff.prior import flow
 from gdiff.prior.couplings import Couplings
 from gdiff.prior.flow import Flow
 from gdiff.prior.gaussian import Gaussian
 from gdiff.prior.gmm import GMM
 from gdiff.progress import Progress
+from gdiff.runtime import Runtime
 
 SIGMA = 0.3
 # Over a single Gaussian, so that the couplings have something left to do.

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from gdiff.dataset.toy import TwoPoints
-from gdiff.mesh import batch_sharding, make_mesh
+from gdiff.parallel.mesh import batch_sharding, make_mesh
 from gdiff.prior.dpgmm import DPGMM
 from gdiff.prior.gaussian import Gaussian
 from gdiff.prior.gmm import GMM

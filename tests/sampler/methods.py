@@ -2,18 +2,18 @@
 
 import dataclasses
 
-from gdiff.sampler.accelerated_ode import AcceleratedODE
-from gdiff.sampler.accelerated_sde import AcceleratedSDE
-from gdiff.sampler.ancestral import Ancestral
-from gdiff.sampler.ddim import DDIM
-from gdiff.sampler.ddpm import DDPM
-from gdiff.sampler.dpmpp_2m import DPMpp2M
-from gdiff.sampler.euler_maruyama import EulerMaruyama
-from gdiff.sampler.exponential import Exponential
-from gdiff.sampler.heun import Heun
-from gdiff.sampler.li_cai import LiCai
-from gdiff.sampler.midpoint import Midpoint
-from gdiff.sampler.srk import SRK
+from gdiff.sampler.methods.accelerated_ode import AcceleratedODE
+from gdiff.sampler.methods.accelerated_sde import AcceleratedSDE
+from gdiff.sampler.methods.ancestral import Ancestral
+from gdiff.sampler.methods.ddim import DDIM
+from gdiff.sampler.methods.ddpm import DDPM
+from gdiff.sampler.methods.dpmpp_2m import DPMpp2M
+from gdiff.sampler.methods.euler_maruyama import EulerMaruyama
+from gdiff.sampler.methods.exponential import Exponential
+from gdiff.sampler.methods.heun import Heun
+from gdiff.sampler.methods.li_cai import LiCai
+from gdiff.sampler.methods.midpoint import Midpoint
+from gdiff.sampler.methods.srk import SRK
 
 METHODS = {
     "ddim": DDIM(),

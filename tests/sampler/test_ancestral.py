@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from gdiff.sampler.ancestral import Ancestral
-from gdiff.sampler.ddim import DDIM
+from gdiff.sampler.methods.ancestral import Ancestral
+from gdiff.sampler.methods.ddim import DDIM
 
 GRID = np.array([80.0, 10.0, 1.5, 1.4, 0.002])
 

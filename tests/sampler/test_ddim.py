@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gdiff.errors import UserError
-from gdiff.sampler.ddim import DDIM
+from gdiff.sampler.methods.ddim import DDIM
 
 GRID = np.array([80.0, 10.0, 1.5, 1.4, 0.002])
 

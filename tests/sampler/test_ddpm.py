@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import gdiff.process.ddpm
-from gdiff.sampler.ddpm import DDPM
+from gdiff.sampler.methods.ddpm import DDPM
 
 from .reference import gaussian_law
 

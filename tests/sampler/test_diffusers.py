@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gdiff.process.ddpm import DDPM
-from gdiff.sampler.ddim import DDIM
-from gdiff.sampler.dpmpp_2m import DPMpp2M
+from gdiff.sampler.methods.ddim import DDIM
+from gdiff.sampler.methods.dpmpp_2m import DPMpp2M
 from gdiff.schedule.ddpm import DDPMIndices
 
 from .reference import run

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from gdiff.sampler.ddim import DDIM
-from gdiff.sampler.dpmpp_2m import DPMpp2M
+from gdiff.sampler.methods.ddim import DDIM
+from gdiff.sampler.methods.dpmpp_2m import DPMpp2M
 
 from .reference import run
 

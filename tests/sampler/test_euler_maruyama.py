@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gdiff.sampler.euler_maruyama import EulerMaruyama
+from gdiff.sampler.methods.euler_maruyama import EulerMaruyama
 
 
 def test_one_step_is_the_drift_along_the_score_and_the_noise_of_the_clock():

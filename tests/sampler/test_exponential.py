@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gdiff.process.ou import OU
-from gdiff.sampler.exponential import Exponential
+from gdiff.sampler.methods.exponential import Exponential
 
 from .reference import gaussian_law
 

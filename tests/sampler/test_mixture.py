@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from gdiff.sampler.accelerated_sde import AcceleratedSDE
-from gdiff.sampler.ancestral import Ancestral
-from gdiff.sampler.ddpm import DDPM
-from gdiff.sampler.euler_maruyama import EulerMaruyama
-from gdiff.sampler.li_cai import LiCai
-from gdiff.sampler.midpoint import Midpoint
+from gdiff.sampler.methods.accelerated_sde import AcceleratedSDE
+from gdiff.sampler.methods.ancestral import Ancestral
+from gdiff.sampler.methods.ddpm import DDPM
+from gdiff.sampler.methods.euler_maruyama import EulerMaruyama
+from gdiff.sampler.methods.li_cai import LiCai
+from gdiff.sampler.methods.midpoint import Midpoint
 from gdiff.sampler.steps import Steps
 
 from .density import Line, Mixture, propagate, transport

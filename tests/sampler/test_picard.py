@@ -11,15 +11,15 @@ import pytest
 from gdiff import rng
 from gdiff.dataset.digits import Digits
 from gdiff.denoiser import Posterior
-from gdiff.mesh import make_mesh
-from gdiff.sampler import parallel, picard
-from gdiff.sampler.ancestral import Ancestral
+from gdiff.parallel.mesh import make_mesh
 from gdiff.sampler.corrector import corrector
-from gdiff.sampler.ddim import DDIM
-from gdiff.sampler.engine import Engine
-from gdiff.sampler.exponential import Exponential
-from gdiff.sampler.parallel import ParallelEngine
-from gdiff.score.full import Full
+from gdiff.sampler.drivers import parallel, picard
+from gdiff.sampler.drivers.parallel import ParallelEngine
+from gdiff.sampler.drivers.sequential import Engine
+from gdiff.sampler.methods.ancestral import Ancestral
+from gdiff.sampler.methods.ddim import DDIM
+from gdiff.sampler.methods.exponential import Exponential
+from gdiff.score.exact import Exact
 
 from .methods import METHODS
 
@@ -178,9 +178,9 @@ def test_devices_share_the_states_of_a_single_sample(layout, start):
     plan = sampler.plan(GRID)
     z = 20 * jax.random.normal(jax.random.key(1), (1, 8, 8, 1))
     keys = rng.sample_keys(0, rng.Role.STEP, jnp.arange(1))
-    expected = Engine(Full().fit(data, make_mesh("batch:1")), plan.steps).sample(z, keys)
+    expected = Engine(Exact().fit(data, make_mesh("batch:1")), plan.steps).sample(z, keys)
     guess = (lambda z, sigma: Posterior(jnp.zeros_like(z))) if start == "wiener" else None
-    got = ParallelEngine(Full().fit(data, mesh), plan, sampler, mesh, guess).sample(z, keys)
+    got = ParallelEngine(Exact().fit(data, mesh), plan, sampler, mesh, guess).sample(z, keys)
     assert np.abs(np.asarray(got) - np.asarray(expected)).max() < 1e-4
 
 

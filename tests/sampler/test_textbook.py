@@ -10,9 +10,9 @@ import pytest
 
 from gdiff import rng
 from gdiff.denoiser import Posterior
-from gdiff.sampler.accelerated_ode import AcceleratedODE
-from gdiff.sampler.engine import Engine
-from gdiff.sampler.li_cai import LiCai
+from gdiff.sampler.drivers.sequential import Engine
+from gdiff.sampler.methods.accelerated_ode import AcceleratedODE
+from gdiff.sampler.methods.li_cai import LiCai
 from gdiff.schedule.edm import EDM
 
 from . import reference, textbook

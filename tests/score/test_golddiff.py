@@ -9,10 +9,11 @@ import pytest
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
 from gdiff.errors import UserError
-from gdiff.mesh import make_mesh
+from gdiff.kernels import selection
+from gdiff.parallel.mesh import make_mesh
 from gdiff.process.ddpm import DDPM
-from gdiff.score import golddiff, selection
-from gdiff.score.full import Full
+from gdiff.score import golddiff
+from gdiff.score.exact import Exact
 from gdiff.score.golddiff import GoldDiff
 
 SIGMAS = (0.02, 0.2, 0.7, 2.0, 5.0, 30.0)
@@ -213,7 +214,7 @@ def test_all_rows_in_one_softmax_are_the_exact_posterior():
     z, sigma = queries(data, sigmas=(0.002, 0.01, *SIGMAS, 160.0))
     mesh = make_mesh("batch:1")
     got = denoised(GoldDiff(k_min=1.0, k_max=1.0).fit(data, mesh), z, sigma)
-    exact = denoised(Full().fit(data, mesh), z, sigma)
+    exact = denoised(Exact().fit(data, mesh), z, sigma)
     assert np.allclose(got.mean, exact.mean, atol=1e-5)
     assert np.allclose(got.trace_cov, exact.trace_cov, rtol=1e-4, atol=1e-5)
 
@@ -297,7 +298,7 @@ def test_errors_on_cifar10_are_those_of_the_released_code_and_of_a_proxy_scan(
     data = Tfds(name="cifar10", data_dir=real_data_dir).load()
     clean = Tfds(name="cifar10", data_dir=real_data_dir, split="test", subset=192).load()
     mesh = make_mesh("batch:1")
-    exact, subset = Full().fit(data, mesh), GoldDiff(presample=presample).fit(data, mesh)
+    exact, subset = Exact().fit(data, mesh), GoldDiff(presample=presample).fit(data, mesh)
     for time, expected in zip(TIMES, MEASURED[presample], strict=True):
         found = errors(subset, exact, clean.rows(slice(None)), DDPM().sigma(time))
         error = found.mean()

@@ -8,12 +8,11 @@ import pytest
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
 from gdiff.errors import UserError
-from gdiff.mesh import make_mesh
-from gdiff.score import golden_index
-from gdiff.score.full import Full, FullScan
-from gdiff.score.golden import Golden
-from gdiff.score.golden_scan import GoldenScan
-from gdiff.score.golden_work import Plan, Work
+from gdiff.parallel.mesh import make_mesh
+from gdiff.score.exact import Exact, ExactScan
+from gdiff.score.golden.scan import GoldenScan
+from gdiff.score.golden.spec import Golden, index
+from gdiff.score.golden.work import Plan, Work
 
 from .exact import posterior as exact_posterior
 
@@ -67,8 +66,8 @@ def scan(golden, work, z, sigma):
 
 def unplanned(data, layout, max_rank=1024, tolerance=0.01):
     """The scan of a data set, for works of one's own choice."""
-    ends = golden_index.ranks(len(data), data.dim, max_rank)
-    return golden_index.build(data, Full().fit(data, make_mesh(layout)), ends, tolerance)
+    ends = index.ranks(len(data), data.dim, max_rank)
+    return index.build(data, Exact().fit(data, make_mesh(layout)), ends, tolerance)
 
 
 def all_works(golden):
@@ -222,8 +221,8 @@ def test_levels_between_two_of_the_plan_get_the_dearer_of_their_works():
 def test_the_second_fit_comes_from_the_cache(data, monkeypatch):
     mesh = make_mesh("data:2/batch:4")
     first = Golden(tolerance=0.1).fit(data, mesh, SIGMAS)
-    monkeypatch.setattr("gdiff.score.golden_index._project", None)
-    monkeypatch.setattr("gdiff.score.golden_plan._measure", None)
+    monkeypatch.setattr("gdiff.score.golden.index._project", None)
+    monkeypatch.setattr("gdiff.score.golden.plan._measure", None)
     second = Golden(tolerance=0.1).fit(data, mesh, SIGMAS)
     assert eqx.tree_equal(first.plan, second.plan)
     assert eqx.tree_equal(first.index, second.index)
@@ -234,12 +233,12 @@ def test_the_second_fit_comes_from_the_cache(data, monkeypatch):
 )
 def test_few_numbers_a_row_are_scanned_in_full(x):
     data = Dataset("small", x.astype(np.float32))
-    assert isinstance(Golden().fit(data, make_mesh("batch:1"), (1.0,)), FullScan)
+    assert isinstance(Golden().fit(data, make_mesh("batch:1"), (1.0,)), ExactScan)
 
 
 def test_few_points_are_scanned_in_full():
     data, mesh = Digits(subset=50).load(), make_mesh("batch:1")
-    assert eqx.tree_equal(Golden().fit(data, mesh), Full().fit(data, mesh))
+    assert eqx.tree_equal(Golden().fit(data, mesh), Exact().fit(data, mesh))
 
 
 @pytest.mark.parametrize("option", ["tolerance", "max_rank", "pilot_queries"])

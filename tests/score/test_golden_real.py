@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from gdiff.dataset.tfds import Tfds
-from gdiff.mesh import make_mesh
 from gdiff.metrics.exact import exact_posterior
-from gdiff.score.golden import Golden
+from gdiff.parallel.mesh import make_mesh
+from gdiff.score.golden.spec import Golden
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import pytest
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
 from gdiff.errors import UserError
-from gdiff.mesh import make_mesh
+from gdiff.parallel.mesh import make_mesh
 from gdiff.score import patch as module
 from gdiff.score.patch import Patch
 

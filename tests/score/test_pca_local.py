@@ -10,10 +10,9 @@ from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
 from gdiff.dataset.statistics import statistics
 from gdiff.errors import UserError
-from gdiff.mesh import make_mesh
-from gdiff.score import local_masks, local_scan, local_subset
-from gdiff.score.local_masks import LANES, WORD, Masks, mask
-from gdiff.score.pca_local import PcaLocal
+from gdiff.parallel.mesh import make_mesh
+from gdiff.score.local.masks import LANES, WORD, Masks, mask
+from gdiff.score.local.spec import PcaLocal
 
 from .exact import posterior
 

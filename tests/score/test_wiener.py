@@ -8,7 +8,7 @@ from scipy.stats import multivariate_normal
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
 from gdiff.errors import UserError
-from gdiff.mesh import make_mesh
+from gdiff.parallel.mesh import make_mesh
 from gdiff.score.wiener import Wiener
 
 from .exact import posterior

@@ -1,0 +1,350 @@
+"""Parallel sampling: the states of a block of rows are improved together, sweep by sweep.
+
+A sweep evaluates the denoiser at all states of a block at once, and redoes the recursion of the
+method's table with these outputs. Its fixed point is the sequential trajectory with the same noise.
+The first k states are right after k sweeps at the latest; mostly all are right much sooner
+(Shih et al., "Parallel sampling of diffusion models", arXiv 2305.16317; Chen et al., arXiv
+2405.15986). Every sample converges on its own, so it does not depend on the batch.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from gdiff.denoiser import Denoiser
+from gdiff.parallel.mesh import BATCH
+from gdiff.sampler.drivers import anderson
+from gdiff.sampler.drivers.recursion import earlier, trajectory
+from gdiff.sampler.drivers.rows import State, advanced, combined, excess, noise_of
+from gdiff.sampler.steps import Steps
+
+# States of one call of the denoiser, on each device along the axis `batch`.
+POINTS = 64
+
+
+class Setting(NamedTuple):
+    """What is compiled into the programs; see `gdiff.sampler.base.SamplerSpec`.
+
+    Attributes:
+        keeps_score: whether a sweep keeps the last score, and not the denoiser's output.
+        holds: whether rows that were not evaluated yet take over the last output.
+        memory: earlier sweeps that Anderson acceleration remembers.
+        is_stochastic: whether there is noise.
+        mesh: the devices.
+    """
+
+    keeps_score: bool
+    holds: bool
+    memory: int
+    is_stochastic: bool
+    mesh: Mesh
+
+
+class Block(eqx.Module):
+    """The rows of a block, padded.
+
+    Attributes:
+        rows: of the table; those that do not count are zeros.
+        count: [] how many count.
+        scale: [r] √(1 + sigma²) of the state after each row.
+    """
+
+    rows: Steps
+    count: Int[Array, ""]
+    scale: Float[Array, " r"]
+
+
+class Iterate(NamedTuple):
+    """All states of a block between two sweeps; rows number them.
+
+    Attributes:
+        x: [r + 1, b, d] states; the first one is given.
+        kept: [r, b, d] what the next sweep keeps of the denoiser: D, or D - x for the score.
+        before: [h, b, d] states before the block, latest first.
+        outputs: [h, b, d] denoiser outputs before the block, latest first.
+        noise: [r, b, d] that each row adds; None if there is none.
+        point: [r, b, d] that is added before an evaluation; None if there is none.
+        base: [b] rows that have converged.
+        window: [b] rows from there on that are evaluated.
+        known: [b] rows that have been evaluated, or guessed.
+        sweeps: [b] sweeps that a sample took part in.
+        evaluations: [b] states that were evaluated.
+        residual: [b] largest change of a state that was accepted for changing little.
+        history: of Anderson acceleration.
+    """
+
+    x: Float[Array, "r1 b d"]
+    kept: Float[Array, "r b d"]
+    before: Float[Array, "h b d"]
+    outputs: Float[Array, "h b d"]
+    noise: Float[Array, "r b d"] | None
+    point: Float[Array, "r b d"] | None
+    base: Int[Array, " b"]
+    window: Int[Array, " b"]
+    known: Int[Array, " b"]
+    sweeps: Int[Array, " b"]
+    evaluations: Int[Array, " b"]
+    residual: Float[Array, " b"]
+    history: anderson.History | None
+
+
+class News(NamedTuple):
+    """What a sweep tells the host.
+
+    Attributes:
+        base: [b] rows that have converged.
+        sweeps: [b].
+        broken: [b] the first row whose new state is not finite; the number of rows if none.
+    """
+
+    base: Int[Array, " b"]
+    sweeps: Int[Array, " b"]
+    broken: Int[Array, " b"]
+
+
+@eqx.filter_jit
+def begin(
+    setting: Setting,
+    guess: Denoiser | None,
+    block: Block,
+    state: State,
+    keys: Key[Array, " b"],
+    nodes: Bool[Array, " r"],
+    window: Int[Array, ""],
+) -> Iterate:
+    """The first guess of all states of a block.
+
+    Args:
+        setting: of the sampler.
+        guess: denoiser of the guess; None repeats the state.
+        block: its rows.
+        state: at its start.
+        keys: of the samples' noise.
+        nodes: at which rows the guess is evaluated; others take over the last output.
+        window: rows that are evaluated in a sweep.
+    """
+    rows, b = block.rows, len(state.z)
+    count = len(rows.sigma)
+
+    def noise_at(row: Steps) -> tuple[Array, Array | None]:
+        noise = noise_of(row, keys, state.z)
+        point = None if row.before is None else combined(row.before, noise)
+        return combined(row.c, noise), point
+
+    noise, point = jax.vmap(noise_at)(rows) if setting.is_stochastic else (None, None)
+
+    def follow(carry: tuple[State, Array], at: tuple) -> tuple[tuple[State, Array], tuple]:
+        state, last = carry
+        row, is_node, noise, point = at
+        z = state.z if point is None else state.z + point
+        mean = jax.lax.cond(is_node, lambda: _guessed(setting, guess, z, row.sigma), lambda: last)
+        state = advanced(row, state, mean, noise)
+        return (state, mean), (state.z, mean)
+
+    x = outputs = jnp.broadcast_to(state.z, (count, *state.z.shape))
+    known = jnp.int32(0)
+    if guess is not None:
+        # Rows of padding have no noise level.
+        inside = jnp.where(rows.sigma > 0, rows.sigma, 1)
+        rows = eqx.tree_at(lambda rows: rows.sigma, rows, inside)
+        start = (state._replace(clipped=_zeros_like(state.clipped)), jnp.zeros_like(state.z))
+        _, (x, outputs) = jax.lax.scan(follow, start, (rows, nodes, noise, point))
+        known = block.count
+    x = jnp.concatenate([state.z[None], x])
+    kept = outputs - x[:-1] if setting.keeps_score else outputs
+    flat = partial(_flat, setting.mesh)
+    zeros = jnp.zeros(b, jnp.int32)
+    return Iterate(
+        x=flat(x),
+        kept=flat(kept),
+        before=flat(state.states),
+        outputs=flat(state.outputs),
+        noise=flat(noise),
+        point=flat(point),
+        base=zeros,
+        window=jnp.broadcast_to(window, (b,)),
+        known=jnp.broadcast_to(known, (b,)),
+        sweeps=zeros,
+        evaluations=zeros,
+        residual=jnp.zeros(b, state.z.dtype),
+        history=anderson.empty(setting.memory, flat(x[1:])) if setting.memory else None,
+    )
+
+
+@eqx.filter_jit(donate="all-except-first")
+def sweep(
+    fixed: tuple[Setting, Denoiser, Block, Array, tuple[int, ...]], iterate: Iterate
+) -> tuple[Iterate, News]:
+    """Evaluate the states that have not converged, and redo the recursion.
+
+    Args:
+        fixed: setting, denoiser, block, tolerance [] and shape of a point; a negative tolerance
+            accepts every state.
+        iterate: is used up.
+    """
+    setting, denoiser, block, tolerance, event = fixed
+    rows, count = block.rows, len(block.rows.sigma)
+    row = jnp.arange(count)[:, None]
+    limit = jnp.minimum(iterate.base + iterate.window, block.count)
+    is_active = (iterate.base <= row) & (row < limit)
+    kept = _evaluated(setting, denoiser, rows.sigma, event, iterate, is_active)
+    known = jnp.maximum(iterate.known, limit)
+    if setting.holds:
+        kept = _held(setting, iterate.x, kept, known)
+    iterate = iterate._replace(kept=kept)
+    x = _recursion(setting, rows, iterate)
+
+    change = jnp.sqrt(jnp.mean((x - iterate.x[1:]) ** 2, axis=2)) / block.scale[:, None]
+    is_right = (change <= tolerance) | (row < iterate.base) | (tolerance < 0)
+    leading = jnp.sum(jnp.cumprod(is_right & (row < limit), axis=0), axis=0, dtype=jnp.int32)
+    # The state after the last right one comes from a right output.
+    base = jnp.minimum(jnp.maximum(leading, iterate.base) + 1, limit)
+    broken = ~jnp.all(jnp.isfinite(x), axis=2) & is_active
+    took_part = iterate.base < block.count
+    is_taken = is_active & (row > iterate.base) & (row < leading)
+    residual = jnp.max(jnp.where(is_taken, change, 0), axis=0, initial=0)
+    history = iterate.history
+    if history is not None:
+        x, history = anderson.accelerated(history, iterate.x[1:], x, block.scale, base)
+    iterate = iterate._replace(
+        x=jnp.concatenate([iterate.x[:1], x]),
+        base=base,
+        known=known,
+        sweeps=iterate.sweeps + took_part,
+        evaluations=iterate.evaluations + jnp.sum(is_active, axis=0),
+        residual=jnp.maximum(residual, iterate.residual),
+        history=history,
+    )
+    first = jnp.min(jnp.where(broken, row, count), axis=0)
+    return iterate, News(base, iterate.sweeps, first)
+
+
+@eqx.filter_jit
+def finish(setting: Setting, block: Block, iterate: Iterate, state: State) -> State:
+    """The state after the block; `state` is that at its start, for its shape and count of clips."""
+    rows, end = block.rows, block.count
+    outputs = iterate.kept + (iterate.x[:-1] if setting.keeps_score else 0)
+
+    def latest(values: Array, before: Array, last: Array, like: Array) -> Array:
+        line = jnp.concatenate([before[::-1], values])
+        places = last + len(before) - jnp.arange(len(like))
+        return line[places].reshape(like.shape)
+
+    clipped = state.clipped
+    if clipped is not None:
+        is_clipped = _excesses(setting, rows, iterate)[1]
+        counts = jnp.arange(len(rows.sigma))[:, None] < end
+        clipped = clipped + jnp.sum(is_clipped & counts, axis=0)
+    # The last state is no row's own: rows begin at states.
+    z = latest(iterate.x, iterate.before, end, state.z[None])[0]
+    states = latest(iterate.x, iterate.before, end - 1, state.states)
+    return State(z, states, latest(outputs, iterate.outputs, end - 1, state.outputs), clipped)
+
+
+def _guessed(
+    setting: Setting, guess: Denoiser, z: Float[Array, "b *event"], sigma: Float[Array, ""]
+) -> Float[Array, "b *event"]:
+    """The guess's output for all samples, as many as the devices want."""
+    b = len(z)
+    padding = [(0, -b % setting.mesh.shape[BATCH])] + [(0, 0)] * (z.ndim - 1)
+    z = _placed(setting.mesh, jnp.pad(z, padding, mode="edge"), BATCH)
+    return _placed(setting.mesh, guess(z, jnp.full(len(z), sigma)).mean[:b])
+
+
+def _evaluated(
+    setting: Setting,
+    denoiser: Denoiser,
+    sigma: Float[Array, " r"],
+    event: tuple[int, ...],
+    iterate: Iterate,
+    is_active: Bool[Array, "r b"],
+) -> Float[Array, "r b d"]:
+    """`kept`, new where active; a fixed number of states at a time, and none of the others."""
+    count, b, d = iterate.kept.shape
+    x = iterate.x[:-1].reshape(count * b, d)
+    points = x if iterate.point is None else x + iterate.point.reshape(count * b, d)
+    devices = setting.mesh.shape[BATCH]
+    size = min(POINTS, -(-count * b // devices)) * devices
+    order = jnp.argsort(~is_active.reshape(-1), stable=True)
+    total = jnp.sum(is_active)
+    order = jnp.pad(order, (0, -len(order) % size))
+
+    def part(i: Array, kept: Array) -> Array:
+        counts = i * size + jnp.arange(size) < total
+        # What the last part lacks repeats a state that counts: others may be hard to evaluate.
+        chosen = jnp.where(counts, jax.lax.dynamic_slice_in_dim(order, i * size, size), order[0])
+        z = _placed(setting.mesh, points[chosen], BATCH).reshape(size, *event)
+        mean = denoiser(z, sigma[chosen // b]).mean.reshape(size, d)
+        new = mean - x[chosen] if setting.keeps_score else mean
+        return kept.at[jnp.where(counts, chosen, count * b)].set(new, mode="drop")
+
+    kept = jax.lax.fori_loop(0, -(-total // size), part, iterate.kept.reshape(count * b, d))
+    return _placed(setting.mesh, kept.reshape(count, b, d), None, None, BATCH)
+
+
+def _held(
+    setting: Setting,
+    x: Float[Array, "r1 b d"],
+    kept: Float[Array, "r b d"],
+    known: Int[Array, " b"],
+) -> Float[Array, "r b d"]:
+    """`kept` with the last known output in all rows beyond."""
+    last = (jnp.maximum(known - 1, 0))[None, :, None]
+    row = jnp.arange(len(kept))[:, None, None]
+    own = x[:-1] if setting.keeps_score else jnp.zeros_like(kept)
+    held = jnp.take_along_axis(kept + own, last, axis=0) - own
+    return jnp.where(row < known[:, None], kept, held)
+
+
+def _recursion(setting: Setting, rows: Steps, iterate: Iterate) -> Float[Array, "r b d"]:
+    """New states after all rows."""
+    weights, outputs = rows.a, iterate.outputs
+    if setting.keeps_score:
+        # D changes with its own state: the weights of outputs go to states too.
+        weights = weights.at[:, : rows.b.shape[1]].add(rows.b)
+        outputs = outputs - iterate.before[: len(outputs)]
+    forces = _row_sums(rows.b, earlier(iterate.kept, outputs))
+    if rows.clip is not None:
+        forces = forces - _excesses(setting, rows, iterate)[0]
+    if iterate.noise is not None:
+        forces = forces + iterate.noise
+    start = jnp.concatenate([iterate.x[:1], iterate.before])
+    return trajectory(weights, start, forces)
+
+
+def _excesses(setting: Setting, rows: Steps, iterate: Iterate) -> tuple[Array, Array]:
+    """What is too long in every row [r, b, d], and whether it is [r, b]; of the states given."""
+    x = iterate.x[:-1]
+    outputs = iterate.kept + (x if setting.keeps_score else 0)
+    states = jnp.stack(earlier(x, iterate.before)[: rows.clip.a.shape[1]], axis=1)
+    outputs = jnp.stack(earlier(outputs, iterate.outputs), axis=1)
+    return jax.vmap(excess)(rows.clip, states, outputs)
+
+
+def _row_sums(weights: Float[Array, "r n"], values: list[Float[Array, "r b d"]]) -> Array:
+    return sum(weights[:, n, None, None] * value for n, value in enumerate(values))
+
+
+def _flat(mesh: Mesh, x: Array | None) -> Array | None:
+    """[r, b, *event] → [r, b, d], split over the devices by coordinates."""
+    if x is None:
+        return None
+    d = math.prod(x.shape[2:])
+    return _placed(mesh, x.reshape(*x.shape[:2], d), None, None, BATCH)
+
+
+def _placed(mesh: Mesh, x: Array, *spec: Any) -> Array:
+    """`x` laid out over the mesh; in full on every device where it cannot be split evenly."""
+    if spec and x.shape[len(spec) - 1] % mesh.shape[BATCH]:
+        spec = ()
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+
+def _zeros_like(x: Array | None) -> Array | None:
+    return None if x is None else jnp.zeros_like(x)

@@ -1,0 +1,1 @@
+"""Sampling methods, each a table of coefficients."""

@@ -1,0 +1,143 @@
+"""The index of the golden scan: principal coordinates and norms of all rows, kept in the cache."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+
+from gdiff.dataset import Dataset
+from gdiff.dataset.base import as_stored, blocks
+from gdiff.dataset.pages import release
+from gdiff.dataset.statistics import statistics
+from gdiff.parallel.mesh import DATA, place_rows
+from gdiff.progress import track
+from gdiff.score.exact import ExactScan
+from gdiff.score.golden.scan import GoldenScan
+from gdiff.score.golden.sums import Index
+from gdiff.score.golden.work import Plan
+from gdiff.store import cache
+
+# Ranks at which a coarse scan may end.
+RANKS = (64, 128, 256, 512, 1024)
+# Bytes of coordinates that are kept at most.
+_INDEX_BYTES = 3 * 2**30
+# Rows from which the principal directions are computed.
+_ENOUGH = 2**16
+# Part of the key: to be raised when what is stored changes.
+_VERSION = 5
+
+
+def ranks(n: int, dim: int, max_rank: int) -> tuple[int, ...]:
+    """Ranks worth trying for n rows of `dim` numbers: at most half of them, and what memory has."""
+    most = min(max_rank, dim // 2, max(RANKS[0], _INDEX_BYTES // (4 * n)))
+    return tuple(rank for rank in RANKS if rank <= most)
+
+
+def build(dataset: Dataset, full: ExactScan, ends: tuple[int, ...], tolerance: float) -> GoldenScan:
+    """A golden scan without a plan yet: everything is done in full."""
+    found = statistics(_some(dataset), rank=ends[-1])
+    basis = np.zeros((dataset.dim, ends[-1]), np.float32)
+    eigenvalues = np.zeros(ends[-1])
+    held = len(found.eigenvalues)
+    basis[:, :held], eigenvalues[:held] = found.eigenvectors, found.eigenvalues
+    mean = (found.mean * dataset.scale + dataset.shift).astype(np.float32)
+    key = f"golden-{_VERSION}-{dataset.fingerprint()}-{'-'.join(map(str, ends))}"
+    # In one line, so that the cache holds all or nothing: block after block, squared norms, offset.
+    flat = cache.fill(
+        key,
+        (len(dataset) * (1 + ends[-1]) + dataset.dim,),
+        np.float32,
+        lambda out: _project(dataset, mean, basis, *_pieces(out, len(dataset), ends)),
+    )
+    dtype = full.centre.dtype
+    pieces, offset = _pieces(flat, len(dataset), ends)
+    *coordinates, norms = (place_rows(piece, full.mesh) for piece in pieces)
+    return GoldenScan(
+        full=full,
+        index=_index(full, tuple(coordinates), norms),
+        mean=jnp.asarray(mean, dtype),
+        offset=jnp.asarray(offset, dtype),
+        basis=jnp.asarray(basis, dtype),
+        eigenvalues=jnp.asarray(eigenvalues, dtype),
+        tolerance=jnp.asarray(tolerance, dtype),
+        plan=Plan.full(dtype),
+        ends=ends,
+    )
+
+
+def _some(dataset: Dataset) -> Dataset:
+    """The data, or where they are many as many rows drawn from them as tell their statistics.
+
+    The coarse scan is right in any basis, and good in one that is nearly that of all rows.
+    """
+    if len(dataset) <= _ENOUGH:
+        return dataset
+    rows = np.random.default_rng(0).choice(len(dataset), _ENOUGH, replace=False, shuffle=False)
+    rows.sort()
+    return dataclasses.replace(dataset, x=as_stored(dataset.x, rows), labels=None)
+
+
+def _pieces(flat: np.ndarray, n: int, ends: tuple[int, ...]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Parts of `flat`: [n, columns] up to each end and [n, 1] norms, and the offset.
+
+    They are arrays of their own since a product reads whole arrays only.
+    """
+    *pieces, offset = np.split(flat, n * np.array([*ends, ends[-1] + 1], np.int64))
+    return [piece.reshape(n, -1) for piece in pieces], offset
+
+
+def _project(
+    dataset: Dataset,
+    mean: np.ndarray,
+    basis: np.ndarray,
+    out: list[np.ndarray],
+    offset: np.ndarray,
+) -> None:
+    """Fill in coordinates and squared norms of all rows about the mean, in stored units.
+
+    The offset is that of the true mean from the given one, beyond the coordinates.
+    """
+    total = np.zeros(dataset.dim)
+    rows = dataset.x.reshape(len(dataset), -1)
+    ends = np.cumsum([piece.shape[1] for piece in out[:-1]])
+    with track(f"projecting {dataset.name}", len(dataset), "rows") as progress:
+        for block in blocks(rows, 2**23):
+            centred = rows[block].astype(np.float32) - mean
+            total += np.sum(centred, axis=0, dtype=np.float64)
+            squares = np.sum(centred**2, axis=1, keepdims=True)
+            columns = np.concatenate([centred @ basis, squares], axis=1)
+            for piece, values in zip(out, np.split(columns, ends, axis=1), strict=True):
+                piece[block] = values
+            release(out[0])
+            progress.reach(block.stop)
+    total /= len(dataset)
+    offset[:] = total - basis @ (basis.T @ total)
+
+
+def _index(full: ExactScan, coordinates: tuple[Array, ...], whole: Array) -> Index:
+    """The index of coordinates and squared norms [n, 1] that lie on the mesh."""
+
+    def local(coordinates: tuple[Array, ...], whole: Array) -> tuple[tuple[Array, ...], Array]:
+        count = len(whole)
+        row = jax.lax.axis_index(DATA) * count + jnp.arange(count)
+        is_row = (row < full.n)[:, None]
+        squares = jnp.stack([jnp.sum(block**2, axis=1) for block in coordinates], axis=1)
+        within = jnp.cumsum(squares, axis=1)
+        beyond = jnp.maximum(whole - within, 0)
+        norms = jnp.column_stack([jnp.ones(count), whole, beyond])
+        halves = jnp.where(is_row, 0.5 * within, jnp.inf)
+        return tuple(halves.T), jnp.where(is_row, norms, 0)
+
+    halves, norms = jax.jit(
+        jax.shard_map(
+            local,
+            mesh=full.mesh,
+            in_specs=(P(DATA), P(DATA)),
+            out_specs=P(DATA),
+            check_vma=False,
+        )
+    )(coordinates, whole)
+    return Index(coordinates, halves, norms)

@@ -1,0 +1,186 @@
+"""Local masks: which coordinates each coordinate of a point is denoised from, by noise level.
+
+A mask is a d × d table of bits. It has no regular shape, but outputs that lie close to each other
+look at almost the same inputs. So outputs are put together in *blocks*, and for each block the
+tables list the inputs at which its outputs differ; inputs that they have in common are kept apart.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt
+
+from gdiff.dataset import Dataset
+from gdiff.dataset.statistics import Statistics, statistics
+from gdiff.progress import track
+from gdiff.store import cache
+
+# Inputs that are listed together: enough for a product to be spread over the cores of a CPU.
+LANES = 256
+# Pixels of a block, with all their channels: 8 × 8.
+_PIXELS = 64
+# Bits of a word.
+WORD = 32
+# Cost of a pass over the inputs of a block, in those of an input of one output in a product.
+_PASS = 4
+# More noise levels than this share masks.
+_MOST_LEVELS = 32
+_DEFAULT_RANGE = (0.01, 100.0)
+# Diagonal of W below which the released code does not divide by it.
+_SMALLEST_DIAGONAL = 1e-6
+# Part of the key: to be raised when what is stored changes.
+_VERSION = 1
+
+
+def mask(found: Statistics, sigma: float, threshold: float) -> np.ndarray:
+    """The mask at one noise level (Lukoianov et al., arXiv 2509.09672): [d, d] bool.
+
+    With the Wiener filter W = U diag(λ / (λ + σ²)) Uᵀ of the data and M_nm = W_nm / W_mm, output
+    m is denoised from the inputs n with |M_nm| ≥ threshold · max |M|, the maximum being over the
+    whole matrix. Where W_mm < 1e-6, as it is for pixels that are almost constant, M_nm = W_nm, as
+    in the released code; such an output looks at nothing, and is denoised to its mean.
+    """
+    gain = found.eigenvalues / (found.eigenvalues + sigma**2)
+    wiener = (found.eigenvectors * gain) @ found.eigenvectors.T
+    diagonal = np.diag(wiener)
+    size = np.abs(wiener / np.where(diagonal < _SMALLEST_DIAGONAL, 1.0, diagonal))
+    return size >= threshold * size.max()
+
+
+class Masks(eqx.Module):
+    """Masks of several noise levels, by blocks of outputs.
+
+    Attributes:
+        log_sigma: [s] increasing.
+        outputs: [blocks, m] coordinates of the outputs of a block; some may repeat at the end.
+        places: [d] where a coordinate is among all outputs.
+        inputs: [s, blocks, w] inputs at which the outputs of a block differ, in any order.
+        words: [s, blocks, w, m / 32] which outputs look at this input, one bit for each; 0 beyond
+            the last input.
+        counts: [s, blocks] number of inputs, in units of `LANES`.
+        common: [s, blocks, d] inputs at which all outputs of a block look, unless listed above.
+        has_common: [s] whether there are any.
+        shares: [s, blocks, d] share of a block's outputs that look at an input.
+        own: [s, d] whether a coordinate looks at itself.
+    """
+
+    log_sigma: Float[Array, " s"]
+    outputs: Int[Array, "blocks m"]
+    places: Int[Array, " d"]
+    inputs: Int[Array, "s blocks w"]
+    words: UInt[Array, "s blocks w words"]
+    counts: Int[Array, "s blocks"]
+    common: Bool[Array, "s blocks d"]
+    has_common: Bool[Array, " s"]
+    shares: Float[Array, "s blocks d"]
+    own: Bool[Array, "s d"]
+
+    @classmethod
+    def of(cls, dataset: Dataset, sigmas: Sequence[float], threshold: float) -> "Masks":
+        """Masks for up to 32 levels, or for 32 in geometric progression that cover more."""
+        dtype = np.dtype(jnp.result_type(float))
+        levels = _levels(sigmas)
+        outputs = _outputs(dataset.event_shape)
+        places = np.empty(dataset.dim, np.int32)
+        places[outputs.ravel()[::-1]] = np.arange(outputs.size, dtype=np.int32)[::-1]
+        tables, shares, own = [], [], []
+        with track(f"local masks of {dataset.name}", len(levels), "levels") as progress:
+            for sigma in levels:
+                dense = _cached(dataset, sigma, threshold)
+                own.append(np.diag(dense))
+                looks = dense[:, outputs]
+                tables.append(_Table.of(looks))
+                shares.append(looks.mean(axis=2).T)
+                progress.advance()
+        width = max(1, *(table.counts.max() for table in tables)) * LANES
+        return cls(
+            log_sigma=jnp.asarray(np.log(levels), dtype),
+            outputs=jnp.asarray(outputs),
+            places=jnp.asarray(places),
+            inputs=jnp.asarray(np.stack([table.inputs[:, :width] for table in tables])),
+            words=jnp.asarray(np.stack([table.words[:, :width] for table in tables])),
+            counts=jnp.asarray(np.stack([table.counts for table in tables])),
+            common=jnp.asarray(np.stack([table.common for table in tables])),
+            has_common=jnp.asarray([bool(table.common.any()) for table in tables]),
+            shares=jnp.asarray(np.stack(shares), dtype),
+            own=jnp.asarray(np.stack(own)),
+        )
+
+    def nearest(self, sigma: Float[Array, " b"]) -> Int[Array, " b"]:
+        """The level nearest to each sigma, by the ratio of the two."""
+        return jnp.argmin(jnp.abs(jnp.log(sigma)[:, None] - self.log_sigma), axis=1)
+
+
+class _Table(NamedTuple):
+    """One level of `Masks`."""
+
+    inputs: np.ndarray
+    words: np.ndarray
+    counts: np.ndarray
+    common: np.ndarray
+
+    @classmethod
+    def of(cls, looks: np.ndarray) -> "_Table":
+        """From looks [d, blocks, m]: whether an output looks at an input."""
+        d, count, m = looks.shape
+        seen, common = looks.any(axis=2).T, looks.all(axis=2).T
+        mixed = seen & ~common
+        # Common inputs cost another pass over them; where it does not pay, they are listed too.
+        if m * LANES * (_counts(seen) - _counts(mixed)).sum() <= _PASS * d * count:
+            mixed, common = seen, np.zeros_like(common)
+        inputs = np.argsort(~mixed, axis=1, kind="stable").astype(np.int16)
+        bits = looks.reshape(d, count, -1, WORD) << np.arange(WORD, dtype=np.uint32)
+        words = np.moveaxis(bits.sum(axis=3, dtype=np.uint32), 0, 1)
+        words = np.where(mixed[:, :, None], words, 0).astype(np.uint32)
+        words = np.take_along_axis(words, inputs[:, :, None].astype(int), axis=1)
+        padding = (0, -d % LANES)
+        return cls(
+            np.pad(inputs, ((0, 0), padding)),
+            np.pad(words, ((0, 0), padding, (0, 0))),
+            _counts(mixed),
+            common,
+        )
+
+
+def _counts(listed: np.ndarray) -> np.ndarray:
+    """Inputs per block [blocks, d] → [blocks], in units of LANES."""
+    return -(-listed.sum(axis=1, dtype=np.int32) // LANES)
+
+
+def _levels(sigmas: Sequence[float]) -> np.ndarray:
+    given = np.unique(np.asarray(sigmas, np.float64))
+    if 0 < len(given) <= _MOST_LEVELS:
+        return given
+    low, high = (given[0], given[-1]) if len(given) else _DEFAULT_RANGE
+    return np.geomspace(low, high, _MOST_LEVELS)
+
+
+def _cached(dataset: Dataset, sigma: float, threshold: float) -> np.ndarray:
+    """The mask of one level, from the cache where it is in it."""
+    key = f"local-mask-{_VERSION}-{dataset.fingerprint()}-{threshold!r}-{float(sigma)!r}"
+    packed = cache.cached(
+        key, lambda: np.packbits(mask(statistics(dataset), sigma, threshold), axis=1)
+    )
+    return np.unpackbits(packed, axis=1, count=dataset.dim).astype(bool)
+
+
+def _outputs(event_shape: tuple[int, ...]) -> np.ndarray:
+    """Coordinates by blocks, near ones together: [blocks, m], padded by repeating.
+
+    The pixels of an image are taken along a Z-order curve, so that a block is a square of 8 × 8
+    pixels with all channels. Other points are cut into runs of 64 coordinates.
+    """
+    is_image = len(event_shape) == 3
+    height, width, channels = event_shape if is_image else (1, int(np.prod(event_shape)), 1)
+    row, column = np.divmod(np.arange(height * width), width)
+    code = np.zeros(height * width, np.int64)
+    for bit in range(16 if is_image else 0):
+        code |= (row >> bit & 1) << (2 * bit + 1) | (column >> bit & 1) << (2 * bit)
+    pixels = np.argsort(code, kind="stable")
+    size = min(len(pixels), _PIXELS)
+    pixels = np.pad(pixels, (0, -len(pixels) % size), mode="edge").reshape(-1, size, 1)
+    outputs = (pixels * channels + np.arange(channels)).reshape(len(pixels), -1)
+    return np.pad(outputs, ((0, 0), (0, -outputs.shape[1] % WORD)), mode="edge").astype(np.int32)

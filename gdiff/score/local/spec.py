@@ -1,0 +1,80 @@
+"""PCA-local: every pixel from a posterior of its own, over pixels that the data relate to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jax.sharding import Mesh
+
+from gdiff.dataset import Dataset
+from gdiff.denoiser import Denoiser
+from gdiff.errors import require, require_one_of
+from gdiff.score.base import ScoreSpec
+from gdiff.score.exact import Exact
+from gdiff.score.local.masks import Masks
+from gdiff.score.local.scan import LocalScan
+from gdiff.score.local.subset import LocalSubset
+
+SUBSETS = ("full", "golden")
+# Beyond, a data set's statistics are its leading directions alone.
+_MOST_DIMENSIONS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcaLocal(ScoreSpec):
+    """Locality from the data's covariance (Lukoianov et al., arXiv 2509.09672).
+
+    Output coordinate m is a posterior mean of its own, D_m = Σ w_i^m y_im. The weights w^m are the
+    softmax over i of -Σ_n M_nm (z_n - y_in)² / 2σ², where M says which inputs n count: those to
+    which the Wiener filter of the data gives weight. Masks are whole at high noise and a few pixels
+    wide at low noise. They are built for the noise levels of a run, and at others the nearest level
+    in log σ lends its mask; runs with more than 32 levels share 32 in geometric progression.
+
+    Attributes:
+        threshold: of the masks, relative to the largest |M|; None takes the paper's .02 for
+            one-channel images, and .03 for all else.
+        subset: "full" scans all rows, at the cost of a good part of 2 N d² operations per query.
+            "golden" weighs by pixel only the rows that lead in a posterior of the 8 × 8 pixels
+            around it, and all others by that posterior. The weights are local and the choice of
+            rows is almost so: at low noise, where a pixel follows the best of all rows for it,
+            some of those are missed, and the error falls slowly with the number of rows.
+        min_rows: fewest rows that "golden" weighs by pixel, for each 8 × 8 pixels.
+        max_rows: most such rows. In between their number is measured on noised data, once for
+            each level; it is largest where masks cover half of the image.
+    """
+
+    threshold: float | None = None
+    subset: str = "full"
+    min_rows: int = 192
+    max_rows: int = 4096
+
+    def __post_init__(self) -> None:
+        require(
+            self.threshold is None or 0 <= self.threshold <= 1,
+            f"score.threshold={self.threshold} must be between 0 and 1, or null for the paper's",
+        )
+        require_one_of("score.subset", self.subset, SUBSETS)
+        require(
+            1 <= self.min_rows <= self.max_rows,
+            f"score.min_rows={self.min_rows} and score.max_rows={self.max_rows} must satisfy "
+            "1 <= min_rows <= max_rows",
+        )
+
+    def fit(self, dataset: Dataset, mesh: Mesh, sigmas: Sequence[float] = ()) -> Denoiser:
+        """Load or build the masks, place the data, and for "golden" index them.
+
+        Raises:
+            UserError: the points have more than 4 096 coordinates.
+        """
+        require(
+            dataset.dim <= _MOST_DIMENSIONS,
+            f"score=pca_local takes points of at most {_MOST_DIMENSIONS} numbers, and those of "
+            f"{dataset.name} have {dataset.dim}: use smaller images, or score=patch_ls",
+        )
+        threshold = self.threshold
+        if threshold is None:
+            threshold = 0.02 if dataset.is_image and dataset.event_shape[2] == 1 else 0.03
+        masks = Masks.of(dataset, sigmas, threshold)
+        scan = LocalScan.of(dataset, Exact().fit(dataset, mesh), masks)
+        if self.subset == "full":
+            return scan
+        return LocalSubset.of(dataset, scan, self.min_rows, self.max_rows)

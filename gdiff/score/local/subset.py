@@ -1,0 +1,321 @@
+"""The local posteriors on a golden subset: exact rows where they matter, coarse weights elsewhere.
+
+The outputs of a block, 8 × 8 pixels with all channels, have similar masks. Their mean defines one
+posterior for the whole block, and with rows reduced to their leading principal coordinates this
+*coarse* posterior costs little. It chooses the rows: the *head* of a block is those with the
+largest coarse weights. Within the head, each output weighs rows by its own mask, exactly; all other
+rows, the *tail*, count with their coarse weights. So the mean of an output is
+
+    D_m = h · (local mean of the head) + (1 - h) · (coarse mean of the tail),
+
+h being the head's share of the coarse weights. At high noise, where masks are whole, the coarse
+posterior is right and few rows are needed; at low noise the head holds all of it. Nothing is drawn
+at random.
+
+The idea of a subset that depends on query and noise level is GoldDiff's (Shang et al., arXiv
+2602.16498), which takes the rows nearest to the query by global distance, a twentieth to a tenth of
+all. This estimator is our own construction.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from gdiff.dataset import Dataset
+from gdiff.dataset.statistics import statistics
+from gdiff.denoiser import Posterior
+from gdiff.kernels.parts import in_parts
+from gdiff.kernels.softmax import Moments, merge
+from gdiff.parallel.mesh import BATCH, DATA, batch_sharding
+from gdiff.progress import track
+from gdiff.score.local.scan import LocalScan, Queries, moments, restored, settled
+from gdiff.store import cache
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+_matmul = partial(jnp.matmul, precision=_HIGHEST)
+# Principal coordinates of a row for the coarse weights.
+_RANK = 256
+# Rows of the head that are weighed at a time, at least and at most: all, where heads are small.
+_PART = (64, 256)
+# Rows of the data at a time, where all are gone through.
+_CHUNK = 1024
+# Numbers in one array of coarse weights, 128 MiB in float32: larger batches go in parts.
+_LARGEST_ARRAY = 2**25
+# The size of the head is measured on this many noised rows for each level.
+_PILOTS = 8
+# The head holds all but this share of the coarse weights, times the standard deviation of logits
+# within a block: the less its outputs agree, the less it helps to complete the head. Where the
+# deviation is below 1, the coarse weights are good enough for all but the fewest rows. Fitted to
+# CIFAR-10, so that the error is at most about that of the nearest rows, N/20 to N/10 of them.
+_SHARE = 0.05
+_VERSION = 1
+
+
+class LocalSubset(eqx.Module):
+    """Denoiser over a head and a tail per query and block.
+
+    Attributes:
+        scan: the placed rows and the masks.
+        mean: [d] of the rows, in model coordinates.
+        basis: [d, r] leading principal directions.
+        coordinates: [n_padded, r] of the rows about the mean, split over the mesh axis `data`.
+        halves: [s, blocks, n_padded] ½ Σ_n c_n y_n² of the row that the coordinates describe, c
+            the mean mask of a block.
+        energies: [blocks, n_padded] squared distance of a row from the mean, within a block.
+        heads: [s] rows of a head, by level.
+        sizes: those from which the rows of a head may be chosen, increasing; the last is enough.
+    """
+
+    scan: LocalScan
+    mean: Float[Array, " d"]
+    basis: Float[Array, "d r"]
+    coordinates: Float[Array, "n r"]
+    halves: Float[Array, "s blocks n"]
+    energies: Float[Array, "blocks n"]
+    heads: Int[Array, " s"]
+    sizes: tuple[int, ...] = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, dataset: Dataset, scan: LocalScan, min_rows: int, max_rows: int) -> "LocalSubset":
+        """Index the rows, and measure how many of them a head needs."""
+        found = statistics(dataset, rank=min(_RANK, dataset.dim))
+        dtype = scan.full.centre.dtype
+        mean, basis = jnp.asarray(found.mean, dtype), jnp.asarray(found.eigenvectors, dtype)
+        with track(f"indexing {dataset.name}"):
+            index = jax.block_until_ready(_index(scan, mean, basis))
+        n, levels = len(dataset), len(scan.masks.log_sigma)
+        least, most = min(min_rows, n), min(max_rows, n)
+        heads = jnp.full(levels, least, jnp.int32)
+        local = cls(scan, mean, basis, *index, heads, (most,))
+        if least == most:
+            return local
+        spread = _spread(dataset, scan)
+        digest = hashlib.blake2b(np.asarray(scan.masks.shares).tobytes(), digest_size=12)
+        digest.update(repr((np.asarray(scan.masks.log_sigma).tolist(), least, most)).encode())
+        key = f"local-heads-{_VERSION}-{dataset.fingerprint()}-{digest.hexdigest()}"
+        rows = np.asarray(cache.cached(key, lambda: _measure(local, dataset, spread, least)))
+        sizes = {least, *(min(most, 2 ** math.ceil(math.log2(count))) for count in rows.tolist())}
+        return dataclasses.replace(local, heads=jnp.asarray(rows), sizes=tuple(sorted(sizes)))
+
+    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"]) -> Posterior:
+        """Posteriors of all coordinates; b must be a multiple of the mesh axis `batch`.
+
+        The trace is the sum of the variances of the mixtures of head and tail: an approximation
+        of the trace of the full scan, no longer a divergence.
+        """
+        denoise = self._sharded(_by_parts, P(BATCH))
+        return restored(denoise(z.reshape(z.shape[0], -1), sigma), z.shape)
+
+    def coarse(self, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Float[Array, "b g n"]:
+        """Logits of all rows in the posterior of each block, up to a constant."""
+        return self._sharded(_coarse, P(BATCH, None, DATA))(z, sigma)
+
+    def _sharded(self, run: Callable[..., Any], gives: P) -> Callable[..., Any]:
+        specs = eqx.tree_at(
+            lambda local: (local.scan, local.coordinates, local.halves, local.energies),
+            jax.tree.map(lambda _: P(), self),
+            (self.scan.specs(), P(DATA), P(None, None, DATA), P(None, DATA)),
+        )
+        run = jax.shard_map(
+            run,
+            mesh=self.scan.full.mesh,
+            in_specs=(specs, P(BATCH), P(BATCH)),
+            out_specs=gives,
+            check_vma=False,
+        )
+        return partial(run, self)
+
+
+@jax.jit
+def _index(scan: LocalScan, mean: Array, basis: Array) -> tuple[Array, Array, Array]:
+    """Coordinates [n, r], halves [s, blocks, n] and energies [blocks, n] of all rows."""
+    full, masks = scan.full, scan.masks
+    levels, count, d = masks.shares.shape
+    # Which block a coordinate belongs to: [blocks, d].
+    owner = masks.places // masks.outputs.shape[1] == jnp.arange(count)[:, None]
+
+    def local(
+        rows: Array, shares: Array, owner: Array, mean: Array, basis: Array
+    ) -> tuple[Array, Array, Array]:
+        def of_row(row: Array) -> tuple[Array, Array, Array]:
+            y = (row.astype(mean.dtype) - full.shift) / full.scale - mean
+            coordinates = _matmul(y, basis)
+            near = _matmul(basis, coordinates)
+            return coordinates, 0.5 * _matmul(shares, near**2), _matmul(owner, y**2)
+
+        parts = jax.lax.map(of_row, rows, batch_size=min(_CHUNK, len(rows)))
+        return parts[0], parts[1].T.reshape(levels, count, -1), parts[2].T
+
+    run = jax.shard_map(
+        local,
+        mesh=full.mesh,
+        in_specs=(P(DATA), P(), P(), P(), P()),
+        out_specs=(P(DATA), P(None, None, DATA), P(None, DATA)),
+        check_vma=False,
+    )
+    return run(full.rows, masks.shares.reshape(-1, d), owner.astype(mean.dtype), mean, basis)
+
+
+def _spread(dataset: Dataset, scan: LocalScan) -> np.ndarray:
+    """How much the logits of a row differ between the outputs of a block: their variance, [s].
+
+    By the noise in z, the term (z_n - y_n)² / 2σ² of a logit varies between rows by about the
+    variance of y_n over σ². Where a share c of the outputs looks at n, c (1 - c) of it is theirs
+    alone.
+    """
+    found = statistics(dataset)
+    variance = np.sum(found.eigenvectors**2 * found.eigenvalues, axis=1)
+    shares = np.asarray(scan.masks.shares, np.float64)
+    sigma = np.exp(np.asarray(scan.masks.log_sigma, np.float64))
+    return np.mean((shares * (1 - shares)) @ variance, axis=1) / sigma**2
+
+
+def _measure(local: LocalSubset, dataset: Dataset, spread: np.ndarray, least: int) -> np.ndarray:
+    """Rows of a head, by level: [s] int32, multiples of the `least`."""
+    sigmas = np.exp(np.asarray(local.scan.masks.log_sigma, np.float64))
+    heads = np.full(len(sigmas), least, np.int32)
+    mesh = local.scan.full.mesh
+    each = mesh.shape[BATCH]
+    with track(f"measuring heads on {dataset.name}", len(sigmas), "levels") as progress:
+        for level, (sigma, v) in enumerate(zip(sigmas, spread, strict=True)):
+            if 1 <= v < _SHARE**-2:
+                rng, counts = np.random.default_rng([0, level]), []
+                for _ in range(-(-_PILOTS // each)):
+                    own = rng.integers(0, len(dataset), each)
+                    z = dataset.rows(own).reshape(each, -1)
+                    z = (z + sigma * rng.standard_normal(z.shape)).astype(local.mean.dtype)
+                    z = jax.device_put(z, batch_sharding(mesh))
+                    level_of_z = jnp.full(each, sigma, z.dtype)
+                    share = 1 - _SHARE * math.sqrt(v)
+                    counts.append(_rows_for(local, z, level_of_z, jnp.asarray(own), share))
+                parts = max(1, round(float(np.mean(counts)) / least))
+                heads[level] = min(parts * least, local.sizes[-1])
+            progress.reach(level + 1)
+    return heads
+
+
+@eqx.filter_jit
+def _rows_for(
+    local: LocalSubset, z: Array, sigma: Array, own: Array, share: Array
+) -> Float[Array, ""]:
+    """Mean number of rows that hold a share of a block's coarse weights; `own` rows left out."""
+    logits = local.coarse(z, sigma)
+    logits = jnp.where(jnp.arange(logits.shape[2]) == own[:, None, None], -jnp.inf, logits)
+    best, _ = jax.lax.top_k(logits, local.sizes[-1])
+    peak = best[:, :, :1]
+    held = jnp.cumsum(jnp.exp(best - peak), axis=2)
+    wanted = share * jnp.sum(jnp.exp(logits - peak), axis=2, keepdims=True)
+    return jnp.mean(1.0 + jnp.sum(held < wanted, axis=2))
+
+
+def _by_parts(local: LocalSubset, z: Array, sigma: Array) -> Posterior:
+    """`_denoise` of as many queries at a time as memory allows; runs on each device."""
+    size = max(1, _LARGEST_ARRAY // (local.halves.shape[1] * local.halves.shape[2]))
+    return in_parts(partial(_denoise, local), size, z, sigma)
+
+
+def _denoise(local: LocalSubset, z: Array, sigma: Array) -> Posterior:
+    """Posteriors from the rows of all devices; z [b, d] in model coordinates."""
+    masks = local.scan.masks
+    queries = Queries.of(local.scan, z, sigma)
+    logits = _coarse(local, z, sigma)
+    best, rows, is_head = _choose(local, logits, queries.level)
+    used = jnp.sum(is_head, axis=2)
+    near, spread = settled(local.scan, queries, _weigh(local, queries, rows, used))
+
+    peak = jax.lax.pmax(jnp.max(logits, axis=2, keepdims=True), DATA)
+    head = jnp.sum(jnp.where(is_head, jnp.exp(best - peak), 0), axis=2)
+    place = (*jnp.ix_(*map(jnp.arange, rows.shape))[:2], rows)
+    weights = jnp.exp(logits - peak).at[place].multiply(jnp.where(is_head, 0, 1))
+    far = jnp.einsum("bgn,nr->bgr", weights, local.coordinates, precision=_HIGHEST)
+    energy = jnp.einsum("bgn,gn->bg", weights, local.energies, precision=_HIGHEST)
+    sums = (used, head, jnp.sum(weights, axis=2), far, energy)
+    used, head, tail, far, energy = jax.lax.psum(sums, DATA)
+    share, weight = tail / (head + tail), 1 / jnp.maximum(tail, jnp.finfo(tail.dtype).tiny)
+    far = _matmul(far * weight[:, :, None], local.basis.T)
+
+    # From blocks to coordinates: the tail's part, and its mean about that of the data.
+    block = masks.places // masks.outputs.shape[1]
+    part, far = share[:, block], jnp.take_along_axis(far, block[None, None], axis=1)[:, 0]
+    step = far - (near - local.mean)
+    trace = jnp.sum((1 - part) * (spread + part * step**2) - part * far**2, axis=1)
+    trace = trace + jnp.sum(share * weight * energy, axis=1)
+    return Posterior(
+        mean=near + part * step,
+        trace_cov=jnp.maximum(trace, 0),
+        subset_size=jnp.max(used, axis=1),
+    )
+
+
+def _coarse(local: LocalSubset, z: Array, sigma: Array) -> Array:
+    """Logits [b, blocks, n] of this device's rows, -inf where there is none."""
+    masks = local.scan.masks
+    level = masks.nearest(sigma)
+    products = _matmul(masks.shares[level] * (z - local.mean)[:, None], local.basis)
+    products = _matmul(products, local.coordinates.T)
+    logits = (products - local.halves[level]) / (sigma**2)[:, None, None]
+    n = local.coordinates.shape[0]
+    exists = jax.lax.axis_index(DATA) * n + jnp.arange(n) < local.scan.full.n
+    return jnp.where(exists, logits, -jnp.inf)
+
+
+def _choose(local: LocalSubset, logits: Array, level: Array) -> tuple[Array, Array, Array]:
+    """The leading rows of this device, best first, and whether they are of the head: [b, g, k]."""
+    n = logits.shape[2]
+    wanted = local.heads[level]
+    sizes = tuple(min(size, n) for size in local.sizes)
+
+    def leading(size: int) -> tuple[Array, Array]:
+        best, rows = jax.lax.top_k(logits, size)
+        padding = ((0, 0), (0, 0), (0, sizes[-1] - size))
+        return jnp.pad(best, padding, constant_values=-jnp.inf), jnp.pad(rows, padding)
+
+    enough = jnp.searchsorted(jnp.array(local.sizes), jnp.max(wanted))
+    best, rows = jax.lax.switch(enough, [partial(leading, size) for size in sizes])
+    everywhere = best
+    if local.scan.full.mesh.shape[DATA] > 1:
+        everywhere = jax.lax.all_gather(best, DATA, axis=2, tiled=True)
+        everywhere = -jnp.sort(-everywhere, axis=2)
+    last = jnp.broadcast_to(wanted[:, None, None] - 1, (*best.shape[:2], 1))
+    threshold = jnp.take_along_axis(everywhere, last, axis=2)
+    return best, rows, (best >= threshold) & jnp.isfinite(best)
+
+
+def _weigh(local: LocalSubset, queries: Queries, rows: Array, counts: Array) -> Moments:
+    """Moments of the first `counts` [b, g] of the rows [b, g, k], by the masks of the outputs."""
+    scan = local.scan
+    _, count, k = rows.shape
+    part = int(np.clip(local.sizes[0], *_PART))
+    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, -k % part)))
+    dtype = queries.variance.dtype
+
+    def of_block(query: Queries, block: Array, rows: Array, count: Array) -> Moments:
+        variance = jnp.broadcast_to(query.variance, scan.masks.outputs.shape[1])
+
+        def add(i: Array, sums: Moments) -> Moments:
+            chosen = jax.lax.dynamic_slice_in_dim(rows, i * part, part)
+            y = scan.full.rows[chosen].T.astype(dtype)
+            is_used = i * part + jnp.arange(part) < count
+            new = moments(scan.masks, query, block, y, query.squares(y), is_used)
+            return merge(sums, new, variance)
+
+        empty = Moments.empty(len(variance), 1, dtype)
+        return jax.lax.fori_loop(0, -(-count // part), add, empty)
+
+    def of_query(each: tuple[Queries, Array, Array]) -> Moments:
+        query, rows, counts = each
+        blocks = jnp.arange(count)
+        return jax.lax.map(lambda block: of_block(query, *block), (blocks, rows, counts))
+
+    sums = jax.lax.map(of_query, (queries, rows, counts))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), sums)

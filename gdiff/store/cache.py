@@ -1,0 +1,172 @@
+"""Arrays on disk under a string key, kept between runs and safe to delete at any time.
+
+The cache only ever saves time: an entry that cannot be read is dropped and built again, and a
+folder that cannot be written is done without.
+"""
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from gdiff.parallel import processes
+
+log = logging.getLogger(__name__)
+
+_STALE_SECONDS = 24 * 3600
+_warned_of: set[Path] = set()
+
+
+def cache_dir() -> Path:
+    """Folder of the cache: $GDIFF_CACHE, else $XDG_CACHE_HOME/gdiff, else ~/.cache/gdiff."""
+    if own := os.environ.get("GDIFF_CACHE"):
+        return Path(os.path.expanduser(own))
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg) / "gdiff"
+    try:
+        return Path.home() / ".cache" / "gdiff"
+    except RuntimeError:  # a container's user without a home
+        return Path(tempfile.gettempdir()) / f"gdiff-{os.getuid()}"
+
+
+def signature(root: Path, files: Iterable[Path]) -> str:
+    """Hash of a folder's address and of its files' names, sizes and times of change."""
+    digest = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=16)
+    for file in files:
+        stat = os.stat(file)
+        name = str(file).removeprefix(str(root))
+        digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
+    return digest.hexdigest()
+
+
+def load(key: str) -> np.ndarray | None:
+    """The array stored under `key` as a read-only memory map, or None."""
+    path = _path(key)
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        # NumPy parses the header as Python, so that a damaged one may be a SyntaxError.
+        log.debug("dropping unreadable cache entry %s: %s", path, error)
+        with suppress(OSError):
+            path.unlink()
+        return None
+
+
+def save(key: str, array: np.ndarray) -> None:
+    """Store `array` under `key`, or warn that it cannot be stored."""
+    with _temporary(key) as path:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+            os.replace(path, _path(key))
+        except OSError as error:
+            _warn(error)
+
+
+def cached(key: str, build: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array stored under `key`, or `build()`, which is then stored.
+
+    Of several processes, none builds or all do, since that may take the devices of all.
+    """
+    array = load(key)
+    if not processes.all_processes(array is not None):
+        array = build()
+        save(key, array)
+    return array
+
+
+def fill(
+    key: str,
+    shape: tuple[int, ...],
+    dtype: np.typing.DTypeLike,
+    write: Callable[[np.ndarray], None],
+) -> np.ndarray:
+    """The array stored under `key`, or a new one that `write` fills in place.
+
+    The new array lives in the cache's file from the start, so that it may be larger than memory;
+    it is in memory where the cache cannot hold it.
+
+    Returns:
+        A read-only array of `shape` and `dtype`.
+    """
+    array = load(key)
+    if array is not None and array.shape == shape and array.dtype == dtype:
+        return array
+    with _temporary(key) as path:
+        try:
+            array = _reserve(path, shape, dtype)
+        except OSError as error:
+            _warn(error)
+            array = np.empty(shape, dtype)
+        write(array)
+        if isinstance(array, np.memmap):
+            try:
+                array.flush()
+                os.replace(path, _path(key))
+            except OSError as error:
+                _warn(error)
+            else:
+                # Under its final name, by which others open the file again.
+                stored = load(key)
+                array = array if stored is None else stored
+    array.flags.writeable = False
+    return array
+
+
+def _path(key: str) -> Path:
+    """An entry's file: the start of the key, for people to recognise it, and the key's hash."""
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "_", key)[:40]
+    digest = hashlib.blake2b(os.fsencode(key), digest_size=16).hexdigest()
+    return cache_dir() / f"{readable}-{digest}.npy"
+
+
+@contextmanager
+def _temporary(key: str) -> Iterator[Path]:
+    """Address of a file that may become the entry `key`, removed at the end if it has not."""
+    final = _path(key)
+    with suppress(OSError):
+        for path in final.parent.glob("*.tmp"):  # left by runs that were killed
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()
+    path = final.with_suffix(f".{secrets.token_hex(6)}.tmp")
+    try:
+        yield path
+    finally:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _reserve(path: Path, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.memmap:
+    """A new memory-mapped .npy file whose blocks exist; OSError if there is no room for it.
+
+    Writing to a mapped file for which the disk has no room would kill the process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    size = path.stat().st_size
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    elif shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return array
+
+
+def _warn(error: OSError) -> None:
+    folder = cache_dir()
+    if folder not in _warned_of:
+        log.warning("cache folder %s cannot be used (%s): going on without it", folder, error)
+        _warned_of.add(folder)

@@ -1,0 +1,311 @@
+"""The run folder: whole files or none, one process at a time, the same bytes again."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from gdiff.errors import UserError
+from gdiff.store import outputs
+from gdiff.store.outputs import RunFolder, vacant
+
+
+@pytest.fixture
+def run(tmp_path):
+    with RunFolder.create(tmp_path / "run", "seed: 0\n") as run:
+        yield run
+
+
+def names(path):
+    return sorted(p.name for p in path.rglob("*"))
+
+
+def write_chunks(run, sizes=(2, 2, 1)):
+    x = np.random.default_rng(0).normal(size=(sum(sizes), 3, 2)).astype(np.float32)
+    parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    for number, index in enumerate(parts):
+        run.write_chunk(number, samples=x[index], index=index, seconds=np.array(0.5))
+    return x
+
+
+def test_chunks_join_to_one_file_that_numpy_reads(run):
+    x = write_chunks(run)
+    run.gather_chunks(3)
+    with np.load(run.path / "samples.npz", allow_pickle=False) as file:
+        assert sorted(file.files) == ["index", "samples"]
+        assert np.array_equal(file["samples"], x)
+        assert file["samples"].dtype == np.float32
+        assert np.array_equal(file["index"], np.arange(5))
+    assert np.array_equal(run.samples(), x)
+    assert not (run.path / "chunks").exists()
+
+
+def test_the_same_samples_are_the_same_bytes_at_any_time(run, monkeypatch):
+    contents = []
+    for year in (0, 10):
+        now = time.time() + year * 365 * 86400
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        write_chunks(run)
+        run.gather_chunks(3)
+        contents.append((run.path / "samples.npz").read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_a_chunk_comes_back_as_it_was(run):
+    x = write_chunks(run)
+    assert np.array_equal(run.chunk(1)["samples"], x[2:4])
+    assert run.chunk(1)["seconds"] == 0.5
+    assert run.chunk(3) is None
+
+
+@pytest.mark.parametrize("keep", [0, 10, 100, 300])
+def test_a_damaged_chunk_is_dropped(run, keep):
+    write_chunks(run)
+    path = run.path / "chunks" / "000001.npz"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert run.chunk(1) is None
+    assert not path.exists()
+    assert run.chunk(0) is not None
+
+
+def test_a_chunk_with_flipped_bits_is_dropped(run):
+    write_chunks(run)
+    path = run.path / "chunks" / "000001.npz"
+    content = bytearray(path.read_bytes())
+    content[140] ^= 255
+    path.write_bytes(content)
+    assert run.chunk(1) is None
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(run):
+    run.write_json("metrics.json", {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        run.write_json("metrics.json", {"a": float("nan")})
+    with pytest.raises(AttributeError):
+        run.write_bytes("metrics.json", None.nothing)
+    with pytest.raises(TypeError):
+        run.write_bytes("metrics.json", "text")
+    assert run.read_json("metrics.json") == {"a": 1}
+    assert names(run.path) == [".lock", "config.yaml", "metrics.json"]
+
+
+def test_a_full_disk_is_one_line(run, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*grid.png: No space left on device"):
+        run.write_bytes("grid.png", b"x")
+    assert "grid.png" not in names(run.path)
+
+
+def test_a_folder_holds_one_run(run):
+    with (
+        pytest.raises(UserError, match="another process"),
+        RunFolder.create(run.path, "seed: 1\n"),
+    ):
+        pass
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path):
+    with RunFolder.create(tmp_path, "seed: 0\n"):
+        pass
+    with (
+        pytest.raises(UserError, match="holds a run already"),
+        RunFolder.create(tmp_path, "seed: 1\n"),
+    ):
+        pass
+    assert (tmp_path / "config.yaml").read_text() == "seed: 0\n"
+
+
+def test_two_processes_do_not_work_in_one_folder(run):
+    code = (
+        "import pathlib, sys\n"
+        "from gdiff.store.outputs import RunFolder\n"
+        "with RunFolder.open(pathlib.Path(sys.argv[1])): pass\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, run.path], capture_output=True, text=True)
+    assert "UserError: another process is at work" in result.stderr
+
+
+def test_the_lock_goes_with_the_block_and_with_a_killed_process(tmp_path):
+    with RunFolder.create(tmp_path, ""):
+        assert ".lock" in names(tmp_path)
+    assert ".lock" not in names(tmp_path)
+    (tmp_path / ".lock").write_text("")  # as a killed process leaves it
+    with RunFolder.open(tmp_path):
+        pass
+    with pytest.raises(ZeroDivisionError), RunFolder.open(tmp_path):
+        _ = 1 / 0
+    assert ".lock" not in names(tmp_path)
+
+
+def test_opening_removes_what_a_killed_process_left(run):
+    write_chunks(run)
+    (run.path / "chunks" / "000003.npz.partial").write_bytes(b"half")
+    (run.path / "grid.png.partial").write_bytes(b"half")
+    os.remove(run.path / ".lock")
+    with RunFolder.open(run.path):
+        assert names(run.path / "chunks") == ["000000.npz", "000001.npz", "000002.npz"]
+        assert "grid.png.partial" not in names(run.path)
+    (run.path / "samples.npz").write_bytes(b"killed between the join and the removal of chunks")
+    with RunFolder.open(run.path):
+        assert not (run.path / "chunks").exists()
+
+
+def test_only_the_folder_of_a_run_opens(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing"):
+        with (
+            pytest.raises(UserError, match=r"not the folder of a run: it holds no config\.yaml"),
+            RunFolder.open(path),
+        ):
+            pass
+
+
+def test_missing_or_damaged_samples_say_what_to_do(run):
+    with pytest.raises(UserError, match=r"holds no samples\.npz: .*--resume"):
+        run.samples()
+    (run.path / "samples.npz").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"is damaged .*remove it.*--resume"):
+        run.samples()
+
+
+def test_a_damaged_json_file_is_a_users_error(tmp_path):
+    assert outputs.read_json(tmp_path / "run.json") == {}
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UserError, match=r"run\.json cannot be read"):
+        outputs.read_json(tmp_path / "run.json")
+
+
+def test_a_failure_is_recorded_beside_what_is_known(tmp_path):
+    (tmp_path / "run.json").write_text('{"status": "running", "seconds": {}}')
+    outputs.write_failure(tmp_path, "no data")
+    assert json.loads((tmp_path / "run.json").read_text()) == {
+        "status": "failed",
+        "seconds": {},
+        "error": "no data",
+    }
+
+
+def test_a_table_has_empty_cells_for_what_a_row_lacks(tmp_path):
+    path = tmp_path / "sweep.csv"
+    outputs.write_csv(path, ["a", "b"], [{"a": 1}, {"a": "x,y", "b": 2.5}])
+    assert path.read_text() == 'a,b\n1,\n"x,y",2.5\n'
+
+
+def fail_in(path, error, *files):
+    def work():
+        with vacant(path, "hydra.run.dir"):
+            for file in files:
+                (path / file).parent.mkdir(parents=True, exist_ok=True)
+                (path / file).write_text("")
+            raise error
+
+    with pytest.raises(type(error)):
+        work()
+
+
+def test_a_block_that_fails_without_results_leaves_no_trace(tmp_path):
+    files = (".hydra/config.yaml", "config.yaml", "gdiff.log")
+    fail_in(tmp_path / "a" / "b", UserError("bad"), *files)
+    assert names(tmp_path) == []
+    (tmp_path / "a").mkdir()
+    fail_in(tmp_path / "a", UserError("bad"), *files)
+    assert names(tmp_path) == ["a"], "the user's own folder stays"
+
+
+def test_of_two_processes_that_claim_a_folder_at_once_one_gets_it_and_keeps_its_files(tmp_path):
+    code = (
+        "import pathlib, sys\n"
+        "from gdiff.store.outputs import vacant\n"
+        "sys.stdin.readline()\n"
+        "with vacant(pathlib.Path(sys.argv[1]), 'hydra.run.dir'):\n"
+        "    (pathlib.Path(sys.argv[1]) / 'config.yaml').write_text('')\n"
+        "    print('mine', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    path = tmp_path / "a" / "b"
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, path], text=True, **pipes) for _ in range(2)
+    ]
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    while not (ended := [p for p in both if p.poll() is not None]):
+        time.sleep(0.01)
+    (loser,) = ended
+    (winner,) = set(both) - {loser}
+    assert winner.stdout.readline() == "mine\n"
+    assert names(path) == [".lock", "config.yaml"]
+    out, err = loser.communicate()
+    assert (out, err.splitlines()[-1].split(":")[0]) == ("", "gdiff.errors.UserError")
+    winner.communicate()
+    assert names(path) == ["config.yaml"]
+
+
+def test_a_claim_holds_for_the_whole_block_and_is_not_taken_away_by_the_next(tmp_path):
+    path = tmp_path / "a"
+    with vacant(path, "hydra.run.dir"):
+        with pytest.raises(UserError, match="another process"), vacant(path, "hydra.run.dir"):
+            pass
+        with RunFolder.create(path, "seed: 0\n", is_claimed=True):
+            pass
+        with pytest.raises(UserError, match="another process"), RunFolder.open(path):
+            pass
+    assert names(path) == ["config.yaml"]
+
+
+def test_what_a_run_leaves_that_was_killed_before_it_began_is_vacant_but_stays(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    leftovers = (".hydra/config.yaml", ".lock", "config.yaml.partial", "gdiff.log")
+    for name in leftovers:
+        (tmp_path / name).write_text("")
+    fail_in(tmp_path, UserError("bad"))
+    assert names(tmp_path) == [".hydra", "config.yaml", "config.yaml.partial", "gdiff.log"]
+    (tmp_path / ".lock").write_text("")
+    with vacant(tmp_path, "hydra.run.dir"):
+        pass
+
+
+def test_a_lock_file_among_other_things_is_not_touched(tmp_path):
+    (tmp_path / ".lock").write_text("mine")
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"), vacant(tmp_path, "hydra.run.dir"):
+        pass
+    assert (tmp_path / ".lock").read_text() == "mine"
+
+
+def test_results_survive_a_failure(tmp_path):
+    fail_in(tmp_path / "a", UserError("disk full"), "config.yaml", "chunks/000000.npz")
+    assert "000000.npz" in names(tmp_path)
+
+
+def test_a_run_that_was_interrupted_can_be_continued_once_it_has_begun(tmp_path):
+    fail_in(tmp_path / "a", KeyboardInterrupt(), ".hydra/config.yaml")
+    assert names(tmp_path) == []
+    fail_in(tmp_path / "a", KeyboardInterrupt(), "config.yaml")
+    assert "config.yaml" in names(tmp_path)
+
+
+def test_a_bug_leaves_the_log_to_look_at(tmp_path):
+    fail_in(tmp_path / "a", ZeroDivisionError(), "gdiff.log")
+    assert "gdiff.log" in names(tmp_path)
+
+
+def test_a_folder_in_use_is_refused_with_the_way_on(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    with (
+        pytest.raises(UserError, match=rf"hydra\.run\.dir.*--resume {tmp_path}"),
+        vacant(tmp_path, "hydra.run.dir"),
+    ):
+        pass
+    with (
+        pytest.raises(UserError, match=r"it is not a folder.*set hydra\.run\.dir"),
+        vacant(tmp_path / "config.yaml", "hydra.run.dir"),
+    ):
+        pass
