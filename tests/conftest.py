@@ -14,10 +14,16 @@ os.environ["GDIFF_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "g
 
 import numpy as np
 import pytest
+from compiles import Compiles
 
 # A shell has what it starts in the background ignore Ctrl-C, which processes under test inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    has_workers = bool(config.getoption("tx", None))
+    config.pluginmanager.register(Compiles(has_workers=has_workers))
 
 
 @pytest.fixture
