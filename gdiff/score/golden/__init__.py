@@ -1,5 +1,5 @@
 """The score by a golden subset."""
 
-from gdiff.score.golden.spec.spec import Golden
+from gdiff.score.golden.spec import Golden
 
 __all__ = ["Golden"]
