@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from gdiff.config import Composer, Place
-    from gdiff.experiment import Experiment
+    from gdiff.prepared import Experiment
     from gdiff.prior.base import PriorSpec
 
 # Everything heavy is imported in the verb that needs it, so that --help is instant.
@@ -252,8 +252,8 @@ def _together(experiment: "Experiment") -> Iterator[bool]:
         yield True
         return
     from gdiff import progress
-    from gdiff.experiment import run
     from gdiff.parallel import processes
+    from gdiff.run import run
     from gdiff.store.outputs import RunFolder
 
     try:
@@ -274,8 +274,8 @@ def _together(experiment: "Experiment") -> Iterator[bool]:
 def _job(cfg: "DictConfig", place: "Place") -> _Outcome:
     """One run in its folder; what the user can put right is returned: Hydra would dress it up."""
     from gdiff import config
-    from gdiff.experiment import run
     from gdiff.parallel import processes
+    from gdiff.run import run
     from gdiff.store.outputs import RunFolder
 
     is_sweep = place.number is not None
@@ -356,7 +356,7 @@ def _sweep_job(cfg: "DictConfig", place: "Place", *, quiet: bool) -> float | Non
 def _resume(composer: "Composer", path: Path, overrides: list[str], *, quiet: bool) -> None:
     """Continue a run; devices, processes and the batch size may be others."""
     from gdiff import progress
-    from gdiff.experiment import run
+    from gdiff.run import run
     from gdiff.store import outputs
 
     progress.configure(quiet=quiet)
@@ -405,7 +405,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Compute the metrics of a finished run again, for example with metrics.projections=2000."""
-    from gdiff import config, experiment
+    from gdiff import config
+    from gdiff import run as runs
     from gdiff.store.outputs import RunFolder
 
     overrides = overrides or []
@@ -416,7 +417,7 @@ def evaluate(
                 "to the run"
             )
     with RunFolder.open(folder) as run_folder:
-        found = experiment.evaluate(config.load(folder, overrides), run_folder)
+        found = runs.evaluate(config.load(folder, overrides), run_folder)
     _show(folder, found, quiet=False)
 
 

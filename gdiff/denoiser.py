@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
@@ -28,5 +29,15 @@ class Posterior(NamedTuple):
 class Denoiser(Protocol):
     """A function from noisy points to what is known about the clean ones."""
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"]) -> Posterior:
-        """Posterior of x_0 for every row z of a batch, each at its own noise level."""
+    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+        """Posterior of x_0 for every row z of a batch of any size.
+
+        Args:
+            z: noisy points.
+            sigma: noise level of every row, or one number for all.
+        """
+
+
+def per_row(sigma: Float[Array, " b"] | float, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
+    """A noise level for every row of z, in its type."""
+    return jnp.broadcast_to(jnp.asarray(sigma, z.dtype), z.shape[:1])

@@ -46,6 +46,7 @@ from rich.table import Table
 from gdiff import config, rng
 from gdiff.bench.scores import overrides_by_score
 from gdiff.errors import UserError, require
+from gdiff.prepared import Prepared
 from gdiff.report import show
 from gdiff.store.outputs import METRICS, RUN, load_samples, read_json, write_csv
 
@@ -98,9 +99,8 @@ def initial_noise(overrides):
     """Where the trajectories of the runs start: arrays z, x [n, *event] and sigma []."""
     with config.composer() as composer:
         experiment = composer.experiment([EXPERIMENT, *overrides])
-    mesh = experiment.runtime.start()
-    sigma = float(experiment.grid()[0])
-    prior = experiment.prior.fit(experiment.dataset.load(), sigma, mesh)
+    prepared = Prepared(experiment)
+    sigma, prior = float(prepared.grid[0]), prepared.prior
     index = jnp.arange(experiment.num_samples)
     z = np.asarray(prior.sample(rng.sample_keys(experiment.seed, rng.Role.PRIOR, index)))
     return {"z": z, "x": z / np.sqrt(1 + sigma**2).astype(z.dtype), "sigma": np.float64(sigma)}

@@ -47,10 +47,10 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from gdiff import config, rng
-from gdiff.clock import Clock
 from gdiff.denoiser import Posterior
 from gdiff.metrics.sliced import sliced_w2_with_null
 from gdiff.parallel.mesh import make_mesh
+from gdiff.prepared import Prepared
 from gdiff.process.ou import OU
 from gdiff.sampler.drivers.parallel import ParallelEngine
 from gdiff.sampler.drivers.sequential import Engine
@@ -67,7 +67,6 @@ from gdiff.sampler.methods.midpoint import Midpoint
 from gdiff.sampler.methods.srk import SRK
 from gdiff.schedule.piadm import Piadm
 from gdiff.store.outputs import write_csv
-from gdiff.trajectory import Batches
 
 DIMENSIONS = (4, 16, 64, 256, 1024, 4096)
 NUMBERS, MOST_SAMPLES, FEWEST_SAMPLES = 2**13, 64, 2  # coordinates of all samples together
@@ -275,18 +274,10 @@ def image_rows(data_dir, score):
 
 def images_error(experiment):
     """The evaluations and the distances of a run."""
-    mesh, dataset, grid = experiment.runtime.start(), experiment.dataset.load(), experiment.grid()
-    steps = experiment.plan().steps
-    prior = experiment.prior.fit(dataset, float(grid[0]), mesh)
-    engine = Engine(experiment.score.fit(dataset, mesh, steps.levels), steps)
-    batches = Batches(engine, prior, mesh, experiment.batch_size, experiment.seed, Clock())
-    index = np.arange(experiment.num_samples)
-    samples = [
-        batches.draw(part, (), lambda *_: None)[0]
-        for part in np.split(index, index[:: experiment.batch_size][1:])
-    ]
-    found = sliced_w2_with_null(np.concatenate(samples), dataset, PROJECTIONS, 0, len(dataset))
-    return {"evaluations": steps.evaluations} | dict(zip(IMAGES[-2:], found, strict=True))
+    prepared = Prepared(experiment)
+    dataset, evaluations = prepared.dataset, prepared.steps.evaluations
+    found = sliced_w2_with_null(prepared.samples(), dataset, PROJECTIONS, 0, len(dataset))
+    return {"evaluations": evaluations} | dict(zip(IMAGES[-2:], found, strict=True))
 
 
 def parse(arguments):

@@ -31,8 +31,8 @@ import sweeps
 
 from gdiff import config, report
 from gdiff.budget.losses import JUDGE_SEED, measure
-from gdiff.clock import Clock
 from gdiff.errors import require
+from gdiff.prepared import Prepared
 from gdiff.schedule.compare import comparisons
 from gdiff.store.outputs import write_csv
 
@@ -65,17 +65,15 @@ def words(overrides, steps, grids):
 
 def costs(experiment, counts, names, points):
     """KL_disc of grids: rows without distances, and the seconds that the grid of las took."""
-    mesh, process, clock = experiment.runtime.start(), experiment.process, Clock()
-    dataset = experiment.dataset.load()
-    levels = experiment.fitted_schedule(dataset, mesh, clock).grid(process)
-    ends = (float(levels[0]), float(levels[-1]))
-    grids = comparisons(experiment.losses(dataset, mesh, ends), process, counts, *ends)
+    prepared = Prepared(experiment)
+    ends = prepared.ends
+    grids = comparisons(prepared.losses(), experiment.process, counts, *ends)
     for name in names:
         require(name in grids[0], f"{name} cannot go from sigma = {ends[0]:g} to {ends[1]:g}")
     held_out = experiment.schedule.loss_on == "test"
     test = experiment.dataset.held_out().load() if held_out else None
     options = {"samples": points, "test": test, "seed": JUDGE_SEED}
-    judge = measure(experiment.score, dataset, mesh, ends, **options)
+    judge = measure(experiment.score, prepared.data, ends, **options)
     parts = [replace(judge, loss=loss, replicates=None) for loss in judge.replicates]
     rows = []
     for count, found in zip(counts, grids, strict=True):
@@ -83,7 +81,7 @@ def costs(experiment, counts, names, points):
         for name in names:
             above = nats[name] - nats["las"]
             rows.append(Row(count, name, *mean_and_error(nats[name]), *mean_and_error(above)))
-    return rows, clock.seconds["losses"]
+    return rows, prepared.clock.seconds["losses"]
 
 
 def mean_and_error(values):

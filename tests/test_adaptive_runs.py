@@ -82,7 +82,7 @@ def test_an_interrupted_run_goes_on_with_its_grid(monkeypatch):
         sample("run", *words)
     monkeypatch.setattr(Batches, "draw", draw)
     # Even if the loss would now come out otherwise.
-    monkeypatch.setattr("gdiff.experiment.measure", None)
+    monkeypatch.setattr("gdiff.prepared.measure", None)
     assert gdiff("sample", "-q", "--resume", "run").code == 0
     assert read("run")["sigma"] == read("whole")["sigma"]
     assert Path("run/samples.npz").read_bytes() == (whole / "samples.npz").read_bytes()

@@ -15,20 +15,27 @@ GROUND = {"", "errors", "progress", "rng", "denoiser"}
 # What each room may import, besides itself and the ground floor.
 ROOMS = {
     "__main__": {"cli"},
-    "cli": {"config", "experiment", "store", "report", "bench", "dataset", "study", "parallel"},
-    "config": {"experiment"},
+    "cli": {
+        *("config", "run", "prepared", "store", "report", "bench", "dataset", "study"),
+        "parallel",
+    },
+    "config": {"prepared"},
     "report": {"store", "config", "dataset"},
     "bench": {
-        *("experiment", "dataset", "sampler", "parallel", "report", "score", "trajectory", "clock"),
+        *("prepared", "dataset", "sampler", "parallel", "report", "score", "trajectory", "clock"),
         *("metrics", "schedule", "process", "runtime", "kernels", "store"),
     },
     "study": {
-        *("experiment", "budget", "dataset", "report", "figures", "store", "schedule", "prior"),
-        *("score", "process", "trajectory", "clock", "parallel"),
+        *("prepared", "budget", "dataset", "report", "figures", "store", "schedule", "prior"),
+        *("score", "process", "trajectory", "clock", "parallel", "metrics"),
     },
-    "experiment": {
-        *("budget", "store", "figures", "metrics", "score", "schedule", "prior", "sampler"),
-        *("process", "trajectory", "clock", "dataset", "parallel", "runtime", "kernels"),
+    "run": {"artefacts", "prepared", "store", "kernels", "parallel", "sampler"},
+    "artefacts": {
+        *("prepared", "store", "figures", "metrics", "budget", "trajectory", "parallel"),
+    },
+    "prepared": {
+        *("budget", "metrics", "score", "schedule", "prior", "sampler", "process", "trajectory"),
+        *("clock", "dataset", "runtime", "kernels"),
     },
     "budget": {"dataset", "parallel", "score", "schedule", "prior", "sampler", "store"},
     "trajectory": {"sampler", "prior", "parallel", "clock"},

@@ -11,6 +11,7 @@ from gdiff.bench import scores, turns
 from gdiff.bench.scores import Measured, exact_trajectory, measure, overrides_by_score, show_seconds
 from gdiff.bench.turns import in_turn
 from gdiff.errors import UserError
+from gdiff.prepared import Prepared
 
 # The same shapes and devices in all tests, which then share what they compile.
 SMALL = ("dataset=two_points", "schedule=ddpm", "schedule.steps=3", "runtime.mesh=data:2/batch:4")
@@ -130,22 +131,17 @@ def test_queries_are_the_states_of_a_run_with_the_exact_score(tmp_path, monkeypa
     words = (*SMALL, "num_samples=8", "metrics.score_error=always")
     assert gdiff("sample", "-q", *words, "hydra.run.dir=run").code == 0
     experiment = experiments(*words)["full"]
-    queries, _ = exact_trajectory(experiment, *started(experiment), 8)
+    queries, _ = exact_trajectory(Prepared(experiment), 8)
     with np.load(Path("run", "queries.npz")) as file:
         np.testing.assert_array_equal(queries.sigma, file["sigma"])
         np.testing.assert_allclose(queries.z, file["z"], rtol=1e-5, atol=1e-5)
 
 
-def started(experiment):
-    mesh = experiment.runtime.start()
-    return experiment.dataset.load(), mesh
-
-
 def test_errors_are_relative_to_the_exact_mean():
     compared = experiments(*SMALL)
-    dataset, mesh = started(compared["full"])
-    queries, exact = exact_trajectory(compared["full"], dataset, mesh, 8)
-    found = measure(compared, dataset, mesh, queries, exact, 1)
+    prepared = Prepared(compared["full"])
+    queries, exact = exact_trajectory(prepared, 8)
+    found = measure(compared, prepared.data, queries, exact, 1)
     z, variance = queries.z[..., 0].astype(float), queries.sigma[:, None] ** 2
     mean = np.tanh(z / variance)
     np.testing.assert_allclose(exact[..., 0], mean, rtol=1e-4)

@@ -12,6 +12,7 @@ from gdiff import report
 from gdiff.bench import process_memory, scale, scale_tables, turns
 from gdiff.dataset import Dataset
 from gdiff.dataset.array import Array
+from gdiff.dataset.placed import Placed
 from gdiff.parallel.mesh import batch_sharding, make_mesh
 from gdiff.score.exact import Exact
 
@@ -100,7 +101,7 @@ def test_one_device_exchanges_nothing(results):
 def test_devices_exchange_three_numbers_per_coordinate_and_scan_at_most():
     dataset, mesh = Dataset("images", images(50)), make_mesh("data:2")
     z = jax.device_put(np.ones((2, 12, 12, 1), np.float32), batch_sharding(mesh))
-    _, moved = scale._compiled(Exact().fit(dataset, mesh), z)
+    _, moved = scale._compiled(Exact().fit(Placed(dataset, mesh)), z)
     assert 1 < moved / z.size < 3 * 2  # the second scan is for data that crowd
 
 

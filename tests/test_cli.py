@@ -14,6 +14,8 @@ from commands import SMALL, gdiff, start
 from PIL import Image
 
 from gdiff.cli import app
+from gdiff.metrics import DISTANCES
+from gdiff.prepared import ACCOUNT
 
 
 @pytest.fixture(autouse=True)
@@ -300,11 +302,9 @@ def test_quiet_prints_only_the_folder():
 
 
 def test_the_metrics_file_holds_only_what_an_objective_may_name(one_run):
-    from gdiff import experiment
-
     metrics = json.loads((one_run[0] / "metrics.json").read_text())
-    account = [name for name in experiment.ACCOUNT if name in metrics]
-    assert list(metrics) == [*account, *experiment.DISTANCES]
+    account = [name for name in ACCOUNT if name in metrics]
+    assert list(metrics) == [*account, *DISTANCES]
 
 
 def test_metrics_can_be_computed_again(tmp_path):
@@ -378,12 +378,10 @@ def test_a_failing_run_does_not_stop_a_sweep():
 
 
 def test_a_bug_in_one_run_does_not_stop_a_sweep(monkeypatch):
-    from gdiff import experiment
+    from gdiff import run as runs
 
-    run = experiment.run
-    monkeypatch.setattr(
-        experiment, "run", lambda e, folder: 1 / 0 if e.seed == 0 else run(e, folder)
-    )
+    run = runs.run
+    monkeypatch.setattr(runs, "run", lambda e, folder: 1 / 0 if e.seed == 0 else run(e, folder))
     result = gdiff("sample", "-m", "-q", *SMALL, "seed=0,1")
     assert result.code == 2
     assert "ZeroDivisionError" in result.err
@@ -398,15 +396,15 @@ def test_a_sweep_that_cannot_begin_leaves_nothing():
 
 
 def test_a_sweep_that_is_interrupted_has_a_table_of_its_runs(monkeypatch):
-    from gdiff import experiment
+    from gdiff import run as runs
 
     def fragile(e, folder):
         if e.seed == 1:
             raise KeyboardInterrupt
         return run(e, folder)
 
-    run = experiment.run
-    monkeypatch.setattr(experiment, "run", fragile)
+    run = runs.run
+    monkeypatch.setattr(runs, "run", fragile)
     result = gdiff("sample", "-m", "-q", *SMALL, "seed=0,1,2", "hydra.sweep.dir=s")
     assert result.code == 130
     assert result.err == "interrupted; continue with: gdiff sample --resume s/1\n"

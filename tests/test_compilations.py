@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from gdiff import config
-from gdiff.experiment import run
+from gdiff.run import run
 from gdiff.store.outputs import RunFolder
 
 SWEEP = (

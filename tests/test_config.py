@@ -205,7 +205,7 @@ def test_a_target_in_a_users_file_is_not_even_imported(tmp_path):
         ("", "has no _target_|is not a configuration"),
         ("- 1\n", "is not a configuration"),
         ("a: [1\n", "is not a configuration"),
-        ("_target_: gdiff.experiment.Experiment\nnum_samples: 3\n", "is missing"),
+        ("_target_: gdiff.prepared.Experiment\nnum_samples: 3\n", "is missing"),
     ],
 )
 def test_a_damaged_configuration_of_a_run_is_a_users_error(tmp_path, text, message):

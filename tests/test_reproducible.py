@@ -9,7 +9,7 @@ import pytest
 from commands import start
 
 from gdiff import config
-from gdiff.experiment import run
+from gdiff.run import run
 from gdiff.runtime import Runtime
 from gdiff.store.outputs import RunFolder, load_samples
 

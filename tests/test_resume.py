@@ -14,7 +14,7 @@ import pytest
 from commands import gdiff, start
 
 from gdiff import config
-from gdiff.experiment import run
+from gdiff.run import run
 from gdiff.sampler.drivers.sequential import Engine
 from gdiff.store.outputs import RunFolder
 
@@ -259,7 +259,7 @@ def test_data_that_changed_meanwhile_are_refused():
     np.save("x.npy", rng.normal(size=(20, 2)))
     words = ("dataset=array", "dataset.path=x.npy", "dataset.subset=null", "hydra.run.dir=run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gdiff.experiment.Engine", lambda *_: 1 / 0)
+        patch.setattr("gdiff.prepared.Engine", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             gdiff("sample", "-q", *SHORT, *words)
     np.save("x.npy", rng.normal(size=(20, 2)))

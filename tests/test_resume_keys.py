@@ -10,7 +10,7 @@ from commands import gdiff
 
 from gdiff import config
 from gdiff.errors import UserError
-from gdiff.experiment import run
+from gdiff.run import run
 from gdiff.store.outputs import RunFolder
 
 # Three chunks, of 4, 4 and 2 samples.

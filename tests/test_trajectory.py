@@ -4,6 +4,7 @@ import pytest
 
 from gdiff.clock import Clock
 from gdiff.dataset.base import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Posterior
 from gdiff.errors import UserError
 from gdiff.parallel.mesh import make_mesh
@@ -24,7 +25,7 @@ def batches(denoiser=shrink, layout="batch:1"):
     dataset = Dataset("d", np.zeros((2, 3), np.float32))
     engine = Engine(denoiser, DDIM().steps(GRID))
     mesh = make_mesh(layout)
-    prior = Standard().fit(dataset, GRID[0], mesh)
+    prior = Standard().fit(Placed(dataset, mesh), GRID[0])
     return Batches(engine, prior, mesh, size=5, seed=0, clock=Clock())
 
 

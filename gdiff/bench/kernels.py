@@ -15,8 +15,8 @@ from gdiff.bench.turns import Mean, compiled_mean, in_turn
 from gdiff.dataset import Dataset
 from gdiff.denoiser import Denoiser
 from gdiff.errors import require
-from gdiff.experiment import Experiment
 from gdiff.parallel.mesh import BATCH
+from gdiff.prepared import Experiment, Prepared
 from gdiff.sampler.drivers.sequential import Engine
 
 _SIGMAS = (0.05, 1.0, 5.0, 50.0)
@@ -25,11 +25,12 @@ _JOB_STEPS = 10
 
 def main(experiment: Experiment, *, queries: int, repeats: int, output: Path | None) -> None:
     """Print all measurements of an experiment's data set and score; write them as JSON if asked."""
-    mesh = experiment.runtime.start()
+    prepared = Prepared(experiment)
+    mesh = prepared.mesh
     parts = mesh.shape[BATCH]
     require(queries % parts == 0, f"--queries {queries} must be a multiple of {parts} devices")
-    dataset = experiment.dataset.load()
-    denoiser = experiment.score.fit(dataset, mesh)
+    dataset = prepared.dataset
+    denoiser = experiment.score.fit(prepared.data)
     z = jax.random.normal(jax.random.key(0), (queries, *dataset.event_shape))
     score = compiled_mean(denoiser, z, np.ones((), z.dtype))
     results = {

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.runtime import Runtime
 
 # Posterior means [b, d] of queries z [b, d] at one noise level, both float32 NumPy arrays in model
@@ -35,6 +36,11 @@ class Problem:
     def mesh(self) -> Mesh:
         """The devices, started."""
         return self.runtime.start()
+
+    @cached_property
+    def data(self) -> Placed:
+        """The data on the devices."""
+        return Placed(self.dataset, self.mesh)
 
     @cached_property
     def centre(self) -> np.ndarray:

@@ -92,7 +92,7 @@ def measure(problem: Problem, spec: ScoreSpec, seed: int, repeats: int) -> dict[
 
     torch.set_num_threads(processors())
     grid = DDPMIndices(steps=STEPS, spacing=_SPACING).grid(_PROCESS)
-    denoiser = spec.fit(problem.dataset, problem.mesh, grid[:-1].tolist())
+    denoiser = spec.fit(problem.data, grid[:-1].tolist())
     shape = (problem.queries, *problem.dataset.event_shape)
     x = np.asarray(jax.random.normal(jax.random.key(seed), shape, jnp.float32))
     keys = rng.sample_keys(seed, rng.Role.STEP, jnp.arange(len(x)))

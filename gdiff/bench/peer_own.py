@@ -21,7 +21,7 @@ def score(spec: ScoreSpec, sigmas: tuple[float, ...]) -> Peer:
 def _prepare_score(spec: ScoreSpec, sigmas: tuple[float, ...], problem: Problem) -> Ask:
     mesh = problem.mesh
     shape = (problem.queries, *problem.dataset.event_shape)
-    denoiser = spec.fit(problem.dataset, mesh, sigmas)
+    denoiser = spec.fit(problem.data, sigmas)
 
     def placed(z: np.ndarray) -> jax.Array:
         return jax.device_put(z.reshape(shape), batch_sharding(mesh))

@@ -25,9 +25,9 @@ from gdiff.bench.peer_memory import Memory
 from gdiff.bench.scores import exact_trajectory
 from gdiff.bench.turns import in_turn
 from gdiff.errors import require
-from gdiff.experiment import Experiment
 from gdiff.metrics.exact import exact_posterior
 from gdiff.parallel.mesh import BATCH
+from gdiff.prepared import Experiment, Prepared
 from gdiff.progress import track
 from gdiff.score.exact import Exact
 from gdiff.trajectory import Queries
@@ -125,7 +125,7 @@ def main(
 def measure(experiment: Experiment, problem: Problem, repeats: int) -> Results:
     """Means at all levels, then memory, then samplers."""
     dataset, count = problem.dataset, problem.queries
-    points, _ = exact_trajectory(experiment, dataset, problem.mesh, count)
+    points, _ = exact_trajectory(Prepared(experiment), count)
     specs = {type(spec): spec for spec in (Exact(), experiment.score)}
     own = [peer_own.score(spec, tuple(points.sigma.tolist())) for spec in specs.values()]
     peers, asks, missing = _prepared([*own, *OTHERS], problem, points)

@@ -23,14 +23,13 @@ from gdiff.bench.accuracy import relative_errors
 from gdiff.bench.collectives import Program
 from gdiff.bench.peers import machine
 from gdiff.bench.turns import in_turn
-from gdiff.clock import Clock
 from gdiff.dataset import Dataset
 from gdiff.dataset.base import blocks
 from gdiff.denoiser import Denoiser
 from gdiff.errors import require
-from gdiff.experiment import Experiment
 from gdiff.kernels.streamed import Streamed
 from gdiff.parallel.mesh import BATCH, DATA, batch_sharding, place_rows
+from gdiff.prepared import Experiment, Prepared
 from gdiff.progress import track
 from gdiff.score.exact import ExactScan
 from gdiff.score.golden.scan import GoldenScan
@@ -102,17 +101,16 @@ def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
     """
     with contextlib.suppress(OSError):  # the highest mark starts again from here
         process_memory.forget_peak()
-    mesh, clock = experiment.runtime.start(), Clock()
+    prepared = Prepared(experiment)
+    mesh, clock = prepared.mesh, prepared.clock
     parts = mesh.shape[BATCH]
     require(queries % parts == 0, f"--queries {queries} must be a multiple of {parts} devices")
-    dataset = experiment.dataset.load()
-    levels = experiment.fitted_schedule(dataset, mesh, clock).grid(experiment.process)[:-1]
+    dataset, levels, prior = prepared.dataset, prepared.grid[:-1], prepared.prior
     with clock.phase("prior"):
-        prior = experiment.prior.fit(dataset, float(levels[0]), mesh)
         keys = rng.sample_keys(experiment.seed, rng.Role.PRIOR, jnp.arange(queries))
         z = jax.device_put(prior.sample(keys), batch_sharding(mesh))
     with clock.phase("fit golden"):
-        golden = jax.block_until_ready(experiment.score.fit(dataset, mesh, levels.tolist()))
+        golden = jax.block_until_ready(experiment.score.fit(prepared.data, levels.tolist()))
     require(
         isinstance(golden, GoldenScan),
         f"{dataset.name} is too small for gdiff bench scale: score=golden scans it in full",
@@ -142,7 +140,7 @@ def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
         "dim": dataset.dim,
         "bytes": dataset.x.nbytes,
         "dtype": dataset.x.dtype.name,
-        "rows": "host" if isinstance(full.rows, Streamed) else "device",
+        "rows": "host" if isinstance(full.rows.stored, Streamed) else "device",
         "queries": queries,
         "sigma": levels.tolist(),
         **scans,

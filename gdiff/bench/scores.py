@@ -9,22 +9,19 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from rich.table import Table
 
 from gdiff import report
 from gdiff.bench.accuracy import relative_errors
 from gdiff.bench.turns import compiled_mean, in_turn
 from gdiff.clock import Clock
-from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.errors import UserError, require
-from gdiff.experiment import Experiment
 from gdiff.parallel.mesh import BATCH, batch_sharding
+from gdiff.prepared import Experiment, Prepared
 from gdiff.progress import track
-from gdiff.sampler.drivers.sequential import Engine
 from gdiff.score.base import ScoreSpec
-from gdiff.score.exact import Exact
-from gdiff.trajectory import Batches, Queries, States
+from gdiff.trajectory import Queries, States
 
 
 @dataclass(frozen=True)
@@ -93,12 +90,13 @@ def main(
         output: also write the numbers there, as JSON.
     """
     first = next(iter(experiments.values()))
-    mesh = first.runtime.start()
+    prepared = Prepared(first)
+    mesh = prepared.mesh
     parts = mesh.shape[BATCH]
     require(queries % parts == 0, f"--queries {queries} must be a multiple of {parts} devices")
-    dataset = first.dataset.load()
-    points, exact = exact_trajectory(first, dataset, mesh, queries)
-    measured = measure(experiments, dataset, mesh, points, exact, repeats)
+    dataset = prepared.dataset
+    points, exact = exact_trajectory(prepared, queries)
+    measured = measure(experiments, prepared.data, points, exact, repeats)
     sizes = {"points": len(dataset), "dim": dataset.dim, "queries": queries}
     title = f"{dataset.name}: n = {len(dataset)}, d = {dataset.dim}, B = {queries}"
     show_seconds(measured, points.sigma, title, repeats)
@@ -110,34 +108,25 @@ def main(
         output.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def exact_trajectory(
-    experiment: Experiment, dataset: Dataset, mesh: Mesh, count: int
-) -> tuple[Queries, np.ndarray]:
+def exact_trajectory(prepared: Prepared, count: int) -> tuple[Queries, np.ndarray]:
     """The first `count` samples of an experiment on their way, had it the exact score.
 
     Returns:
         The states at all noise levels but the last of the grid, and the exact means there in the
         working precision: [L, count, *event].
     """
-    clock = Clock()
-    schedule = experiment.fitted_schedule(dataset, mesh, clock)
-    grid = schedule.grid(experiment.process)
-    with clock.phase("fit full"):
-        denoiser = Exact().fit(dataset, mesh)
-        prior = experiment.prior.fit(dataset, float(grid[0]), mesh)
-    engine = Engine(denoiser, experiment.sampler.steps(grid))
-    batches = Batches(engine, prior, mesh, count, experiment.seed, clock)
-    states = States(range(len(grid) - 1), count)
-    with track("exact trajectory", len(grid) - 1, "steps") as progress:
+    levels = prepared.grid[:-1]
+    states = States(range(len(levels)), count)
+    with track("exact trajectory", len(levels), "steps") as progress:
+        batches = prepared.drawing(prepared.exact, count)
         batches.draw(np.arange(count), [states], progress.reach)
-    queries = Queries(states.stacked(), grid[:-1])
-    return queries, np.asarray(queries.ask(denoiser, mesh).mean)
+    queries = Queries(states.stacked(), levels)
+    return queries, np.asarray(queries.ask(prepared.exact, prepared.mesh).mean)
 
 
 def measure(
     experiments: Mapping[str, Experiment],
-    dataset: Dataset,
-    mesh: Mesh,
+    data: Placed,
     queries: Queries,
     exact: np.ndarray,
     repeats: int,
@@ -146,18 +135,18 @@ def measure(
 
     Args:
         experiments: by the name of their score.
-        dataset, mesh: what they are fitted to, and where.
+        data: what they are fitted to.
         queries: points [L, q, *event] and their levels.
         exact: [L, q, *event] the exact means.
         repeats: calls that count, of scores that are not slow.
     """
     clock = Clock()
     levels = queries.sigma.astype(queries.z.dtype)
-    placed = [jax.device_put(z, batch_sharding(mesh)) for z in queries.z]
+    placed = [jax.device_put(z, batch_sharding(data.mesh)) for z in queries.z]
     programs = {}
     for name, experiment in experiments.items():
         with clock.phase(f"fit {name}"):
-            denoiser = experiment.score.fit(dataset, mesh, queries.sigma.tolist())
+            denoiser = experiment.score.fit(data, queries.sigma.tolist())
         with clock.phase(f"compile {name}"):
             programs[name] = compiled_mean(denoiser, placed[0], levels[0])
     rounds = []

@@ -7,12 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from gdiff.budget.noised import call_width, draw, evaluate
-from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import Statistics, statistics
 from gdiff.denoiser import Denoiser
 from gdiff.errors import UserError, require
@@ -44,22 +43,20 @@ class Noised:
     interest a hundredth.
 
     Attributes:
-        dataset: x_0 is uniform over its rows.
-        mesh: the devices.
+        data: x_0 is uniform over its rows.
         sigma: noise level.
         count: of draws.
     """
 
-    dataset: Dataset
-    mesh: Mesh
+    data: Placed
     sigma: float
     count: int
 
     @classmethod
-    def of(cls, dataset: Dataset, mesh: Mesh, sigma: float, samples: int | None = None) -> "Noised":
+    def of(cls, data: Placed, sigma: float, samples: int | None = None) -> "Noised":
         """As many draws as are asked for, or as a moment of work allows."""
-        affordable = _PRODUCTS // (len(dataset) * dataset.dim)
-        return cls(dataset, mesh, sigma, samples or int(np.clip(affordable, _FEWEST, _MOST)))
+        affordable = _PRODUCTS // data.dataset.x.size
+        return cls(data, sigma, samples or int(np.clip(affordable, _FEWEST, _MOST)))
 
     def divergence(self, prior: PriorSpec) -> Nats:
         """KL(p_σ ‖ prior) = E[log p_σ(z) - log prior(z)], z ~ p_σ; from the cache if there.
@@ -69,12 +66,12 @@ class Noised:
         priors little but log p_σ is left to chance.
         """
         what = f"{prior!r} {self.sigma!r} {self.count}"
-        key = f"initialization-{_VERSION} {self.dataset.fingerprint()} {what}"
+        key = f"initialization-{_VERSION} {self.data.dataset.fingerprint()} {what}"
         return Nats(*map(float, cache.cached(key, lambda: self._estimate(prior))))
 
     def _estimate(self, prior: PriorSpec) -> np.ndarray:
         with jax.enable_x64(True):
-            fitted = prior.fit(self.dataset, self.sigma, self.mesh)
+            fitted = prior.fit(self.data, self.sigma)
             log_prior = self._evaluated(Partial(_log_prob, fitted))
         excess = self.log_density - log_prior
         # By least squares, on controls that vary at all and are not one another.
@@ -90,8 +87,8 @@ class Noised:
     @cached_property
     def _draws(self) -> tuple[np.ndarray, np.ndarray]:
         """z and ε: [n, d] float64."""
-        points = draw(self.dataset, self.count, _SEED)
-        clean, noise = (x.reshape(-1, self.dataset.dim) for x in points[:2])
+        points = draw(self.data.dataset, self.count, _SEED)
+        clean, noise = (x.reshape(-1, self.data.dataset.dim) for x in points[:2])
         noise = noise.astype(np.float64)
         return clean + self.sigma * noise, noise
 
@@ -99,15 +96,15 @@ class Noised:
     def log_density(self) -> np.ndarray:
         """Log p_σ at the draws, by the full scan: [n]."""
         with jax.enable_x64(True):
-            scan = Exact().fit(self.dataset, self.mesh)
+            scan = Exact().fit(self.data)
             return self._evaluated(Partial(_exact_log_density, scan, jnp.asarray(self.sigma)))
 
     @cached_property
     def controls(self) -> np.ndarray:
         """Functions of the draws less their expectations: [n, 3]."""
         z, noise = self._draws
-        moments = statistics(self.dataset)
-        d = self.dataset.dim
+        moments = statistics(self.data.dataset)
+        d = self.data.dataset.dim
         total = moments.eigenvalues.sum() + (d - len(moments.eigenvalues)) * moments.tail
         square = np.sum(moments.mean**2) + total + d * self.sigma**2
         return np.column_stack(
@@ -119,22 +116,19 @@ class Noised:
         )
 
     def _evaluated(self, function: Partial) -> np.ndarray:
-        z = self._draws[0].reshape(-1, *self.dataset.event_shape)
-        width = call_width(self.dataset)
-        return evaluate(function, self.mesh, lambda index: (z[index],), len(z), width)
+        z = self._draws[0].reshape(-1, *self.data.dataset.event_shape)
+        width = call_width(self.data.dataset)
+        return evaluate(function, self.data.mesh, lambda index: (z[index],), len(z), width)
 
 
-def shortest(
-    dataset: Dataset, mesh: Mesh, prior: PriorSpec, tolerance: float, ends: tuple[float, float]
-) -> float:
+def shortest(data: Placed, prior: PriorSpec, tolerance: float, ends: tuple[float, float]) -> float:
     """The smallest noise level from which a prior is within a tolerance of the noised data.
 
     The divergence grows as noise falls, for priors that diffuse as the data do, so the search
     halves the range of log σ.
 
     Args:
-        dataset: the data.
-        mesh: the devices.
+        data: the data.
         prior: fitted anew at every level.
         tolerance: in nats, for the estimate and two standard errors.
         ends: the largest and the smallest level to consider.
@@ -150,7 +144,7 @@ def shortest(
     )
 
     def reached(sigma: float) -> float:
-        found = Noised.of(dataset, mesh, sigma).divergence(prior)
+        found = Noised.of(data, sigma).divergence(prior)
         return found.nats + _ERRORS * found.standard_error
 
     high, low = ends

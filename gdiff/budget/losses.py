@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from gdiff.budget.noised import REPLICATES, Points, call_width, draw, evaluate, rounded
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
 from gdiff.progress import track
 from gdiff.schedule.losses import LossCurve
@@ -45,8 +46,7 @@ def effort(dataset: Dataset, samples: int | None = None, fewest: int = _FEWEST) 
 
 def measure(
     score: ScoreSpec,
-    dataset: Dataset,
-    mesh: Mesh,
+    data: Placed,
     ends: tuple[float, float],
     *,
     samples: int | None = None,
@@ -62,8 +62,7 @@ def measure(
 
     Args:
         score: what is measured.
-        dataset: that it is fitted to.
-        mesh: the devices.
+        data: that it is fitted to.
         ends: the largest and the smallest noise level.
         samples: at each level, rounded up to a multiple of 8; None chooses by size, but at least
             `fewest`, which is what data sets of images get.
@@ -73,6 +72,7 @@ def measure(
     Returns:
         A curve with 8 replicates, to five digits.
     """
+    dataset = data.dataset
     levels, count = effort(dataset, samples, fewest)
     sigma, wanted = _lattice(levels, ends)
     where = "train" if test is None else test.fingerprint()
@@ -83,10 +83,10 @@ def measure(
     is_posterior = score.is_posterior and test is None
 
     def build() -> np.ndarray:
-        denoiser = score.fit(dataset, mesh, sigma)
+        denoiser = score.fit(data, sigma)
         points = test if test is not None else dataset
         chosen = draw(points, count, seed, _SPREAD if points.dim <= _FEW else 1.0)
-        return _replicates(denoiser, chosen, mesh, sigma, is_posterior, dataset)
+        return _replicates(denoiser, chosen, data.mesh, sigma, is_posterior, dataset)
 
     replicates = cache.cached(key, build)
     replicates = _with_tail(sigma, np.array(replicates))[:, wanted]

@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from gdiff.budget.initialization import Noised
 from gdiff.budget.losses import JUDGE_SEED, measure
 from gdiff.budget.noised import REPLICATES, call_width, draw, evaluate
-from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
 from gdiff.prior.base import PriorSpec
 from gdiff.progress import track
@@ -98,8 +97,7 @@ METRICS = tuple(f"kl_{name}" for name in (INITIALIZATION, DISCRETIZATION, SCORE,
 
 
 def budget(
-    dataset: Dataset,
-    mesh: Mesh,
+    data: Placed,
     grid: np.ndarray,
     plan: Plan,
     prior: PriorSpec,
@@ -110,8 +108,7 @@ def budget(
     """The budget of a run.
 
     Args:
-        dataset: the data.
-        mesh: the devices.
+        data: the data.
         grid: [K + 1] noise levels, the last maybe 0.
         plan: the sampler's table on them.
         prior: where the run starts.
@@ -120,15 +117,15 @@ def budget(
         blocks: run.json's account of parallel blocks; none for sequential steps.
     """
     levels = grid[grid > 0]
-    start = Noised.of(dataset, mesh, float(levels[0])).divergence(prior)
+    start = Noised.of(data, float(levels[0])).divergence(prior)
     terms = [
         Term(INITIALIZATION, *start, f"KL(p_T ‖ prior) at sigma = {levels[0]:.4g}, Monte Carlo")
     ]
     if is_ancestral(plan, grid):
         terms += [
-            _discretization(dataset, mesh, levels),
-            _score(dataset, mesh, levels, score, denoiser),
-            _picard(dataset.dim, levels, blocks),
+            _discretization(data, levels),
+            _score(data, levels, score, denoiser),
+            _picard(data.dataset.dim, levels, blocks),
         ]
         nats = sum(term.nats for term in terms)
         error = math.sqrt(sum(term.standard_error**2 for term in terms))
@@ -138,7 +135,7 @@ def budget(
             Term(name, None, None, _NOT_ANCESTRAL) for name in (DISCRETIZATION, SCORE, PICARD)
         ]
         total = Term(TOTAL, None, None, "does not apply: not all terms do")
-    return Budget((*terms, total), dataset.dim, (float(levels[0]), float(levels[-1])))
+    return Budget((*terms, total), data.dataset.dim, (float(levels[0]), float(levels[-1])))
 
 
 def is_ancestral(plan: Plan, grid: np.ndarray) -> bool:
@@ -153,41 +150,37 @@ def is_ancestral(plan: Plan, grid: np.ndarray) -> bool:
     )
 
 
-def _discretization(dataset: Dataset, mesh: Mesh, levels: np.ndarray) -> Term:
+def _discretization(data: Placed, levels: np.ndarray) -> Term:
     if len(levels) < 2:
         return Term(DISCRETIZATION, 0.0, 0.0, "no step ends above noise level 0")
-    curve = exact_curve(dataset, mesh, (float(levels[0]), float(levels[-1])))
+    curve = exact_curve(data, (float(levels[0]), float(levels[-1])))
     statement = f"{len(levels) - 1} steps, from the exact denoising loss"
     nats, error = curve.discretization(levels), curve.discretization_error(levels)
     return Term(DISCRETIZATION, nats, error, statement)
 
 
-def exact_curve(dataset: Dataset, mesh: Mesh, ends: tuple[float, float]) -> LossCurve:
+def exact_curve(data: Placed, ends: tuple[float, float]) -> LossCurve:
     """The mmse of the data between two noise levels, as finely as a budget needs it."""
-    return measure(Exact(), dataset, mesh, ends, fewest=_LOSS_SAMPLES, seed=JUDGE_SEED)
+    return measure(Exact(), data, ends, fewest=_LOSS_SAMPLES, seed=JUDGE_SEED)
 
 
-def _score(
-    dataset: Dataset, mesh: Mesh, levels: np.ndarray, score: ScoreSpec, denoiser: Denoiser | None
-) -> Term:
+def _score(data: Placed, levels: np.ndarray, score: ScoreSpec, denoiser: Denoiser | None) -> Term:
     if score.is_exact:
         return Term(SCORE, 0.0, 0.0, "none: the score is the exact one")
     if len(levels) < 2:
         return Term(SCORE, 0.0, 0.0, "no step ends above noise level 0")
-    nats, error = score_error(dataset, mesh, levels, denoiser)
+    nats, error = score_error(data, levels, denoiser)
     return Term(SCORE, nats, error, "measured against the full scan on noised data")
 
 
-def score_error(
-    dataset: Dataset, mesh: Mesh, levels: np.ndarray, denoiser: Denoiser
-) -> tuple[float, float]:
+def score_error(data: Placed, levels: np.ndarray, denoiser: Denoiser) -> tuple[float, float]:
     """½ Σ (γ_{k+1} - γ_k) E‖D - D̃‖² on a grid of positive levels, and its standard error.
 
     On a long grid the expectation is measured at some of the levels, and linear in log σ between.
     """
     few = levels[np.linspace(0, len(levels) - 2, min(len(levels) - 1, _SCORE_LEVELS)).astype(int)]
-    affordable = _PRODUCTS // (len(few) * len(dataset) * dataset.dim)
-    gaps = _gaps(dataset, mesh, few, denoiser, int(np.clip(affordable, REPLICATES, _MOST)))
+    affordable = _PRODUCTS // (len(few) * data.dataset.x.size)
+    gaps = _gaps(data, few, denoiser, int(np.clip(affordable, REPLICATES, _MOST)))
     weights = np.diff(levels**-2.0) / 2
     # np.interp wants increasing places.
     at, places = np.log(levels[:-1][::-1]), np.log(few[::-1])
@@ -195,25 +188,23 @@ def score_error(
     return float(np.mean(totals)), float(np.std(totals, ddof=1) / math.sqrt(len(totals)))
 
 
-def _gaps(
-    dataset: Dataset, mesh: Mesh, sigma: np.ndarray, denoiser: Denoiser, count: int
-) -> np.ndarray:
+def _gaps(data: Placed, sigma: np.ndarray, denoiser: Denoiser, count: int) -> np.ndarray:
     """E‖D - D̃‖² at levels sigma [L], replicate by replicate: [R, L]."""
-    points = draw(dataset, count, _SEED)
-    clean, noise = (x.reshape(-1, *dataset.event_shape) for x in points[:2])
+    points = draw(data.dataset, count, _SEED)
+    clean, noise = (x.reshape(-1, *data.dataset.event_shape) for x in points[:2])
     total, dtype = len(clean), jnp.result_type(float)
 
     def rows(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         level, sample = np.divmod(index, total)
         at = sigma[level].astype(dtype)
-        shape = (-1,) + (1,) * len(dataset.event_shape)
+        shape = (-1,) + (1,) * len(data.dataset.event_shape)
         return clean[sample].astype(dtype) + at.reshape(shape) * noise[sample], at
 
-    gap = Partial(_squared_gap, Exact().fit(dataset, mesh), denoiser)
+    gap = Partial(_squared_gap, Exact().fit(data), denoiser)
     with track("error of the score", len(sigma) * total, "evaluations") as progress:
         # One level a call where that is possible: some scores plan by level.
-        width = min(call_width(dataset), total)
-        found = evaluate(gap, mesh, rows, len(sigma) * total, width, progress)
+        width = min(call_width(data.dataset), total)
+        found = evaluate(gap, data.mesh, rows, len(sigma) * total, width, progress)
     return found.reshape(len(sigma), REPLICATES, -1).mean(axis=2).T
 
 

@@ -30,7 +30,7 @@ from gdiff.config.specs import (
     no_key,
 )
 from gdiff.errors import UserError, require
-from gdiff.experiment import Experiment
+from gdiff.prepared import Experiment
 
 _ROOT = "config"
 # Packages whose classes Hydra itself may be made of; Optuna's samplers belong to its sweeper.

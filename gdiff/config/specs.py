@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from gdiff.errors import UserError, require
-from gdiff.experiment import Experiment
+from gdiff.prepared import Experiment
 
 TARGET = "_target_"
 # Where the classes of older run folders are now.
@@ -24,6 +24,7 @@ _METHODS = (
     *("euler_maruyama", "exponential", "heun", "li_cai", "midpoint", "srk"),
 )
 _MOVED = {
+    "gdiff.experiment": "gdiff.prepared",
     "gdiff.mesh": "gdiff.runtime",
     "gdiff.score.full.Full": "gdiff.score.exact.Exact",
     "gdiff.score.pca_local": "gdiff.score.local",

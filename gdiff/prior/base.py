@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 
 
 class Prior(Protocol):
@@ -31,13 +32,12 @@ class PriorSpec(abc.ABC):
     is_trained: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def fit(self, dataset: Dataset, sigma: float, mesh: Mesh) -> Prior:
+    def fit(self, data: Dataset | Placed, sigma: float) -> Prior:
         """The prior at noise level `sigma`, in z = x_0 + sigma ε.
 
         Args:
-            dataset: whose noised law the prior stands for.
+            data: whose noised law the prior stands for; placed on a mesh, or to be placed.
             sigma: the first noise level, > 0.
-            mesh: the devices that hold the prior.
 
         Raises:
             UserError: options that do not fit the data.

@@ -4,12 +4,10 @@ from dataclasses import dataclass
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from gdiff.dataset import Dataset
-from gdiff.parallel.mesh import BATCH
+from gdiff.dataset.placed import Placed
 from gdiff.prior.base import PriorSpec, replicated
 from gdiff.score.exact import Exact, ExactScan
 
@@ -21,9 +19,11 @@ class Empirical(PriorSpec):
     An oracle, without any error at the start. At a small sigma a trajectory returns to its row.
     """
 
-    def fit(self, dataset: Dataset, sigma: float, mesh: Mesh) -> "NoisedData":
+    def fit(self, data: Dataset | Placed, sigma: float) -> "NoisedData":
         """Place all rows on the mesh, split over its axis `data`."""
-        return NoisedData(Exact().fit(dataset, mesh), replicated(sigma, mesh), dataset.event_shape)
+        data = Placed.of(data)
+        level = replicated(sigma, data.mesh)
+        return NoisedData(Exact().fit(data), level, data.dataset.event_shape)
 
 
 class NoisedData(eqx.Module):
@@ -44,17 +44,13 @@ class NoisedData(eqx.Module):
 
         def draw(key: Key[Array, ""]) -> tuple[Array, Array]:
             row, noise = jax.random.split(key)
-            shape = self.scan.centre.shape
-            return jax.random.randint(row, (), 0, self.scan.n), jax.random.normal(noise, shape)
+            shape = self.scan.rows.centre.shape
+            return jax.random.randint(row, (), 0, self.scan.rows.n), jax.random.normal(noise, shape)
 
         index, noise = jax.vmap(draw)(keys)
-        rows = self.scan.rows[index].astype(noise.dtype)
-        z = (rows - self.scan.shift) / self.scan.scale + self.sigma * noise
+        z = self.scan.rows.take(index) + self.sigma * noise
         return z.reshape(-1, *self.event_shape)
 
     def log_prob(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
         """Log density at every row, in nats, from a scan over all data."""
-        count = z.shape[0]
-        missing = -count % self.scan.mesh.shape[BATCH]
-        z = jnp.pad(z.reshape(count, -1), ((0, missing), (0, 0)), mode="edge")
-        return self.scan(z, jnp.broadcast_to(self.sigma, z.shape[:1])).log_density[:count]
+        return self.scan(z, self.sigma).log_density

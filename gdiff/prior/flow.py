@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import Statistics, statistics
 from gdiff.errors import require
 from gdiff.prior.base import PriorSpec
@@ -91,12 +92,14 @@ class Flow(PriorSpec):
         )
         require(0 <= self.seed < 2**32, f"prior.seed={self.seed} must be between 0 and 2^32 - 1")
 
-    def fit(self, dataset: Dataset, sigma: float, mesh: Mesh) -> "DiffusedFlow":
+    def fit(self, data: Dataset | Placed, sigma: float) -> "DiffusedFlow":
         """Train the flow at `sigma`, or take it from the cache.
 
         Raises:
             UserError: data of one row, or more components than points.
         """
+        data = Placed.of(data)
+        dataset, mesh = data.dataset, data.mesh
         require(
             len(dataset) >= 2,
             f"prior=flow needs at least 2 points, one of them to be held out, and {dataset.name} "
@@ -105,7 +108,7 @@ class Flow(PriorSpec):
         found = statistics(dataset)
         rank = min(self.rank, len(found.eigenvalues))
         mixture = GMM(components=self.components, rank=min(rank, GMM.rank))
-        mixture = mixture.fit(dataset, sigma, mesh)
+        mixture = mixture.fit(data, sigma)
         own = Statistics(np.zeros(rank), found.eigenvalues[:rank], np.eye(rank), 0.0)
         head = DiffusedGaussian.of(own, (rank,), sigma, mesh)
         start = Couplings.identity(self.couplings, rank, self.width, self.seed)
@@ -122,8 +125,8 @@ class Flow(PriorSpec):
                 return np.asarray(ravel_pytree(eqx.filter(best, eqx.is_inexact_array))[0])
 
         if flat.size:
-            data = f"{dataset.fingerprint()}-{_fingerprint(mixture)}"
-            key = f"flow-{_VERSION}-{data}-{sigma!r}-{self!r}"
+            law = f"{dataset.fingerprint()}-{_fingerprint(mixture)}"
+            key = f"flow-{_VERSION}-{law}-{sigma!r}-{self!r}"
             flat = jnp.asarray(cache.cached(key, train), flat.dtype)
         couplings = eqx.combine(shaped(flat), rest)
         couplings = jax.device_put(couplings, NamedSharding(mesh, PartitionSpec()))

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import Statistics, statistics
 from gdiff.prior.base import PriorSpec, replicated
 from gdiff.score.wiener import WienerFilter
@@ -24,8 +25,10 @@ class Gaussian(PriorSpec):
     512 leading directions have a variance of their own, and the others share their mean.
     """
 
-    def fit(self, dataset: Dataset, sigma: float, mesh: Mesh) -> "DiffusedGaussian":
+    def fit(self, data: Dataset | Placed, sigma: float) -> "DiffusedGaussian":
         """The prior from the data's cached statistics."""
+        data = Placed.of(data)
+        dataset, mesh = data.dataset, data.mesh
         return DiffusedGaussian.of(statistics(dataset), dataset.event_shape, sigma, mesh)
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 from gdiff.dataset import Dataset
 from gdiff.dataset.base import blocks
 from gdiff.dataset.pages import release
+from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import Statistics, statistics
 from gdiff.errors import require
 from gdiff.prior.base import PriorSpec, replicated
@@ -96,12 +97,14 @@ class MixtureSpec(PriorSpec):
             floor: added to variances.
         """
 
-    def fit(self, dataset: Dataset, sigma: float, mesh: Mesh) -> "DiffusedMixture":
+    def fit(self, data: Dataset | Placed, sigma: float) -> "DiffusedMixture":
         """Fit the mixture, or take it from the cache, and diffuse it to `sigma`.
 
         Raises:
             UserError: more components than points.
         """
+        data = Placed.of(data)
+        dataset, mesh = data.dataset, data.mesh
         n = len(dataset)
         count = self.components or int(np.clip(n // _POINTS_EACH, 1, _MOST))
         require(

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from jax.sharding import Mesh
-
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import statistics
 from gdiff.errors import require
 from gdiff.prior.base import PriorSpec
@@ -27,7 +26,9 @@ class PPCA(PriorSpec):
     def __post_init__(self) -> None:
         require(self.rank >= 1, f"prior.rank={self.rank} must be at least 1")
 
-    def fit(self, dataset: Dataset, sigma: float, mesh: Mesh) -> DiffusedGaussian:
+    def fit(self, data: Dataset | Placed, sigma: float) -> DiffusedGaussian:
         """The prior from the data's cached statistics."""
+        data = Placed.of(data)
+        dataset, mesh = data.dataset, data.mesh
         found = statistics(dataset, self.rank)
         return DiffusedGaussian.of(found, dataset.event_shape, sigma, mesh)

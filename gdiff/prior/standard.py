@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.errors import require
 from gdiff.prior.base import PriorSpec, replicated
 
@@ -32,8 +32,10 @@ class Standard(PriorSpec):
             self.data_variance >= 0, f"prior.data_variance={self.data_variance} must be 0 or more"
         )
 
-    def fit(self, dataset: Dataset, sigma: float, mesh: Mesh) -> "IsotropicGaussian":
+    def fit(self, data: Dataset | Placed, sigma: float) -> "IsotropicGaussian":
         """The prior for points shaped like the data set's."""
+        data = Placed.of(data)
+        dataset, mesh = data.dataset, data.mesh
         std = (self.data_variance + sigma**2) ** 0.5
         return IsotropicGaussian(dataset.event_shape, replicated(std, mesh))
 

@@ -4,9 +4,8 @@ import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jax.sharding import Mesh
-
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
 
 
@@ -25,12 +24,11 @@ class ScoreSpec(abc.ABC):
         return self.is_exact
 
     @abc.abstractmethod
-    def fit(self, dataset: Dataset, mesh: Mesh, sigmas: Sequence[float] = ()) -> Denoiser:
-        """Place what is needed of the data on the mesh and return the denoiser.
+    def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> Denoiser:
+        """Place what is needed of the data on the devices and return the denoiser.
 
         Args:
-            dataset: whose posterior it is.
-            mesh: the devices.
+            data: whose posterior it is; placed on a mesh, or to be placed on all devices.
             sigmas: positive noise levels at which the run will ask, in any order, so that a
                 score can prepare tables; a denoiser answers at other levels too.
         """

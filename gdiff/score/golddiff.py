@@ -6,26 +6,26 @@ say which of them count. So the shapes are static, but nothing is saved over a f
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed, half_norms
 from gdiff.denoiser import Posterior
 from gdiff.errors import require, require_one_of
 from gdiff.kernels import compensated, selection
+from gdiff.kernels.fold import Chunk, Fold, PerRow, Rows, denoised, fold, on_devices
 from gdiff.kernels.parts import in_parts
 from gdiff.kernels.softmax import excess_distances
-from gdiff.parallel.mesh import BATCH, DATA
+from gdiff.parallel.mesh import DATA
 from gdiff.score.base import ScoreSpec
-from gdiff.score.exact import ExactScan, half_norms
 
 ESTIMATORS = ("ss", "wss")
 # Sides of an automatic proxy.
@@ -85,67 +85,47 @@ class GoldDiff(ScoreSpec):
         )
         require(0 <= self.seed < 2**32, f"score.seed={self.seed} must be between 0 and 2^32 - 1")
 
-    def fit(self, dataset: Dataset, mesh: Mesh, sigmas: Sequence[float] = ()) -> "GoldenSubset":
-        """Place the data and their proxy on the mesh and return the denoiser."""
-        return GoldenSubset.of(self, dataset, mesh)
+    def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> "GoldenSubset":
+        """Place the data and their proxy and return the denoiser."""
+        return GoldenSubset.of(self, Placed.of(data))
 
 
-class Cloud(eqx.Module):
-    """Points to measure distances from, split over the mesh axis `data`.
+class _WeightedSum(Fold):
+    """Σ w (y - centre) of this device's rows, for weights [b, n]: [b, d]."""
 
-    Attributes:
-        rows: [n_padded, d]; half_norms: [n_padded] ½‖row - centre‖²; centre: [d].
-    """
+    def start(self, rows: Rows, weights: Array) -> Array:
+        return jnp.zeros((len(weights), rows.dim), weights.dtype)
 
-    rows: Array
-    half_norms: Float[Array, " n"]
-    centre: Float[Array, " d"]
+    def step(self, rows: Rows, state: Array, chunk: Chunk, weights: Array) -> Array:
+        own = jax.lax.dynamic_slice_in_dim(weights, chunk.start, len(chunk.counts), axis=1)
+        own = jnp.where(chunk.counts, own, 0)
+        y = chunk.stored.astype(weights.dtype) - rows.centre
+        return state + jnp.matmul(own, y, precision=_HIGHEST)
 
-    def affinities(self, z: Float[Array, "b d"], chunk: int) -> Float[Array, "b n"]:
-        """z·y - ½‖y‖² = ½‖z‖² - ½‖z - y‖² for queries z and rows y, both less the centre."""
-        n = self.rows.shape[0]
-        chunk = min(chunk, n)
+    def finish(self, rows: Rows, state: Array, weights: Array) -> Array:
+        return state
 
-        def body(i: Array, out: Array) -> Array:
-            # The last chunk starts early enough to be whole, and says some things twice.
-            start = jnp.minimum(i * chunk, n - chunk)
-            y = jax.lax.dynamic_slice_in_dim(self.rows, start, chunk).astype(z.dtype) - self.centre
-            half = jax.lax.dynamic_slice_in_dim(self.half_norms, start, chunk)
-            part = jnp.matmul(z, y.T, precision=_HIGHEST) - half
-            return jax.lax.dynamic_update_slice_in_dim(out, part, start, axis=1)
 
-        return jax.lax.fori_loop(0, -(-n // chunk), body, jnp.zeros((len(z), n), z.dtype))
-
-    def weighted_sum(self, weights: Float[Array, "b n"], chunk: int) -> Float[Array, "b d"]:
-        """Σ w (y - centre)."""
-        n, d = self.rows.shape
-        chunk = min(chunk, n)
-
-        def body(i: Array, total: Array) -> Array:
-            start = jnp.minimum(i * chunk, n - chunk)
-            is_new = start + jnp.arange(chunk) >= i * chunk
-            y = jax.lax.dynamic_slice_in_dim(self.rows, start, chunk).astype(weights.dtype)
-            part = jax.lax.dynamic_slice_in_dim(weights, start, chunk, axis=1)
-            part = jnp.where(is_new, part, 0)
-            return total + jnp.matmul(part, y - self.centre, precision=_HIGHEST)
-
-        zeros = jnp.zeros((len(weights), d), weights.dtype)
-        return jax.lax.fori_loop(0, -(-n // chunk), body, zeros)
+def _affinities(rows: Rows, chunk: Chunk, z: Float[Array, "b d"]) -> Float[Array, "b c"]:
+    """z·y - ½‖y‖² = ½‖z‖² - ½‖z - y‖² for queries z and rows y, both less the centre."""
+    y = chunk.stored.astype(z.dtype) - rows.centre
+    return jnp.matmul(z, y.T, precision=_HIGHEST) - chunk.half_norms
 
 
 class GoldenSubset(eqx.Module):
-    """Denoiser over a subset per query; holds all rows in their stored type, in stored units.
+    """Denoiser over a subset per query.
 
     Attributes:
-        full: the placed data.
-        proxy: the pooled data, None where the proxy is the data itself.
+        rows: the data.
+        proxy: the pooled data in stored units about the pooled centre; None where the proxy is
+            the data itself.
         keys: of the random rows, None without `presample`.
         sides: height and width of the proxy, None where there is none.
         counts: k_min and k_max in rows.
     """
 
-    full: ExactScan
-    proxy: Cloud | None
+    rows: Rows
+    proxy: Rows | None
     keys: selection.QueryKeys | None
     spec: GoldDiff = eqx.field(static=True)
     event_shape: tuple[int, ...] = eqx.field(static=True)
@@ -153,18 +133,18 @@ class GoldenSubset(eqx.Module):
     counts: tuple[int, int] = eqx.field(static=True)
 
     @classmethod
-    def of(cls, spec: GoldDiff, dataset: Dataset, mesh: Mesh) -> "GoldenSubset":
-        """Place `dataset` and its proxy on `mesh`."""
-        full = ExactScan.of(dataset, mesh, chunk_rows=0, precision="highest")
+    def of(cls, spec: GoldDiff, data: Placed) -> "GoldenSubset":
+        """With the proxy of the data."""
+        dataset, rows = data.dataset, data.rows
         sides = _proxy_sides(dataset, spec.proxy_size)
         n = len(dataset)
         keys = None
         if spec.presample:
-            spread = 2 * jnp.mean(full.half_norms[:n])
+            spread = 2 * jnp.mean(rows.half_norms[:n])
             keys = selection.QueryKeys.of(spec.seed, dataset.dim, spread)
         return cls(
-            full=full,
-            proxy=None if sides is None else _proxy(full, dataset.event_shape, sides),
+            rows=rows,
+            proxy=None if sides is None else _proxy(rows, dataset.event_shape, sides),
             keys=keys,
             spec=spec,
             event_shape=dataset.event_shape,
@@ -179,21 +159,11 @@ class GoldenSubset(eqx.Module):
 
     def candidate_size(self, sigma: Float[Array, " b"]) -> Int[Array, " b"]:
         """Rows that the proxy keeps at each noise level or, with `presample`, that it sees."""
-        return _between(self.counts[1], self.full.n, sigma)
+        return _between(self.counts[1], self.rows.n, sigma)
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"]) -> Posterior:
-        """Posterior over the subset of every row of z; b a multiple of the mesh axis `batch`."""
-        data = Cloud(self.full.rows, self.full.half_norms, self.full.centre)
-        cloud = Cloud(P(DATA), P(DATA), P())
-        denoise = jax.shard_map(
-            partial(_by_parts, self),
-            mesh=self.full.mesh,
-            in_specs=(P(BATCH), P(BATCH), cloud, None if self.proxy is None else cloud, P()),
-            out_specs=P(BATCH),
-            check_vma=False,
-        )
-        posterior = denoise(z.reshape(z.shape[0], -1), sigma, data, self.proxy, self.keys)
-        return posterior._replace(mean=posterior.mean.reshape(z.shape))
+    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+        """Posterior over the subset of every row of z."""
+        return denoised(self.rows.mesh, _by_parts, self, z, sigma)
 
 
 def _between(noise: int, data: int, sigma: Array) -> Array:
@@ -238,59 +208,43 @@ def _windows(side: int, pooled: int) -> np.ndarray:
     return overlaps / overlaps.sum(axis=1, keepdims=True)
 
 
-def _proxy(full: ExactScan, event_shape: tuple[int, ...], sides: tuple[int, int]) -> Cloud:
+@eqx.filter_jit
+def _proxy(rows: Rows, event_shape: tuple[int, ...], sides: tuple[int, int]) -> Rows:
     """The pooled rows, in stored units and relative to the pooled centre."""
 
-    @partial(jax.shard_map, mesh=full.mesh, in_specs=(P(DATA), P()), out_specs=P(DATA))
-    def pooled(rows: Array, centre: Array) -> Array:
-        return jax.lax.map(
-            lambda row: _pool(row.astype(centre.dtype) - centre, event_shape, sides),
-            rows,
-            batch_size=min(full.chunk_rows, len(rows)),
-        )
+    def of(rows: Rows, chunk: Chunk) -> Array:
+        y = chunk.stored.astype(rows.centre.dtype) - rows.centre
+        return _pool(y, event_shape, sides).T
 
-    rows = jax.jit(pooled)(full.rows, full.centre)
-    origin = jnp.zeros(rows.shape[1], rows.dtype)
-    return Cloud(rows, half_norms(rows, origin, full.mesh), origin)
+    run = partial(fold, f=PerRow(of))
+    pooled = on_devices(rows.mesh, run, rows, gives=P(None, DATA)).T
+    centre = jnp.zeros(pooled.shape[1], pooled.dtype)
+    proxy = Rows(pooled, None, centre, None, rows.n, 0.0, 1.0, rows.mesh)
+    return replace(proxy, half_norms=half_norms(proxy))
 
 
-def _by_parts(
-    gold: GoldenSubset,
-    z: Array,
-    sigma: Array,
-    data: Cloud,
-    proxy: Cloud | None,
-    keys: selection.QueryKeys | None,
-) -> Posterior:
+def _by_parts(gold: GoldenSubset, z: Array, sigma: Array) -> Posterior:
     """`_posterior` of as many queries at a time as memory allows; runs on each device."""
-    size = max(1, _LARGEST_ARRAY // max(data.rows.shape[0], _LEADERS * z.shape[1]))
-    return in_parts(lambda z, sigma: _posterior(gold, z, sigma, data, proxy, keys), size, z, sigma)
+    size = max(1, _LARGEST_ARRAY // max(gold.rows.count, _LEADERS * z.shape[1]))
+    return in_parts(partial(_posterior, gold), size, z, sigma)
 
 
-def _posterior(
-    gold: GoldenSubset,
-    z: Array,
-    sigma: Array,
-    data: Cloud,
-    proxy: Cloud | None,
-    keys: selection.QueryKeys | None,
-) -> Posterior:
+def _posterior(gold: GoldenSubset, z: Array, sigma: Array) -> Posterior:
     """Posterior over the subset, from the rows of all devices along `data`.
 
     Args:
-        gold: for its static settings.
+        gold: with this device's part of the data.
         z: [b, d] queries in model coordinates; sigma: [b].
-        data, proxy: this device's part of the data; keys: of the random rows.
     """
-    full = gold.full
-    variance = (sigma * full.scale) ** 2
-    exact_z = compensated.affine(z, full.scale, full.shift)
-    z = exact_z.high - data.centre
-    affinities = data.affinities(z, full.chunk_rows)
-    members = _members(gold, z, sigma, affinities, proxy, keys)
+    rows = gold.rows
+    variance = (sigma * rows.scale) ** 2
+    exact_z = compensated.affine(z, rows.scale, rows.shift)
+    z = exact_z.high - rows.centre
+    affinities = fold(rows, PerRow(_affinities), z)
+    members = _members(gold, z, sigma, affinities)
     affinities = jnp.where(members, affinities, -jnp.inf)
 
-    affinities, place = _refined(affinities, exact_z, data)
+    affinities, place = _refined(affinities, exact_z, rows)
 
     if gold.spec.estimator == "ss":
         weights = _softmax(affinities, variance)
@@ -301,47 +255,39 @@ def _posterior(
     # mass, its spread does not cancel.
     leading = weights[place]
     weights = weights.at[place].set(0)
-    top = data.rows[place[1]].astype(z.dtype) - data.centre
-    first = data.weighted_sum(weights, full.chunk_rows)
+    top = rows.local(place[1]).astype(z.dtype) - rows.centre
+    first = fold(rows, _WeightedSum(), weights)
     near = jnp.einsum("bk,bkd->bd", leading, top, precision=_HIGHEST)
     mean = jax.lax.psum(first + near, DATA)
-    rest = jnp.sum(weights * 2 * data.half_norms, axis=1) - 2 * jnp.sum(first * mean, axis=1)
+    rest = jnp.sum(weights * 2 * rows.half_norms, axis=1) - 2 * jnp.sum(first * mean, axis=1)
     rest = rest + jnp.sum(weights, axis=1) * jnp.sum(mean**2, axis=1)
     spread = jnp.sum(leading * jnp.sum((top - mean[:, None]) ** 2, axis=2), axis=1)
     trace = jax.lax.psum(spread + jnp.maximum(rest, 0), DATA)
     return Posterior(
-        mean=(mean + (data.centre - full.shift)) / full.scale, trace_cov=trace / full.scale**2
+        mean=(mean + (rows.centre - rows.shift)) / rows.scale, trace_cov=trace / rows.scale**2
     )
 
 
-def _members(
-    gold: GoldenSubset,
-    z: Array,
-    sigma: Array,
-    affinities: Array,
-    proxy: Cloud | None,
-    keys: selection.QueryKeys | None,
-) -> Bool[Array, "b n"]:
+def _members(gold: GoldenSubset, z: Array, sigma: Array, affinities: Array) -> Bool[Array, "b n"]:
     """The rows that each query uses; z and its affinities are centred, in stored units."""
-    n = gold.full.n
-    held = affinities.shape[1]
-    rows = jax.lax.axis_index(DATA) * held + jnp.arange(held)
-    mask = jnp.broadcast_to(rows < n, affinities.shape)
+    rows, keys, proxy = gold.rows, gold.keys, gold.proxy
+    mask = jnp.broadcast_to(rows.exists, affinities.shape)
     candidates = gold.candidate_size(sigma)
     if keys is not None:
-        drawn = keys(z, sigma * gold.full.scale)
-        mask = selection.uniform_subset(drawn, candidates, rows, n, DATA)
+        drawn = keys(z, sigma * rows.scale)
+        numbers = rows.first + jnp.arange(rows.count)
+        mask = selection.uniform_subset(drawn, candidates, numbers, rows.n, DATA)
         candidates = jnp.full_like(candidates, gold.counts[1])
     # Where the proxy is the data, the nearest of the nearest are the nearest.
     if proxy is not None:
-        coarse = proxy.affinities(_pool(z, gold.event_shape, gold.sides), gold.full.chunk_rows)
+        coarse = fold(proxy, PerRow(_affinities), _pool(z, gold.event_shape, gold.sides))
         mask = selection.largest(jnp.where(mask, coarse, -jnp.inf), candidates, DATA) & mask
     used = gold.subset_size(sigma)
     return selection.largest(jnp.where(mask, affinities, -jnp.inf), used, DATA) & mask
 
 
 def _refined(
-    affinities: Float[Array, "b n"], z: compensated.Pair, data: Cloud
+    affinities: Float[Array, "b n"], z: compensated.Pair, rows: Rows
 ) -> tuple[Float[Array, "b n"], tuple[Array, Array]]:
     """Affinities relative to the nearest row, exact for the leading rows, and the leaders' places.
 
@@ -350,9 +296,9 @@ def _refined(
     """
     best, position = jax.lax.top_k(affinities, min(_LEADERS, affinities.shape[1]))
     used = jnp.isfinite(best)
-    excess, _ = excess_distances(z, data.rows[position], used, DATA)
+    excess, _ = excess_distances(z, rows.local(position), used, DATA)
     # Distances and affinities differ by ‖z‖²/2, which is 0 here but for derivatives.
-    half = 0.5 * jnp.sum((z.high - data.centre) ** 2, axis=1)
+    half = 0.5 * jnp.sum((z.high - rows.centre) ** 2, axis=1)
     exact = (half - jax.lax.stop_gradient(half))[:, None] - excess / 2
     peak = jax.lax.pmax(jax.lax.stop_gradient(best[:, 0]), DATA)
     place = (jnp.arange(len(position))[:, None], position)
@@ -373,7 +319,7 @@ def _mean_of_softmaxes(gold: GoldenSubset, affinities: Array, variance: Array) -
     Rows are counted in the order of the data set; the last softmax may have fewer.
     """
     size = gold.spec.wss_batch
-    segments = -(-gold.full.n // size)
+    segments = -(-gold.rows.n // size)
     members = jnp.isfinite(affinities)
     count = jnp.sum(members, axis=1, dtype=jnp.int32)
     counts = jax.lax.all_gather(count, DATA)

@@ -2,23 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from gdiff.dataset import Dataset
-from gdiff.dataset.base import blocks
-from gdiff.denoiser import Posterior
+from gdiff.dataset.placed import Placed
+from gdiff.denoiser import Posterior, per_row
 from gdiff.errors import require
 from gdiff.kernels import compensated
-from gdiff.parallel.mesh import BATCH, DATA, place_rows
+from gdiff.kernels.fold import Chunk, Fold, Rows, fold, on_devices
+from gdiff.parallel.mesh import DATA
 from gdiff.score.base import ScoreSpec
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -66,12 +64,14 @@ class Patch(ScoreSpec):
             f"score.max_images={self.max_images} must be at least 1, or null for all images",
         )
 
-    def fit(self, dataset: Dataset, mesh: Mesh, sigmas: Sequence[float] = ()) -> "PatchScan":
-        """Place the images on the mesh; the same for all `sigmas`.
+    def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> "PatchScan":
+        """Place the images; the same for all `sigmas`.
 
         Raises:
             UserError: the points are not images.
         """
+        data = Placed.of(data)
+        dataset = data.dataset
         require(
             dataset.is_image,
             f"score=patch_ls and patch_els need images, and the points of {dataset.name} have "
@@ -79,92 +79,60 @@ class Patch(ScoreSpec):
         )
         if self.max_images is not None and self.max_images < len(dataset):
             order = np.random.default_rng(_SUBSET_SEED).permutation(len(dataset))
-            dataset = replace(dataset, x=dataset.x[np.sort(order[: self.max_images])])
+            some = dataset.x[np.sort(order[: self.max_images])]
+            data = Placed(replace(dataset, x=some, labels=None), data.mesh)
         radius = None if self.patch_size == "auto" else (self.patch_size - 1) // 2
-        return PatchScan.of(dataset, mesh, radius=radius, equivariant=self.equivariant)
+        return PatchScan.of(data, radius=radius, equivariant=self.equivariant)
 
 
 class PatchScan(eqx.Module):
-    """Denoiser that compares windows of all images; holds them in their stored type and units.
+    """Denoiser that compares windows of all images.
 
     Attributes:
-        images: [n_padded, channels, height, width] as stored, split over the mesh axis `data`.
-        low, high: [height, width, channels] range of the values at every pixel.
+        rows: the images.
+        low, high: [height, width, channels] range of the values at every pixel, as stored.
         radius: (k - 1) / 2 of the windows; None chooses it by noise level and `spread`.
         spread: standard deviation of all values, in model coordinates.
     """
 
-    images: Array
+    rows: Rows
     low: Float[Array, "h w c"]
     high: Float[Array, "h w c"]
-    n: int = eqx.field(static=True)
-    shift: float = eqx.field(static=True)
-    scale: float = eqx.field(static=True)
-    mesh: Mesh = eqx.field(static=True)
     radius: int | None = eqx.field(static=True)
     spread: float = eqx.field(static=True)
     equivariant: bool = eqx.field(static=True)
 
     @classmethod
-    def of(
-        cls, dataset: Dataset, mesh: Mesh, *, radius: int | None, equivariant: bool
-    ) -> "PatchScan":
-        """Place `dataset` on `mesh`; radius None is chosen by noise level."""
-        everywhere = NamedSharding(mesh, P())
-        low, high, spread = _range(dataset)
+    def of(cls, data: Placed, *, radius: int | None, equivariant: bool) -> "PatchScan":
+        """Of placed images; radius None is chosen by noise level."""
+        low, high, variance = data.extent
         if equivariant:  # a displaced window brings the values of other pixels
             low, high = np.full_like(low, low.min()), np.full_like(high, high.max())
+        shape, dtype = data.dataset.event_shape, jnp.result_type(float)
         return cls(
-            images=place_rows(np.moveaxis(dataset.x, -1, 1), mesh),
-            low=jax.device_put(low, everywhere),
-            high=jax.device_put(high, everywhere),
-            n=len(dataset),
-            shift=dataset.shift,
-            scale=dataset.scale,
-            mesh=mesh,
+            rows=data.rows,
+            low=jnp.asarray(low.reshape(shape), dtype),
+            high=jnp.asarray(high.reshape(shape), dtype),
             radius=radius,
-            spread=spread,
+            spread=float(np.sqrt(variance)) / data.dataset.scale,
             equivariant=equivariant,
         )
 
-    def __call__(self, z: Float[Array, "b h w c"], sigma: Float[Array, " b"]) -> Posterior:
-        """Posteriors of all pixels; b must be a multiple of the mesh axis `batch`.
+    def __call__(self, z: Float[Array, "b h w c"], sigma: Float[Array, " b"] | float) -> Posterior:
+        """Posteriors of all pixels.
 
         Only a pixel's own weights depend on it where D is differentiated for the divergence, so
         the trace is the sum of the variances of the pixels' posteriors.
         """
-        scan = jax.shard_map(
-            partial(_scan, self),
-            mesh=self.mesh,
-            in_specs=(P(BATCH), P(BATCH), P(DATA), P(), P()),
-            out_specs=(P(BATCH), P(BATCH)),
-            check_vma=False,
-        )
-        mean, trace = scan(z, sigma, self.images, self.low, self.high)
-        return Posterior(mean=mean, trace_cov=trace)
+        return on_devices(self.rows.mesh, _scan, self, z, per_row(sigma, z))
 
     def radii(self, sigma: Float[Array, " b"]) -> Int[Array, " b"]:
         """Radius of the windows for every query."""
         if self.radius is not None:
             return jnp.full(sigma.shape, self.radius)
-        whole = max(self.images.shape[2:]) - 1
+        whole = max(self.low.shape[:2]) - 1
         steps = jnp.floor(sigma / max(self.spread, float(jnp.finfo(sigma.dtype).tiny)))
         return jnp.minimum(1 + steps, whole).astype(jnp.int32)
-
-
-def _range(dataset: Dataset) -> tuple[np.ndarray, np.ndarray, float]:
-    """Smallest and largest value of every pixel [h, w, c], as stored; spread of all values."""
-    low, high = dataset.x[0], dataset.x[0]
-    total = squares = 0.0
-    for block in blocks(dataset.x):
-        x = dataset.x[block]
-        low, high = np.minimum(low, x.min(axis=0)), np.maximum(high, x.max(axis=0))
-        model = dataset.to_model(x, np.float64)
-        total, squares = total + model.sum(), squares + np.sum(model**2)
-    mean = total / dataset.x.size
-    spread = float(np.sqrt(max(squares / dataset.x.size - mean**2, 0)))
-    dtype = np.dtype(jnp.result_type(float))
-    return low.astype(dtype), high.astype(dtype), spread
 
 
 class Windows(NamedTuple):
@@ -225,29 +193,20 @@ class _Query(NamedTuple):
     rows: Float[Array, "b w w"]
 
 
-def _scan(
-    patch: PatchScan, z: Array, sigma: Array, images: Array, low: Array, high: Array
-) -> tuple[Array, Array]:
-    """Mean [b, h, w, c] and trace [b] from the images of all devices along `data`.
-
-    Args:
-        patch: for its static settings.
-        z: [b, h, w, c] queries in model coordinates; sigma: [b].
-        images: this device's part of the data; low, high: [h, w, c].
-    """
-    query = _query(patch, z, sigma, low, high)
-    sums = _stream(patch, query, images)
-    peak = jax.lax.pmax(jax.lax.stop_gradient(sums.peak), DATA)
-    mass, first, second = jax.lax.psum(sums.rescaled(peak, query.variance)[1:], DATA)
-    offset = first / mass[:, None]
-    trace = jnp.maximum(second / mass[:, None] - offset**2, 0)
-    mean = (query.anchor[:, :, :, 0] + offset - patch.shift) / patch.scale
-    return jnp.moveaxis(mean, 1, -1), jnp.sum(trace, axis=(1, 2, 3)) / patch.scale**2
+def _scan(patch: PatchScan, z: Array, sigma: Array) -> Posterior:
+    """From the images of all devices along `data`; z [b, h, w, c] in model coordinates."""
+    query, rows = _query(patch, z, sigma), patch.rows
+    b, height, width, _ = z.shape
+    size = int(np.clip(_CHUNK_VALUES // (b * height * width), 1, rows.count))
+    offset, trace = fold(rows, _Stream(patch.equivariant), query, size=size)
+    mean = (query.anchor[:, :, :, 0] + offset - rows.shift) / rows.scale
+    trace = jnp.sum(trace, axis=(1, 2, 3)) / rows.scale**2
+    return Posterior(mean=jnp.moveaxis(mean, 1, -1), trace_cov=trace)
 
 
-def _query(patch: PatchScan, z: Array, sigma: Array, low: Array, high: Array) -> _Query:
-    exact = compensated.affine(z, patch.scale, patch.shift)
-    anchor = jax.lax.stop_gradient(jnp.clip(exact.high, low, high))
+def _query(patch: PatchScan, z: Array, sigma: Array) -> _Query:
+    exact = compensated.affine(z, patch.rows.scale, patch.rows.shift)
+    anchor = jax.lax.stop_gradient(jnp.clip(exact.high, patch.low, patch.high))
     radius = patch.radii(sigma)
 
     def planes(x: Array) -> Array:
@@ -261,55 +220,49 @@ def _query(patch: PatchScan, z: Array, sigma: Array, low: Array, high: Array) ->
         high=planes(exact.high),
         low=planes(exact.low),
         anchor=planes(anchor),
-        variance=(sigma * patch.scale) ** 2,
+        variance=(sigma * patch.rows.scale) ** 2,
         radius=radius,
         columns=window(z.shape[1]),
         rows=window(z.shape[2]),
     )
 
 
-def _stream(patch: PatchScan, query: _Query, images: Array) -> Windows:
-    """Every chunk of this device's images, and for ELS every displacement of it, in one loop."""
-    b, _, height, _, width = query.high.shape
-    n = images.shape[0]
-    chunk = int(np.clip(_CHUNK_VALUES // (b * height * width), 1, n))
-    device = jax.lax.axis_index(DATA)
-    tall = across = 1
-    if patch.equivariant:
+class _Stream(Fold):
+    """Windows of all images, for ELS in every displacement of them; the query is a `_Query`.
+
+    Ends with the means about the anchor and the variances: [b, c, h, w] each.
+    """
+
+    equivariant: bool = eqx.field(static=True)
+
+    def start(self, rows: Rows, query: _Query) -> Windows:
+        return Windows.empty(query.high[:, :, :, 0])
+
+    def step(self, rows: Rows, state: Windows, chunk: Chunk, query: _Query) -> Windows:
+        _, channels, height, _, width = query.high.shape
+        y = chunk.stored.reshape(-1, height, width, channels).astype(query.high.dtype)
+        # XLA would repeat the conversion in every operation that reads the images.
+        y = jax.lax.optimization_barrier(jnp.transpose(y, (3, 1, 0, 2)))
+        counts = chunk.counts[:, None]
+        if not self.equivariant:
+            return merge(state, _sums(query, y, counts), query.variance)
         narrowest = jnp.min(query.radius)
         tall, across = _displacements(narrowest, height), _displacements(narrowest, width)
 
-    def at(k: Array) -> tuple[Array, Array, Array]:
-        """First image, and displacement down and to the right, of step k."""
-        j = k % (tall * across)
-        return k // (tall * across) * chunk, j // across - tall // 2, j % across - across // 2
+        def displaced(j: Array, state: Windows) -> Windows:
+            down, right = j // across - tall // 2, j % across - across // 2
+            rows = _comparable(query.radius, down, height)[:, :, None, None]
+            columns = _comparable(query.radius, right, width)[:, None, None, :]
+            moved = jax.lax.optimization_barrier(jnp.roll(y, (-down, -right), (1, 3)))
+            return merge(state, _sums(query, moved, counts & rows & columns), query.variance)
 
-    def load(k: Array) -> Array:
-        first, down, right = at(k)
-        # The last chunk starts early enough to be whole.
-        part = jax.lax.dynamic_slice_in_dim(images, jnp.minimum(first, n - chunk), chunk)
-        y = jnp.transpose(part.astype(query.high.dtype), (1, 2, 0, 3))
-        return jnp.roll(y, (-down, -right), (1, 3)) if patch.equivariant else y
+        return jax.lax.fori_loop(0, tall * across, displaced, state)
 
-    def counts(k: Array) -> Array:
-        """Which windows are there, whole or cut alike, and were not seen before: [b, h, n, w]."""
-        first, down, right = at(k)
-        image = jnp.minimum(first, n - chunk) + jnp.arange(chunk)
-        is_new = ((image >= first) & (device * n + image < patch.n))[:, None]
-        if not patch.equivariant:
-            return is_new
-        rows = _comparable(query.radius, down, height)[:, :, None, None]
-        columns = _comparable(query.radius, right, width)[:, None, None, :]
-        return is_new & rows & columns
-
-    def body(k: Array, carry: tuple[Array, Windows]) -> tuple[Array, Windows]:
-        # Images are loaded a step ahead, because XLA lays out what it carries. It would instead
-        # repeat the conversion in every operation that reads them, for every query.
-        y, sums = carry
-        return load(k + 1), merge(sums, _sums(query, y, counts(k)), query.variance)
-
-    start = (load(jnp.int32(0)), Windows.empty(query.high[:, :, :, 0]))
-    return jax.lax.fori_loop(0, -(-n // chunk) * tall * across, body, start)[1]
+    def finish(self, rows: Rows, state: Windows, query: _Query) -> tuple[Array, Array]:
+        peak = jax.lax.pmax(jax.lax.stop_gradient(state.peak), DATA)
+        mass, first, second = jax.lax.psum(state.rescaled(peak, query.variance)[1:], DATA)
+        offset = first / mass[:, None]
+        return offset, jnp.maximum(second / mass[:, None] - offset**2, 0)
 
 
 def _sums(query: _Query, y: Float[Array, "c h n w"], counts: Bool[Array, "..."]) -> Windows:

@@ -7,11 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from gdiff.dataset import Dataset
-from gdiff.denoiser import Posterior
+from gdiff.dataset.placed import Placed
+from gdiff.denoiser import Posterior, per_row
 from gdiff.errors import require
 from gdiff.score.base import ScoreSpec
 from gdiff.score.exact import Exact, ExactScan
@@ -52,15 +53,17 @@ class Smoothed(ScoreSpec):
         )
         require(self.seed >= 0, f"score.seed={self.seed} must be 0 or more")
 
-    def fit(self, dataset: Dataset, mesh: Mesh, sigmas: Sequence[float] = ()) -> "SmoothedScan":
-        """Place the data on the mesh and draw the perturbations, the same for all `sigmas`."""
-        half = (self.perturbations // 2, *dataset.event_shape)
+    def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> "SmoothedScan":
+        """Place the data and draw the perturbations, the same for all `sigmas`."""
+        data = Placed.of(data)
+        half = (self.perturbations // 2, *data.dataset.event_shape)
         drawn = np.random.default_rng(self.seed).standard_normal(half)
         noise = self.width * np.concatenate([drawn, -drawn])
         return SmoothedScan(
-            scan=Exact().fit(dataset, mesh, sigmas),
+            scan=Exact().fit(data),
             noise=jax.device_put(
-                jnp.asarray(noise, jnp.result_type(float)), NamedSharding(mesh, PartitionSpec())
+                jnp.asarray(noise, jnp.result_type(float)),
+                NamedSharding(data.mesh, PartitionSpec()),
             ),
         )
 
@@ -76,13 +79,14 @@ class SmoothedScan(eqx.Module):
     scan: ExactScan
     noise: Float[Array, "m *event"]
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"]) -> Posterior:
-        """Averages over the perturbed queries; b must be a multiple of the mesh axis `batch`.
+    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+        """Averages over the perturbed queries.
 
         The perturbations do not depend on z, so the average of the traces is σ² times the
         divergence of the averaged mean, as it has to be.
         """
         b, m = z.shape[0], self.noise.shape[0]
+        sigma = per_row(sigma, z)
         reach = (1 + sigma).reshape(b, *[1] * z.ndim)
         # Copies of one query stay together: so they stay on its device.
         moved = (z[:, None] + reach * self.noise).reshape(b * m, *z.shape[1:])

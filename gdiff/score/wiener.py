@@ -10,8 +10,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import Statistics, statistics
-from gdiff.denoiser import Posterior
+from gdiff.denoiser import Posterior, per_row
 from gdiff.errors import require
 from gdiff.score.base import ScoreSpec
 
@@ -39,9 +40,10 @@ class Wiener(ScoreSpec):
             f"score.rank={self.rank} must be at least 1, or null for all directions",
         )
 
-    def fit(self, dataset: Dataset, mesh: Mesh, sigmas: Sequence[float] = ()) -> "WienerFilter":
+    def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> "WienerFilter":
         """Put mean and principal directions on every device; the same for all `sigmas`."""
-        return WienerFilter.of(statistics(dataset, self.rank), mesh)
+        data = Placed.of(data)
+        return WienerFilter.of(statistics(data.dataset, self.rank), data.mesh)
 
 
 class WienerFilter(eqx.Module):
@@ -68,8 +70,9 @@ class WienerFilter(eqx.Module):
         dtype = jnp.result_type(float)
         return cls(*(jax.device_put(jnp.asarray(part, dtype), everywhere) for part in found))
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"]) -> Posterior:
+    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
         """Posterior of the Gaussian at every row of z."""
+        sigma = per_row(sigma, z)
         d, r = self.eigenvectors.shape
         centred = z.reshape(z.shape[0], -1) - self.mean
         along = jnp.matmul(centred, self.eigenvectors, precision=_HIGHEST)

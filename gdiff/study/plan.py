@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from rich.table import Table
 
 from gdiff import report
@@ -15,10 +14,10 @@ from gdiff.budget.initialization import Nats, Noised
 from gdiff.budget.losses import effort, measure
 from gdiff.budget.noised import draw
 from gdiff.budget.terms import score_error
-from gdiff.dataset import Dataset
 from gdiff.denoiser import Denoiser
 from gdiff.errors import UserError, require
-from gdiff.experiment import Experiment
+from gdiff.metrics.chunks import evenly
+from gdiff.prepared import Experiment, Prepared
 from gdiff.prior.base import PriorSpec
 from gdiff.progress import track
 from gdiff.schedule.las import LAS
@@ -26,6 +25,7 @@ from gdiff.schedule.losses import LossCurve
 from gdiff.schedule.optimal import Optimum
 from gdiff.score.exact import Exact
 from gdiff.score.golden.spec import Golden
+from gdiff.trajectory import Queries
 
 # Noise levels tried as the first one, geometric between the schedule's and the least.
 _STARTS = 14
@@ -67,9 +67,7 @@ class Setting(NamedTuple):
 class _Search:
     """What all settings have in common."""
 
-    experiment: Experiment
-    dataset: Dataset
-    mesh: Mesh
+    prepared: Prepared
     curve: LossCurve
     tolerance: float
     sigma_max: float
@@ -77,17 +75,15 @@ class _Search:
 
     def starts(self, priors: Mapping[str, PriorSpec]) -> list[tuple[str, float, Nats]]:
         """Priors and first levels whose initialization leaves room for steps."""
-        top = self.sigma_max
-        part = self.dataset.rows(
-            np.linspace(0, len(self.dataset) - 1, min(len(self.dataset), 1024)).astype(int)
-        )
+        top, dataset = self.sigma_max, self.prepared.dataset
+        part = dataset.rows(evenly(len(dataset), 1024))
         least = max(1.01 * self.sigma_min, _LEAST_NOISE * float(part.std()))
         levels = np.geomspace(top, min(least, top), _STARTS)
         levels = [float(f"{level:.3g}") for level in levels[1:]]
         found, still = [], dict(priors)
         with track("priors", 1 + len(levels), "levels") as progress:
             for sigma in [top, *levels]:
-                noised = Noised.of(self.dataset, self.mesh, sigma)
+                noised = Noised.of(self.prepared.data, sigma)
                 for name, prior in list(still.items()):
                     nats = noised.divergence(prior)
                     if nats.nats + nats.standard_error < self.tolerance:
@@ -134,12 +130,13 @@ class _Search:
 
     def usual(self) -> Setting | None:
         """The experiment's own schedule and prior with the fewest steps that meet the tolerance."""
-        spec, sigma = self.experiment.schedule, self.sigma_max
-        nats = Noised.of(self.dataset, self.mesh, sigma).divergence(self.experiment.prior)
+        experiment, sigma = self.prepared.experiment, self.sigma_max
+        nats = Noised.of(self.prepared.data, sigma).divergence(experiment.prior)
         room = self.tolerance - max(nats.nats, 0) - nats.standard_error
 
         def cost(steps: int) -> float:
-            grid = replace(spec, steps=steps, to_zero=False).grid(self.experiment.process)
+            spec = replace(experiment.schedule, steps=steps, to_zero=False)
+            grid = spec.grid(experiment.process)
             return self.curve.discretization(grid)
 
         low, high = 1, 1
@@ -184,14 +181,11 @@ def main(
         "logsnr or another that does not follow the data",
     )
     priors = {name: prior for name, prior in priors.items() if not prior.is_trained}
-    mesh = experiment.runtime.start()
-    dataset = experiment.dataset.load()
-    levels = spec.grid(experiment.process)
-    levels = levels[levels > 0]
-    ends = (float(levels[0]), float(levels[-1]))
-    _, samples = effort(dataset, fewest=_LOSS_SAMPLES)
-    curve = measure(Exact(), dataset, mesh, ends, samples=samples)
-    search = _Search(experiment, dataset, mesh, curve, tolerance, *ends)
+    prepared = Prepared(experiment)
+    ends = prepared.ends
+    _, samples = effort(prepared.dataset, fewest=_LOSS_SAMPLES)
+    curve = measure(Exact(), prepared.data, ends, samples=samples)
+    search = _Search(prepared, curve, tolerance, *ends)
     starts = search.starts(priors)
     exact = search.best(starts, 0.0)
     if exact is None:
@@ -217,7 +211,7 @@ def _unmet(
 ) -> str:
     """Why no setting is good enough, and what can be had."""
     if not starts:
-        noised = Noised.of(search.dataset, search.mesh, ends[0])
+        noised = Noised.of(search.prepared.data, ends[0])
         found = {name: noised.divergence(prior) for name, prior in priors.items()}
         nats = {name: max(each.nats, 0) + each.standard_error for name, each in found.items()}
         name = min(nats, key=nats.get)
@@ -241,9 +235,9 @@ def _with_golden(
     found = []
     for tolerance in _TOLERANCES:
         levels = _grid(search, exact)
-        spec = replace(search.experiment.score, tolerance=tolerance)
-        denoiser = spec.fit(search.dataset, search.mesh, levels)
-        nats, error = score_error(search.dataset, search.mesh, levels, denoiser)
+        spec = replace(search.prepared.experiment.score, tolerance=tolerance)
+        denoiser = spec.fit(search.prepared.data, levels)
+        nats, error = score_error(search.prepared.data, levels, denoiser)
         setting = search.best(starts, nats + error)
         if setting is not None:
             per_step = _seconds(search, denoiser, levels)
@@ -264,21 +258,21 @@ def _grid(search: _Search, setting: Setting) -> np.ndarray:
         sigma_max=setting.sigma_max,
         sigma_min=search.sigma_min,
     )
-    return las.adapted(search.curve, search.experiment.process).grid(search.experiment.process)[:-1]
+    process = search.prepared.experiment.process
+    return las.adapted(search.curve, process).grid(process)[:-1]
 
 
 def _seconds(search: _Search, denoiser: Denoiser, levels: np.ndarray) -> float:
     """Of an evaluation per sample, on average over some of the levels."""
-    from gdiff.trajectory import Queries
-
-    points = draw(search.dataset, _QUERIES, 3)
-    clean, noise = (x.reshape(-1, *search.dataset.event_shape) for x in points[:2])
+    dataset, mesh = search.prepared.dataset, search.prepared.mesh
+    points = draw(dataset, _QUERIES, 3)
+    clean, noise = (x.reshape(-1, *dataset.event_shape) for x in points[:2])
     few = levels[np.linspace(0, len(levels) - 1, min(len(levels), 8)).astype(int)]
     z = np.stack([clean + np.float32(sigma) * noise for sigma in few])
     queries = Queries(z, few)
-    queries.ask(denoiser, search.mesh)  # compiles
+    queries.ask(denoiser, mesh)  # compiles
     begin = time.perf_counter()
-    jax.block_until_ready(queries.ask(denoiser, search.mesh))
+    jax.block_until_ready(queries.ask(denoiser, mesh))
     return (time.perf_counter() - begin) / (len(few) * _QUERIES)
 
 

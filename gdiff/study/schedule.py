@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 from rich.table import Table
 
 from gdiff import figures, report
 from gdiff.budget.initialization import Noised
-from gdiff.clock import Clock
-from gdiff.dataset import Dataset
-from gdiff.experiment import Experiment
+from gdiff.prepared import Experiment, Prepared
 from gdiff.prior.base import PriorSpec
 from gdiff.process.base import ProcessSpec
 from gdiff.progress import track
@@ -50,21 +47,15 @@ def main(
     Returns:
         Content of schedule.json.
     """
-    clock = Clock()
-    mesh = experiment.runtime.start()
-    dataset = experiment.dataset.load()
-    process = experiment.process
-    grid = experiment.fitted_schedule(dataset, mesh, clock).grid(process)
-    levels = grid[grid > 0]
-    ends = (float(levels[0]), float(levels[-1]))
-    count = experiment.schedule.steps or len(levels) - 1
-    with clock.phase("losses"):
-        curve = experiment.losses(dataset, mesh, ends)
+    prepared = Prepared(experiment)
+    process, ends, points = experiment.process, prepared.ends, len(prepared.dataset)
+    count = experiment.schedule.steps or int(np.sum(prepared.grid > 0)) - 1
+    curve = prepared.losses()
     grids = compare(curve, process, count, *ends)
-    found = _summary(curve, grids, len(dataset))
+    found = _summary(curve, grids, points)
     result: dict[str, Any] = found | {"steps": count, "sigma": list(ends)}
     if priors:
-        result["horizon"] = _horizons(experiment, dataset, mesh, priors, ends)
+        result["horizon"] = _horizons(prepared, priors)
     if folder is not None:
         own = RunFolder(folder)
         own.write_json(RESULT, result)
@@ -72,7 +63,7 @@ def main(
             {name: float(values[k]) for name, values in grids.items()} for k in range(count + 1)
         ]
         write_csv(folder / LEVELS, list(grids), rows)
-        own.write_bytes(PICTURE, _picture(curve, grids, process, ends, len(dataset), chosen))
+        own.write_bytes(PICTURE, _picture(curve, grids, process, ends, points, chosen))
         if priors:
             own.write_bytes(HORIZON_PICTURE, _horizon_picture(result["horizon"]))
     return result
@@ -126,21 +117,16 @@ def _picture(
     )
 
 
-def _horizons(
-    experiment: Experiment,
-    dataset: Dataset,
-    mesh: Mesh,
-    priors: Mapping[str, PriorSpec],
-    ends: tuple[float, float],
-) -> dict[str, Any]:
+def _horizons(prepared: Prepared, priors: Mapping[str, PriorSpec]) -> dict[str, Any]:
     """KL(p_T ‖ prior) of all priors from the first noise level down."""
+    experiment, dataset, ends = prepared.experiment, prepared.dataset, prepared.ends
     part = dataset.rows(np.linspace(0, len(dataset) - 1, min(len(dataset), 1024)).astype(int))
     least = max(ends[1], _LEAST_NOISE * float(part.std()))
     sigma = np.geomspace(ends[0], min(least, ends[0]), _HORIZONS)
     found: dict[str, list] = {name: [] for name in priors}
     with track("priors", len(sigma) * len(priors), "divergences") as progress:
         for level in sigma:
-            noised = Noised.of(dataset, mesh, float(level))
+            noised = Noised.of(prepared.data, float(level))
             for name, prior in priors.items():
                 # What is trained for one level is asked about the run's alone.
                 is_asked = not prior.is_trained or level == sigma[0]

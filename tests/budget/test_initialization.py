@@ -4,6 +4,7 @@ import pytest
 from gdiff.budget.initialization import Noised, shortest
 from gdiff.dataset.base import Dataset
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.dataset.toy import Gaussians, TwoPoints
 from gdiff.errors import UserError
 from gdiff.parallel.mesh import make_mesh
@@ -40,20 +41,22 @@ def test_two_points_against_quadrature(mesh, sigma):
     def log_prior(x):
         return -(x**2) / (2 * variance) - np.log(2 * np.pi * variance) / 2
 
-    found = Noised.of(TwoPoints().load(), mesh, sigma).divergence(Standard())
+    found = Noised.of(Placed(TwoPoints().load(), mesh), sigma).divergence(Standard())
     exact = by_quadrature(np.array([-1.0, 1.0]), sigma, log_prior)
     assert found.nats == pytest.approx(exact, abs=4 * found.standard_error + 1e-4)
     assert found.standard_error < 0.01
 
 
 def test_the_law_of_the_data_itself_costs_nothing(mesh):
-    found = Noised.of(Gaussians(num_points=50).load(), mesh, 0.7, 256).divergence(Empirical())
+    found = Noised.of(Placed(Gaussians(num_points=50).load(), mesh), 0.7, 256).divergence(
+        Empirical()
+    )
     assert abs(found.nats) < 1e-9
 
 
 def test_a_gaussian_is_better_than_the_standard_prior_by_the_closed_form(mesh):
     data, sigma = Digits(subset=300).load(), 3.0
-    noised = Noised.of(data, mesh, sigma, 512)
+    noised = Noised.of(Placed(data, mesh), sigma, 512)
     standard, gaussian = noised.divergence(Standard()), noised.divergence(Gaussian())
     x = data.rows(slice(None)).reshape(300, -1).astype(float)
     ratio = (np.linalg.eigvalsh(np.cov(x.T, bias=True)) + sigma**2) / (1 + sigma**2)
@@ -65,8 +68,8 @@ def test_a_gaussian_is_better_than_the_standard_prior_by_the_closed_form(mesh):
 @pytest.mark.slow
 def test_standard_errors_are_honest_and_controls_make_them_small(mesh):
     data = Digits(subset=200).load()
-    truth = Noised.of(data, mesh, 1.0, 4096).divergence(Gaussian())
-    rough = Noised.of(data, mesh, 1.0, 128).divergence(Gaussian())
+    truth = Noised.of(Placed(data, mesh), 1.0, 4096).divergence(Gaussian())
+    rough = Noised.of(Placed(data, mesh), 1.0, 128).divergence(Gaussian())
     assert abs(rough.nats - truth.nats) < 5 * rough.standard_error
     assert rough.standard_error < 0.5
 
@@ -74,26 +77,26 @@ def test_standard_errors_are_honest_and_controls_make_them_small(mesh):
 def test_tiny_divergences_of_large_points_are_not_lost_to_rounding(mesh):
     rng = np.random.default_rng(0)
     data = Dataset("noise", rng.standard_normal((64, 2000)).astype(np.float32))
-    found = Noised.of(data, mesh, 500.0, 64).divergence(Gaussian())
+    found = Noised.of(Placed(data, mesh), 500.0, 64).divergence(Gaussian())
     assert abs(found.nats) < 1e-5
 
 
 def test_the_shortest_horizon_is_where_the_tolerance_is_met(mesh):
     data = Digits(subset=200).load()
-    sigma = shortest(data, mesh, Gaussian(), 0.1, (80.0, 0.01))
-    found = Noised.of(data, mesh, sigma).divergence(Gaussian())
-    below = Noised.of(data, mesh, 0.9 * sigma).divergence(Gaussian())
+    sigma = shortest(Placed(data, mesh), Gaussian(), 0.1, (80.0, 0.01))
+    found = Noised.of(Placed(data, mesh), sigma).divergence(Gaussian())
+    below = Noised.of(Placed(data, mesh), 0.9 * sigma).divergence(Gaussian())
     assert found.nats + 2 * found.standard_error <= 0.1 < below.nats + 2 * below.standard_error
 
 
 def test_a_tolerance_that_cannot_be_met_says_what_can(mesh):
     data = Digits(subset=50).load()
     with pytest.raises(UserError, match=r"^schedule.horizon_tolerance=1e-06 cannot.*nats from"):
-        shortest(data, mesh, Standard(), 1e-6, (80.0, 0.01))
+        shortest(Placed(data, mesh), Standard(), 1e-6, (80.0, 0.01))
 
 
 def test_mixtures_are_nearer_than_gaussians(mesh):
-    noised = Noised.of(Gaussians(num_points=400).load(), mesh, 0.3)
+    noised = Noised.of(Placed(Gaussians(num_points=400).load(), mesh), 0.3)
     gmm = noised.divergence(GMM(components=8))
     gaussian = noised.divergence(Gaussian())
     assert gmm.nats + 5 * gmm.standard_error < gaussian.nats

@@ -6,6 +6,7 @@ from scipy.stats import norm
 from gdiff.budget.losses import effort, measure
 from gdiff.dataset.base import Dataset
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.dataset.toy import Gaussians, Moons, TwoPoints
 from gdiff.errors import UserError
 from gdiff.parallel.mesh import make_mesh
@@ -34,7 +35,7 @@ def mmse_of_two_points(gamma):
 
 
 def test_two_points_have_the_loss_of_the_closed_form(mesh):
-    curve = measure(Exact(), TwoPoints().load(), mesh, ENDS)
+    curve = measure(Exact(), Placed(TwoPoints().load(), mesh), ENDS)
     shown = curve.sigma > 0.3
     exact = [mmse_of_two_points(sigma**-2.0) for sigma in curve.sigma[shown]]
     np.testing.assert_allclose(curve.loss[shown], exact, rtol=1e-2)
@@ -48,23 +49,23 @@ def test_the_table_of_two_points_is_reproduced_to_three_digits(mesh, steps, las,
     from gdiff.process.vp import VPLinear
     from gdiff.schedule.compare import compare
 
-    curve = measure(Exact(), TwoPoints().load(), mesh, ENDS)
+    curve = measure(Exact(), Placed(TwoPoints().load(), mesh), ENDS)
     grids = compare(curve, VPLinear(), steps, *ENDS)
     assert curve.discretization(grids["las"]) == pytest.approx(las, rel=1e-3)
     assert curve.discretization(grids["logsnr"]) == pytest.approx(logsnr, rel=2e-3)
 
 
 def test_a_linear_score_on_standardised_data_has_the_loss_of_a_normal_law(mesh):
-    curve = measure(Wiener(), TwoPoints().load(), mesh, ENDS)
+    curve = measure(Wiener(), Placed(TwoPoints().load(), mesh), ENDS)
     np.testing.assert_allclose(curve.loss, 1 / (1 + curve.sigma**-2.0), rtol=1e-3)
 
 
 @pytest.mark.slow
 def test_traces_and_squared_errors_estimate_the_same(mesh):
     data = Digits(subset=200).load()
-    exact = measure(Exact(), data, mesh, (20.0, 0.5), samples=128)
+    exact = measure(Exact(), Placed(data, mesh), (20.0, 0.5), samples=128)
     # Points that the score is told are not its own: the same ones under another name.
-    squared = measure(Exact(), data, mesh, (20.0, 0.5), samples=128, test=data)
+    squared = measure(Exact(), Placed(data, mesh), (20.0, 0.5), samples=128, test=data)
     error = np.hypot(exact.standard_error, squared.standard_error)
     assert np.all(np.abs(exact.loss - squared.loss) < 5 * error + 1e-3 * exact.loss)
     assert np.all(exact.standard_error[20:-20] < squared.standard_error[20:-20])
@@ -73,8 +74,8 @@ def test_traces_and_squared_errors_estimate_the_same(mesh):
 def test_held_out_points_show_that_a_score_memorises(mesh):
     spec = Moons(num_points=50)
     data, test = spec.load(), spec.held_out().load()
-    seen = measure(Exact(), data, mesh, (2.0, 0.01), samples=256)
-    unseen = measure(Exact(), data, mesh, (2.0, 0.01), samples=256, test=test)
+    seen = measure(Exact(), Placed(data, mesh), (2.0, 0.01), samples=256)
+    unseen = measure(Exact(), Placed(data, mesh), (2.0, 0.01), samples=256, test=test)
     assert 100 * seen.loss[-1] < unseen.loss[-1]
 
 
@@ -87,13 +88,13 @@ def test_held_out_points_are_others_of_the_same_law():
 
 def test_a_curve_is_found_in_the_cache(mesh, monkeypatch):
     data = Moons(num_points=40).load()
-    first = measure(Exact(), data, mesh, (2.0, 0.1), samples=16)
+    first = measure(Exact(), Placed(data, mesh), (2.0, 0.1), samples=16)
     monkeypatch.setattr(Exact, "fit", None)
-    again = measure(Exact(), data, mesh, (2.0, 0.1), samples=16)
+    again = measure(Exact(), Placed(data, mesh), (2.0, 0.1), samples=16)
     assert np.array_equal(first.loss, again.loss)
     assert again.replicates.shape == (8, len(again.sigma))
     # And serves other ends within the usual range.
-    part = measure(Exact(), data, mesh, (1.0, 0.2), samples=16)
+    part = measure(Exact(), Placed(data, mesh), (1.0, 0.2), samples=16)
     assert 0.9 < part.sigma[0] / 1.0 < 1.2
     assert set(part.sigma) < set(again.sigma)
 
@@ -101,18 +102,18 @@ def test_a_curve_is_found_in_the_cache(mesh, monkeypatch):
 @pytest.mark.slow
 def test_standard_errors_are_honest(mesh):
     data = Digits(subset=100).load()
-    truth = measure(Exact(), data, mesh, (5.0, 0.3), samples=2048)
-    rough = measure(Exact(), data, mesh, (5.0, 0.3), samples=64)
+    truth = measure(Exact(), Placed(data, mesh), (5.0, 0.3), samples=2048)
+    rough = measure(Exact(), Placed(data, mesh), (5.0, 0.3), samples=64)
     t = (rough.loss - truth.loss) / rough.standard_error
     assert np.median(np.abs(t)) < 2
 
 
 def test_a_grid_made_for_few_samples_does_not_leap_where_they_show_no_loss(mesh):
     data, ends = Digits().load(), (80.0, 0.002)
-    judge = measure(Exact(), data, mesh, ends, samples=512, seed=3)
+    judge = measure(Exact(), Placed(data, mesh), ends, samples=512, seed=3)
     best = judge.discretization(Optimum(judge, *ends).nodes(11))
     for seed in (0, 1):
-        few = measure(Exact(), data, mesh, ends, samples=16, seed=seed)
+        few = measure(Exact(), Placed(data, mesh), ends, samples=16, seed=seed)
         assert np.all(few.loss > 0)
         assert judge.discretization(Optimum(few, *ends).nodes(11)) < 4 * best
 

@@ -1,12 +1,14 @@
 import json
 from itertools import pairwise
 
+import jax
 import numpy as np
 import pytest
 
 from gdiff.budget.terms import METRICS, budget, is_ancestral, score_error
 from gdiff.dataset.base import Dataset
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.dataset.toy import Gaussians, TwoPoints
 from gdiff.denoiser import Posterior
 from gdiff.parallel.mesh import make_mesh
@@ -34,9 +36,11 @@ def _own_cache(tmp_path, monkeypatch):
 
 def of(dataset, mesh, *, sampler=None, score=None, prior=None, grid=GRID, **options):
     sampler, score = sampler or Ancestral(), score or Exact()
-    denoiser = None if score.is_exact else score.fit(dataset, mesh)
+    denoiser = None if score.is_exact else score.fit(Placed(dataset, mesh))
     plan = sampler.plan(grid)
-    return budget(dataset, mesh, grid, plan, prior or Standard(), score, denoiser, **options)
+    return budget(
+        Placed(dataset, mesh), grid, plan, prior or Standard(), score, denoiser, **options
+    )
 
 
 def term(found, name):
@@ -103,18 +107,15 @@ def test_path_divergence_of_two_points_by_simulation(mesh):
 
 def test_the_error_of_a_score_is_charged_at_its_weight(mesh):
     class Shifted(Wiener):
-        def fit(self, dataset, mesh, sigmas=()):
-            exact = Exact().fit(dataset, mesh)
-            import jax
-
-            return jax.tree_util.Partial(shifted, exact)
+        def fit(self, data, sigmas=()):
+            return jax.tree_util.Partial(shifted, Exact().fit(data))
 
     def shifted(exact, z, sigma):
         return Posterior(exact(z, sigma).mean + 0.1)
 
     data = Gaussians(num_points=100).load()
     levels = GRID[:-1]
-    nats, error = score_error(data, mesh, levels, Shifted().fit(data, mesh))
+    nats, error = score_error(Placed(data, mesh), levels, Shifted().fit(Placed(data, mesh)))
     assert nats == pytest.approx(0.5 * np.sum(np.diff(levels**-2.0)) * 2 * 0.01, rel=1e-4)
     assert error < 1e-3 * nats
     found = of(data, mesh, score=Shifted())
@@ -124,11 +125,11 @@ def test_the_error_of_a_score_is_charged_at_its_weight(mesh):
 def test_long_grids_are_measured_at_some_levels(mesh):
     data = Digits(subset=60).load()
     fine = np.geomspace(20.0, 0.5, 200)
-    denoiser = Wiener().fit(data, mesh)
-    nats, _ = score_error(data, mesh, fine, denoiser)
+    denoiser = Wiener().fit(Placed(data, mesh))
+    nats, _ = score_error(Placed(data, mesh), fine, denoiser)
     # A grid of 25 levels is measured at all of them.
     coarse = np.geomspace(20.0, 0.5, 25)
-    rough, _ = score_error(data, mesh, coarse, denoiser)
+    rough, _ = score_error(Placed(data, mesh), coarse, denoiser)
     assert nats == pytest.approx(rough, rel=0.5)
 
 

@@ -15,6 +15,7 @@ from score.test_full import check
 from gdiff import config, rng
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.parallel.mesh import BATCH, DATA, batch_sharding
 from gdiff.sampler.drivers.parallel import ParallelEngine
 from gdiff.sampler.drivers.sequential import Engine
@@ -92,7 +93,7 @@ def test_the_full_scan_is_that_of_float64_at_all_noise_levels(dataset):
 def test_the_golden_scan_meets_its_tolerance(mesh):
     dataset, sigmas = images(3000, side=16), (0.05, 0.5, 3.0, 20.0)
     rows = dataset.to_model(dataset.x, float).reshape(len(dataset), -1)
-    golden = Golden(tolerance=0.01).fit(dataset, mesh, sigmas)
+    golden = Golden(tolerance=0.01).fit(Placed(dataset, mesh), sigmas)
     for sigma in sigmas:
         z, level = near(dataset, sigma)
         expected, _, _ = posterior(rows, z.reshape(len(z), -1).astype(float), level.astype(float))
@@ -106,9 +107,9 @@ def test_every_score_is_that_of_the_cpu(name, mesh, host):
     dataset = Digits().load()
     for sigma in (0.1, 1.0, 10.0):
         z, level = near(dataset, sigma)
-        here = answer(score.fit(dataset, mesh, [sigma]), mesh, z, level).mean
+        here = answer(score.fit(Placed(dataset, mesh), [sigma]), mesh, z, level).mean
         with jax.default_device(host.devices.item()):
-            there = answer(score.fit(dataset, host, [sigma]), host, z, level).mean
+            there = answer(score.fit(Placed(dataset, host), [sigma]), host, z, level).mean
         assert here.devices() == set(mesh.devices.flat)
         assert errors(here, there).max() <= (0.02 if "gold" in name else 1e-4), sigma
 
@@ -116,14 +117,14 @@ def test_every_score_is_that_of_the_cpu(name, mesh, host):
 @pytest.mark.parametrize("method", [DDIM(), Ancestral()], ids=["ddim", "ancestral"])
 def test_samples_are_those_of_the_cpu(method, mesh, host):
     dataset, steps = Digits().load(), method.steps(GRID)
-    here = Engine(Exact().fit(dataset, mesh), steps).sample(*start(mesh, 100))
+    here = Engine(Exact().fit(Placed(dataset, mesh)), steps).sample(*start(mesh, 100))
     with jax.default_device(host.devices.item()):
-        there = Engine(Exact().fit(dataset, host), steps).sample(*start(host, 100))
+        there = Engine(Exact().fit(Placed(dataset, host)), steps).sample(*start(host, 100))
     assert np.mean(np.abs(np.asarray(here) - there).max(axis=(1, 2, 3)) < 1e-3) >= 0.99
 
 
 def test_picard_blocks_repeat_the_steps_one_by_one(mesh):
-    denoiser = Exact().fit(Digits().load(), mesh)
+    denoiser = Exact().fit(Placed(Digits().load(), mesh))
     sampler = DDIM(block_size="all", tolerance=1e-5, start="constant")
     engine = ParallelEngine(denoiser, sampler.plan(GRID), sampler, mesh)
     found = engine.sample(*start(mesh))
@@ -137,7 +138,7 @@ def test_rows_from_the_host_give_the_same_posterior(sigma, mesh):
     dataset = images(3000)
     z, level = near(dataset, sigma)
     found, expected = (
-        answer(Exact(rows=where, chunk_rows=700).fit(dataset, mesh), mesh, z, level)
+        answer(Exact(rows=where, chunk_rows=700).fit(Placed(dataset, mesh)), mesh, z, level)
         for where in ("host", "device")
     )
     assert errors(found.mean, expected.mean).max() <= 1e-5
@@ -148,7 +149,7 @@ def test_rows_from_the_host_give_the_same_posterior(sigma, mesh):
 def test_a_scan_neither_asks_the_host_nor_copies_the_data(score, mesh):
     dataset = images(10_000)
     z, level = jax.device_put(near(dataset, 0.5), batch_sharding(mesh))
-    denoiser = score.fit(dataset, mesh, [0.5])
+    denoiser = score.fit(Placed(dataset, mesh), [0.5])
     scan = eqx.filter_jit(denoiser).lower(z, level).compile()
     assert "callback" not in scan.compiled.as_text()
     # Half of what all rows would take in float32.

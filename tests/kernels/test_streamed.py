@@ -7,8 +7,10 @@ import pytest
 from commands import gdiff
 
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.errors import UserError
 from gdiff.kernels import streamed
+from gdiff.kernels.fold import on_devices
 from gdiff.kernels.streamed import Source, Streamed, placed
 from gdiff.parallel.mesh import make_mesh
 from gdiff.score.exact import Exact
@@ -35,7 +37,7 @@ def images(tmp_path_factory):
 
 def answers(spec, dataset, mesh, sigmas=(0.01, 0.3, 3.0, 30.0)):
     """Posteriors at noised data, four per level."""
-    denoiser = jax.jit(spec.fit(dataset, make_mesh(mesh), sigmas).__call__)
+    denoiser = jax.jit(spec.fit(Placed(dataset, make_mesh(mesh)), sigmas).__call__)
     rng = np.random.default_rng(1)
     z = dataset.rows(rng.integers(0, len(dataset), 4))
     noise = rng.standard_normal(z.shape)
@@ -64,13 +66,13 @@ def test_rows_on_the_host_give_the_same_posterior(images, mesh, chunk_rows):
 
 def test_norms_come_from_the_cache_the_second_time(images, tmp_path, monkeypatch):
     monkeypatch.setenv("GDIFF_CACHE", str(tmp_path))
-    first = Exact(rows="host").fit(images, make_mesh("data:2"))
+    first = Exact(rows="host").fit(Placed(images, make_mesh("data:2")))
     monkeypatch.setattr(Source, "part", None)
-    again = Exact(rows="host").fit(images, make_mesh("data:3"))
+    again = Exact(rows="host").fit(Placed(images, make_mesh("data:3")))
     n = len(images)
-    assert np.array_equal(first.half_norms[:n], again.half_norms[:n])
-    assert np.array_equal(first.centre, again.centre)
-    assert float(first.radius) == float(again.radius)
+    assert np.array_equal(first.rows.half_norms[:n], again.rows.half_norms[:n])
+    assert np.array_equal(first.rows.centre, again.rows.centre)
+    assert float(first.rows.radius) == float(again.rows.radius)
 
 
 def test_a_memory_map_is_read_through_its_file(images):
@@ -134,10 +136,10 @@ def test_golden_with_rows_on_the_host_gives_the_same_posterior(images, mesh):
     z, sigma = jnp.asarray(images.rows(slice(4)).reshape(4, -1)) + 0.1, jnp.full(4, 0.5)
     found = []
     for rows in ("device", "host"):
-        full = Exact(rows=rows).fit(images, mesh)
+        full = Exact(rows=rows).fit(Placed(images, mesh))
         golden = index.build(images, full, (64, 128), tolerance=0.01)
-        run = jax.jit(partial(golden.on_devices, lambda x, *query: x.scan(work, *query)))
-        found.append(run(z, sigma))
+        run = partial(on_devices, mesh, lambda x, *query: x.scan(work, *query), golden)
+        found.append(jax.jit(run)(z, sigma))
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         assert np.allclose(a, b, rtol=1e-4, atol=5e-6)
 

@@ -8,6 +8,7 @@ import pytest
 
 from gdiff.bench.collectives import Program, groups, size
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.parallel.mesh import batch_sharding, make_mesh
 from gdiff.sampler.drivers.sequential import Engine, _advance, start_of
 from gdiff.sampler.methods.ddpm import DDPM
@@ -54,7 +55,7 @@ def is_across(line):
 )
 def test_devices_exchange_three_numbers_per_coordinate_and_scan_at_most(score, scans, dataset):
     mesh = make_mesh("data:4/batch:2")
-    denoiser = score.fit(dataset, mesh, SIGMAS)
+    denoiser = score.fit(Placed(dataset, mesh), SIGMAS)
     arrays, rest = eqx.partition(denoiser, eqx.is_array)
     call = jax.jit(lambda arrays, z, sigma: eqx.combine(arrays, rest)(z, sigma).mean)
     program = Program.of(call.lower(arrays, *queries(dataset, mesh)).compile().as_text())
@@ -66,7 +67,9 @@ def test_a_step_exchanges_no_more_than_its_scan_and_one_flag(dataset):
     mesh = make_mesh("data:4/batch:2")
     z, _ = queries(dataset, mesh)
     keys = jax.random.split(jax.random.key(0), B)
-    engine = Engine(Exact().fit(dataset, mesh), DDPM().steps(np.array([3.0, 1.0, 0.3, 0.0])))
+    engine = Engine(
+        Exact().fit(Placed(dataset, mesh)), DDPM().steps(np.array([3.0, 1.0, 0.3, 0.0]))
+    )
     fixed = (engine._denoiser, engine._table, jax.device_put(keys, batch_sharding(mesh)))
     step = (start_of(engine.steps, z), jnp.int32(0), jnp.int32(1))
     text = _advance.lower(fixed, *step, is_stochastic=True).compile().compiled.as_text()

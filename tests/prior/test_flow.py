@@ -8,6 +8,7 @@ import pytest
 
 from gdiff import rng
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.dataset.toy import Moons, TwoPoints
 from gdiff.errors import UserError
 from gdiff.prior import flow
@@ -45,7 +46,7 @@ def moons():
 def trained(moons, mesh, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GDIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return SMALL.fit(moons, SIGMA, mesh)
+        return SMALL.fit(Placed(moons, mesh), SIGMA)
 
 
 @eqx.filter_jit
@@ -112,7 +113,9 @@ def test_density_on_moons_integrates_to_one(trained):
 
 def test_flow_beats_the_gaussian_on_moons(trained, moons, mesh):
     z = noised(moons, 8192)
-    gain = np.asarray(log_prob(trained, z) - log_prob(Gaussian().fit(moons, SIGMA, mesh), z))
+    gain = np.asarray(
+        log_prob(trained, z) - log_prob(Gaussian().fit(Placed(moons, mesh), SIGMA), z)
+    )
     # The Gaussian is .050 nats from the noised data, by the exact density.
     assert 0.035 < gain.mean() < 0.052
 
@@ -134,27 +137,27 @@ def test_a_draw_depends_on_its_own_key_only(trained):
 @pytest.mark.slow
 def test_trained_flow_is_reused(moons, mesh, monkeypatch):
     spec = TINY
-    first = spec.fit(moons, SIGMA, mesh)
+    first = spec.fit(Placed(moons, mesh), SIGMA)
 
     def fail(*args):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(flow, "_trained", fail)
     z = noised(moons, 16)
-    assert np.array_equal(log_prob(spec.fit(moons, SIGMA, mesh), z), log_prob(first, z))
+    assert np.array_equal(log_prob(spec.fit(Placed(moons, mesh), SIGMA), z), log_prob(first, z))
     with jax.enable_x64(True):  # measured in double precision, it is the same flow
-        double = log_prob(spec.fit(moons, SIGMA, mesh), z.astype(np.float64))
+        double = log_prob(spec.fit(Placed(moons, mesh), SIGMA), z.astype(np.float64))
     assert double.dtype == np.float64
     assert np.allclose(double, log_prob(first, z), atol=1e-4)
     for other, sigma in ((spec, 2 * SIGMA), (replace(spec, seed=1), SIGMA)):
         with pytest.raises(AssertionError, match="trained again"):
-            other.fit(moons, sigma, mesh)
+            other.fit(Placed(moons, mesh), sigma)
 
 
 def test_training_depends_on_nothing_but_data_and_options(moons, mesh, tmp_path, monkeypatch):
-    once = TINY.fit(moons, SIGMA, mesh)
+    once = TINY.fit(Placed(moons, mesh), SIGMA)
     monkeypatch.setenv("GDIFF_CACHE", str(tmp_path / "other"))
-    assert eqx.tree_equal(TINY.fit(moons, SIGMA, mesh), once)
+    assert eqx.tree_equal(TINY.fit(Placed(moons, mesh), SIGMA), once)
 
 
 @pytest.mark.slow
@@ -164,16 +167,18 @@ def test_training_that_gains_nothing_ends_early_and_leaves_the_mixture(mesh, mon
     reached = []
     monkeypatch.setattr(Progress, "reach", lambda self, done, note="": reached.append(done))
     spec = Flow(couplings=2, width=8, batch_size=8, steps=10_000, patience=200, learning_rate=0.01)
-    found = spec.fit(data, 0.1, mesh)
+    found = spec.fit(Placed(data, mesh), 0.1)
     assert max(reached) < 1000
     z = noised(data, 16)
-    assert np.allclose(log_prob(found, z), log_prob(GMM().fit(data, 0.1, mesh), z), rtol=1e-4)
+    assert np.allclose(
+        log_prob(found, z), log_prob(GMM().fit(Placed(data, mesh), 0.1), z), rtol=1e-4
+    )
 
 
 def test_on_a_line_the_flow_is_the_mixture(mesh):
     data, z = TwoPoints().load(), np.linspace(-2, 2, 9, dtype=np.float32)[:, None]
-    found = Flow(components=2).fit(data, SIGMA, mesh)
-    expected = GMM(components=2).fit(data, SIGMA, mesh)
+    found = Flow(components=2).fit(Placed(data, mesh), SIGMA)
+    expected = GMM(components=2).fit(Placed(data, mesh), SIGMA)
     assert np.allclose(log_prob(found, z), log_prob(expected, z), atol=1e-4)
     assert sample(found, keys(5)).shape == (5, 1)
 
@@ -182,24 +187,24 @@ def test_on_a_line_the_flow_is_the_mixture(mesh):
 def test_coordinates_beyond_the_rank_stay_gaussian(mesh):
     data = Dataset("images", np.random.default_rng(0).integers(0, 255, (200, 3, 3, 1), np.uint8))
     spec = replace(TINY, rank=4)
-    found = spec.fit(data, 30.0, mesh)
+    found = spec.fit(Placed(data, mesh), 30.0)
     z = sample(found, keys(4))
     assert z.shape == (4, 3, 3, 1)
     tail = found.whole.clean.eigenvectors[:, 4:]
     moved = z + jnp.reshape(tail @ jnp.ones(5), (3, 3, 1))
-    gaussian = Gaussian().fit(data, 30.0, mesh)
+    gaussian = Gaussian().fit(Placed(data, mesh), 30.0)
     change = log_prob(found, moved) - log_prob(found, z)
     assert np.allclose(change, log_prob(gaussian, moved) - log_prob(gaussian, z), atol=1e-3)
 
 
 def test_one_row_is_refused(mesh):
     with pytest.raises(UserError, match="prior=flow needs at least 2 points"):
-        Flow().fit(Dataset("one", np.zeros((1, 2), np.float32)), SIGMA, mesh)
+        Flow().fit(Placed(Dataset("one", np.zeros((1, 2), np.float32)), mesh), SIGMA)
 
 
 def test_more_components_than_points_are_refused(mesh):
     with pytest.raises(UserError, match=r"prior\.components=3"):
-        Flow(components=3).fit(TwoPoints().load(), SIGMA, mesh)
+        Flow(components=3).fit(Placed(TwoPoints().load(), mesh), SIGMA)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from scipy import stats
 from sklearn.decomposition import PCA
 
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.prior.gaussian import Gaussian
 from gdiff.prior.ppca import PPCA
 from tests.prior.laws import MESH, keys, log_prob, model_rows, sample
@@ -11,15 +12,15 @@ from tests.prior.laws import MESH, keys, log_prob, model_rows, sample
 def test_log_density_is_that_of_the_noised_moments():
     data, sigma = Digits().load(), 0.5
     law = normal(np.cov(model_rows(data).T, bias=True), data, sigma)
-    check(Gaussian().fit(data, sigma, MESH), law)
-    check(PPCA(rank=1000).fit(data, sigma, MESH), law)
+    check(Gaussian().fit(Placed(data, MESH), sigma), law)
+    check(PPCA(rank=1000).fit(Placed(data, MESH), sigma), law)
 
 
 def test_few_directions_leave_the_covariance_of_probabilistic_pca():
     data, sigma = Digits().load(), 0.5
     pca = PCA(n_components=12, svd_solver="full").fit(model_rows(data))
     covariance = pca.get_covariance() * (len(data) - 1) / len(data)
-    check(PPCA(rank=12).fit(data, sigma, MESH), normal(covariance, data, sigma))
+    check(PPCA(rank=12).fit(Placed(data, MESH), sigma), normal(covariance, data, sigma))
 
 
 def normal(covariance, data, sigma):

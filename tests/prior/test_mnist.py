@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from gdiff.dataset.placed import Placed
 from gdiff.dataset.tfds import Tfds
 from gdiff.prior.dpgmm import DPGMM
 from gdiff.prior.empirical import Empirical
@@ -25,7 +26,7 @@ def mnist(real_data_dir):
 @pytest.mark.parametrize("time", [0.6, 0.4, 0.2])
 def test_divergences_are_those_measured_elsewhere(mnist, time):
     sigma = float(VPLinear().sigma(time))
-    exact = Empirical().fit(mnist, sigma, MESH)
+    exact = Empirical().fit(Placed(mnist, MESH), sigma)
     z = jax.jit(lambda keys: exact.sample(keys))(keys(1024))
     known = in_parts(exact, z)
     expected = {  # in nats, to their own sampling errors
@@ -34,7 +35,7 @@ def test_divergences_are_those_measured_elsewhere(mnist, time):
         0.2: (390.0, 61.0, 48.0, 48.0),
     }[time]
     for spec, value in zip((Standard(), Gaussian(), GMM(), DPGMM()), expected, strict=True):
-        excess = known - in_parts(spec.fit(mnist, sigma, MESH), z)
+        excess = known - in_parts(spec.fit(Placed(mnist, MESH), sigma), z)
         error = excess.std() / len(excess) ** 0.5
         assert abs(excess.mean() - value) < 4 * error + 0.04 * value
 

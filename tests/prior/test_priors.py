@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from gdiff.dataset.placed import Placed
 from gdiff.dataset.toy import TwoPoints
 from gdiff.parallel.mesh import batch_sharding, make_mesh
 from gdiff.prior.dpgmm import DPGMM
@@ -28,7 +29,7 @@ from tests.prior.laws import (
 
 @pytest.mark.parametrize("spec", [Standard(), Gaussian()], ids=repr)
 def test_integrates_to_one_on_a_line_and_draws_have_its_distribution(spec):
-    prior = spec.fit(line(), 0.4, MESH)
+    prior = spec.fit(Placed(line(), MESH), 0.4)
     z = np.linspace(-12, 12, 4001)
     density = np.exp(np.asarray(log_prob(prior, z[:, None].astype(np.float32)), float))
     assert np.trapezoid(density, z) == pytest.approx(1, abs=1e-3)
@@ -41,7 +42,7 @@ def test_integrates_to_one_on_a_line_and_draws_have_its_distribution(spec):
     "spec", [PPCA(rank=1), GMM(components=4, rank=1), DPGMM(components=4)], ids=repr
 )
 def test_integrates_to_one_in_the_plane_and_draws_have_its_marginals(spec):
-    prior = spec.fit(plane(), 0.3, MESH)
+    prior = spec.fit(Placed(plane(), MESH), 0.3)
     z = np.linspace(-7, 7, 281)
     grid = np.stack(np.meshgrid(z, z, indexing="ij"), axis=-1)
     density = np.exp(np.asarray(log_prob(prior, grid.reshape(-1, 2).astype(np.float32)), float))
@@ -62,7 +63,7 @@ def test_integrates_to_one_in_the_plane_and_draws_have_its_marginals(spec):
 @pytest.mark.parametrize("spec", [Gaussian(), GMM(components=4)], ids=repr)
 def test_a_draw_depends_on_its_key_only_and_not_on_devices(spec):
     mesh = make_mesh("data:4/batch:2")
-    split, whole = spec.fit(images(), 0.5, mesh), spec.fit(images(), 0.5, MESH)
+    split, whole = spec.fit(Placed(images(), mesh), 0.5), spec.fit(Placed(images(), MESH), 0.5)
     for leaf in jax.tree.leaves(eqx.filter(split, eqx.is_array)):
         assert leaf.sharding.is_fully_replicated
         assert leaf.sharding.mesh == mesh
@@ -79,7 +80,7 @@ def test_a_draw_depends_on_its_key_only_and_not_on_devices(spec):
 @pytest.mark.parametrize("data", [TwoPoints().load(), images()], ids=len)
 def test_few_points_copies_and_constant_coordinates_do_no_harm(spec, data):
     for sigma in (1e-3, 80.0):
-        prior = spec.fit(data, sigma, MESH)
+        prior = spec.fit(Placed(data, MESH), sigma)
         z, values = draw_and_judge(prior, keys(8))
         assert z.shape == (8, *data.event_shape)
         assert np.all(np.isfinite(z))
@@ -95,7 +96,7 @@ def test_log_density_of_draws_in_many_dimensions_is_the_entropy_on_average(spec)
     if isinstance(spec, PPCA):
         variance[2:] = variance[2:].mean()
     entropy = 0.5 * np.sum(1 + np.log(2 * np.pi * (variance + sigma**2)))
-    prior = spec.fit(data, sigma, MESH)
+    prior = spec.fit(Placed(data, MESH), sigma)
     values = draw_and_judge(prior, keys(8))[1]
     # Half a chi-squared number of dim degrees of freedom, about its mean.
     assert np.mean(values) == pytest.approx(-entropy, abs=4 * (data.dim / 2 / 8) ** 0.5)

@@ -5,6 +5,7 @@ from scipy import stats
 
 from gdiff import rng
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.errors import UserError
 from gdiff.prior.standard import Standard
 from tests.prior.laws import MESH, keys, log_prob, sample
@@ -12,7 +13,7 @@ from tests.prior.laws import MESH, keys, log_prob, sample
 
 def test_draws_have_the_stated_law_and_log_density():
     data = Digits(subset=5).load()
-    prior = Standard(data_variance=2.0).fit(data, 3.0, MESH)
+    prior = Standard(data_variance=2.0).fit(Placed(data, MESH), 3.0)
     z = sample(prior, keys(500))
     assert z.shape == (500, 8, 8, 1)
     assert stats.kstest(np.ravel(z), stats.norm(scale=11**0.5).cdf).pvalue > 1e-3
@@ -21,7 +22,7 @@ def test_draws_have_the_stated_law_and_log_density():
 
 
 def test_a_draw_depends_on_its_own_number_only():
-    prior = Standard().fit(Digits(subset=5).load(), 1.0, MESH)
+    prior = Standard().fit(Placed(Digits(subset=5).load(), MESH), 1.0)
     together = sample(prior, rng.sample_keys(7, rng.Role.PRIOR, np.arange(10)))
     alone = sample(prior, rng.sample_keys(7, rng.Role.PRIOR, np.array([6])))
     assert np.array_equal(together[6], alone[0])

@@ -5,6 +5,7 @@ import pytest
 
 from gdiff import rng
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Posterior
 from gdiff.parallel.mesh import batch_sharding, make_mesh
 from gdiff.sampler.drivers import sequential as engine_module
@@ -74,7 +75,7 @@ def test_compiles_once_for_all_batches_segments_seeds_and_lengths(
 ):
     monkeypatch.setattr(engine_module, "_SEGMENT_SECONDS", 0.0)
     mesh = make_mesh(layout)
-    denoiser = Exact().fit(Digits(subset=64).load(), mesh)
+    denoiser = Exact().fit(Placed(Digits(subset=64).load(), mesh))
     index = jax.device_put(jnp.arange(8), batch_sharding(mesh))
     z = jax.device_put(20.0 * jnp.ones((8, 8, 8, 1)), batch_sharding(mesh))
     for turn, count in enumerate((9, 3, 12)):
@@ -119,7 +120,7 @@ def test_a_value_that_is_not_finite_is_named():
 
 def test_the_exact_score_leads_to_data_points():
     data = Digits(subset=100).load()
-    engine = Engine(Exact().fit(data, make_mesh("batch:1")), DDIM().steps(GRID))
+    engine = Engine(Exact().fit(Placed(data, make_mesh("batch:1"))), DDIM().steps(GRID))
     z = 20 * jax.random.normal(jax.random.key(0), (16, *data.event_shape))
     samples = np.asarray(engine.sample(z, keys_of(16))).reshape(16, -1)
     points = data.rows(slice(None)).reshape(100, -1)

@@ -10,6 +10,7 @@ import pytest
 
 from gdiff import rng
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Posterior
 from gdiff.parallel.mesh import make_mesh
 from gdiff.sampler.corrector import corrector
@@ -178,9 +179,11 @@ def test_devices_share_the_states_of_a_single_sample(layout, start):
     plan = sampler.plan(GRID)
     z = 20 * jax.random.normal(jax.random.key(1), (1, 8, 8, 1))
     keys = rng.sample_keys(0, rng.Role.STEP, jnp.arange(1))
-    expected = Engine(Exact().fit(data, make_mesh("batch:1")), plan.steps).sample(z, keys)
+    expected = Engine(Exact().fit(Placed(data, make_mesh("batch:1"))), plan.steps).sample(z, keys)
     guess = (lambda z, sigma: Posterior(jnp.zeros_like(z))) if start == "wiener" else None
-    got = ParallelEngine(Exact().fit(data, mesh), plan, sampler, mesh, guess).sample(z, keys)
+    got = ParallelEngine(Exact().fit(Placed(data, mesh)), plan, sampler, mesh, guess).sample(
+        z, keys
+    )
     assert np.abs(np.asarray(got) - np.asarray(expected)).max() < 1e-4
 
 
@@ -372,7 +375,7 @@ def test_every_score_is_sampled_as_one_step_after_the_other(score, method, doubl
     grid = np.append(np.geomspace(20.0, 0.05, 7), 0.0)
     sampler = dataclasses.replace(experiment.sampler, block_size=5, tolerance=0.0)
     plan = sampler.plan(grid)
-    denoiser = experiment.score.fit(data, mesh, plan.steps.levels)
+    denoiser = experiment.score.fit(Placed(data, mesh), plan.steps.levels)
     z = 20 * jax.random.normal(jax.random.key(0), (3, 8, 8, 1), jnp.float64)
     keys = rng.sample_keys(0, rng.Role.STEP, jnp.arange(3))
     expected = Engine(denoiser, plan.steps).sample(z, keys)

@@ -8,6 +8,7 @@ import pytest
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.errors import UserError
 from gdiff.parallel.mesh import make_mesh
 from gdiff.score.exact import Exact
@@ -37,7 +38,7 @@ def check(dataset, sigmas=SIGMAS, count=8, seed=0, mesh="batch:1"):
     """Compare with float64 on all kinds of queries; returns the largest relative error."""
     rng = np.random.default_rng(seed)
     y = dataset.to_model(dataset.x, np.float64).reshape(len(dataset), -1)
-    denoiser = jax.jit(Exact().fit(dataset, make_mesh(mesh)).__call__)
+    denoiser = jax.jit(Exact().fit(Placed(dataset, make_mesh(mesh))).__call__)
     worst = 0.0
     for sigma in sigmas:
         level = np.full(count, sigma, np.float32)
@@ -90,7 +91,9 @@ def test_matches_float64_on_float_data_far_from_the_origin():
     data = Dataset("far", x)
     y = x.astype(float)
     z = x[:4] + np.float32(0.01)
-    got = eqx.filter_jit(Exact().fit(data, make_mesh("batch:1")))(jnp.asarray(z), jnp.full(4, 0.5))
+    got = eqx.filter_jit(Exact().fit(Placed(data, make_mesh("batch:1"))))(
+        jnp.asarray(z), jnp.full(4, 0.5)
+    )
     mean, trace, _ = posterior(y, z.astype(float), np.full(4, 0.5))
     assert np.allclose(got.mean, mean, atol=3e-4)
     assert np.allclose(got.trace_cov, trace, atol=1e-3)
@@ -119,7 +122,9 @@ def test_the_chunk_size_does_not_matter():
     data = Digits(subset=100).load()
     mesh = make_mesh("batch:1")
     z = jax.random.normal(jax.random.key(0), (8, *data.event_shape))
-    whole, *parts = (eqx.filter_jit(Exact(chunk_rows=c).fit(data, mesh)) for c in (0, 1, 99))
+    whole, *parts = (
+        eqx.filter_jit(Exact(chunk_rows=c).fit(Placed(data, mesh))) for c in (0, 1, 99)
+    )
     for sigma in (0.01, 1.0, 20.0):
         level = jnp.full(8, sigma)
         expected = whole(z, level)
@@ -132,7 +137,7 @@ def test_the_chunk_size_does_not_matter():
 
 def test_rows_of_a_batch_have_their_own_noise_levels():
     data = Digits(subset=200).load()
-    denoise = eqx.filter_jit(Exact().fit(data, make_mesh("batch:1")))
+    denoise = eqx.filter_jit(Exact().fit(Placed(data, make_mesh("batch:1"))))
     z = jax.random.normal(jax.random.key(0), (len(SIGMAS), *data.event_shape))
     together = denoise(z, jnp.array(SIGMAS)).mean
     for i, sigma in enumerate(SIGMAS):
@@ -144,7 +149,7 @@ def test_rows_of_a_batch_have_their_own_noise_levels():
 def test_trace_is_the_divergence_and_the_score_is_the_gradient_of_the_log_density():
     with jax.enable_x64(True):
         data = Digits(subset=50).load()
-        denoise = Exact().fit(data, make_mesh("batch:1"))
+        denoise = Exact().fit(Placed(data, make_mesh("batch:1")))
         z = jax.random.normal(jax.random.key(1), (1, *data.event_shape), jnp.float64)
         sigma = jnp.array([1.5])
 
@@ -164,14 +169,14 @@ def test_trace_is_the_divergence_and_the_score_is_the_gradient_of_the_log_densit
 def test_never_holds_a_second_copy_of_the_data_or_all_logits():
     n, d, b = 200_000, 256, 64
     data = images(np.zeros((n, d), np.uint8))
-    denoiser = Exact(chunk_rows=2048).fit(data, make_mesh("batch:1"))
+    denoiser = Exact(chunk_rows=2048).fit(Placed(data, make_mesh("batch:1")))
     program = jax.jit(denoiser.__call__).lower(jnp.zeros((b, d)), jnp.ones(b)).compile()
     assert program.memory_analysis().temp_size_in_bytes < n * b * 4 / 2
 
 
 def test_no_product_is_left_to_the_hardwares_own_precision():
     """On accelerators the default precision of a product is lower than that of its operands."""
-    denoiser = Exact().fit(images(np.zeros((64, 48), np.uint8)), make_mesh("batch:1"))
+    denoiser = Exact().fit(Placed(images(np.zeros((64, 48), np.uint8)), make_mesh("batch:1")))
     program = jax.jit(denoiser.__call__).lower(jnp.zeros((8, 48)), jnp.ones(8)).as_text()
     products = [line for line in program.splitlines() if "dot_general" in line]
     assert products
@@ -179,8 +184,8 @@ def test_no_product_is_left_to_the_hardwares_own_precision():
 
 
 def test_uint8_rows_stay_uint8_on_the_device():
-    denoiser = Exact().fit(images(np.zeros((10, 4), np.uint8)), make_mesh("batch:1"))
-    assert denoiser.rows.dtype == jnp.uint8
+    denoiser = Exact().fit(Placed(images(np.zeros((10, 4), np.uint8)), make_mesh("batch:1")))
+    assert denoiser.rows.stored.dtype == jnp.uint8
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])

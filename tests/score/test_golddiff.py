@@ -8,6 +8,7 @@ import pytest
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.errors import UserError
 from gdiff.kernels import selection
 from gdiff.parallel.mesh import make_mesh
@@ -84,10 +85,11 @@ def queries(dataset, sigmas=SIGMAS, each=4, seed=0):
 
 def drawn_rows(denoiser, z, sigma):
     """The random part of the rows that each query sees."""
-    flat = z.reshape(len(z), -1) * denoiser.full.scale + denoiser.full.shift - denoiser.full.centre
-    keys = eqx.filter_jit(denoiser.keys)(flat, sigma * np.float32(denoiser.full.scale))
+    rows = denoiser.rows
+    flat = z.reshape(len(z), -1) * rows.scale + rows.shift - rows.centre
+    keys = eqx.filter_jit(denoiser.keys)(flat, sigma * np.float32(rows.scale))
     draw = jax.jit(selection.uniform_subset, static_argnums=3)
-    n = denoiser.full.n
+    n = rows.n
     return np.asarray(draw(keys, denoiser.candidate_size(sigma), np.arange(n), n))
 
 
@@ -97,7 +99,7 @@ def denoised(denoiser, z, sigma):
 
 def check(dataset, spec, mesh="batch:1", ask=queries):
     """Compare with the rule in float64 on one batch of all noise levels."""
-    denoiser = spec.fit(dataset, make_mesh(mesh))
+    denoiser = spec.fit(Placed(dataset, make_mesh(mesh)))
     z, sigma = ask(dataset)
     got = denoised(denoiser, z, sigma)
     drawn = drawn_rows(denoiser, z, sigma) if spec.presample else [None] * len(z)
@@ -183,7 +185,7 @@ def test_duplicates_that_tie_for_the_last_place_are_all_used():
 
 
 def test_a_query_does_not_depend_on_its_batch():
-    denoiser = digit_spec("wss", presample=True).fit(digits(), make_mesh("batch:1"))
+    denoiser = digit_spec("wss", presample=True).fit(Placed(digits(), make_mesh("batch:1")))
     z, sigma = queries(digits())
     together = denoised(denoiser, z, sigma)
     for i in range(0, len(z), 5):
@@ -193,7 +195,7 @@ def test_a_query_does_not_depend_on_its_batch():
 
 
 def test_batches_too_large_for_memory_go_in_parts(monkeypatch):
-    denoiser = digit_spec("ss", presample=False).fit(digits(), make_mesh("batch:1"))
+    denoiser = digit_spec("ss", presample=False).fit(Placed(digits(), make_mesh("batch:1")))
     z, sigma = queries(digits())
     whole = denoised(denoiser, z, sigma)
     monkeypatch.setattr(golddiff, "_LARGEST_ARRAY", 7 * 512)
@@ -213,15 +215,15 @@ def test_all_rows_in_one_softmax_are_the_exact_posterior():
     data = Dataset("digits", x, shift=digits().shift, scale=digits().scale)
     z, sigma = queries(data, sigmas=(0.002, 0.01, *SIGMAS, 160.0))
     mesh = make_mesh("batch:1")
-    got = denoised(GoldDiff(k_min=1.0, k_max=1.0).fit(data, mesh), z, sigma)
-    exact = denoised(Exact().fit(data, mesh), z, sigma)
+    got = denoised(GoldDiff(k_min=1.0, k_max=1.0).fit(Placed(data, mesh)), z, sigma)
+    exact = denoised(Exact().fit(Placed(data, mesh)), z, sigma)
     assert np.allclose(got.mean, exact.mean, atol=1e-5)
     assert np.allclose(got.trace_cov, exact.trace_cov, rtol=1e-4, atol=1e-5)
 
 
 def test_the_trace_is_the_divergence():
     with jax.enable_x64(True):
-        denoiser = GoldDiff(k_min=0.1, k_max=0.3).fit(digits(), make_mesh("batch:1"))
+        denoiser = GoldDiff(k_min=0.1, k_max=0.3).fit(Placed(digits(), make_mesh("batch:1")))
         z = jax.random.normal(jax.random.key(1), (1, *digits().event_shape), jnp.float64)
 
         def denoise(z):
@@ -234,7 +236,7 @@ def test_the_trace_is_the_divergence():
 
 
 def test_subset_sizes_run_from_k_min_to_k_max():
-    denoiser = GoldDiff(k_min=1 / 15, k_max=1 / 7.5).fit(digits(), make_mesh("batch:1"))
+    denoiser = GoldDiff(k_min=1 / 15, k_max=1 / 7.5).fit(Placed(digits(), make_mesh("batch:1")))
     sigma = np.array([0, 1e-4, 0.1, 1, 3, 100, 1e4], np.float32)
     rest = 1 - sigma / np.sqrt(1 + sigma.astype(float) ** 2)
     assert np.array_equal(denoiser.subset_size(sigma), np.round(40 - (40 - 20) * rest))
@@ -254,7 +256,7 @@ def test_subset_sizes_run_from_k_min_to_k_max():
 )
 def test_the_automatic_proxy_divides_the_sides_where_it_can(shape, sides):
     data = Dataset("zeros", np.zeros((2, *shape), np.uint8))
-    denoiser = GoldDiff().fit(data, make_mesh("batch:1"))
+    denoiser = GoldDiff().fit(Placed(data, make_mesh("batch:1")))
     assert denoiser.sides == sides
     assert (denoiser.proxy is None) == (sides is None)
 
@@ -298,7 +300,10 @@ def test_errors_on_cifar10_are_those_of_the_released_code_and_of_a_proxy_scan(
     data = Tfds(name="cifar10", data_dir=real_data_dir).load()
     clean = Tfds(name="cifar10", data_dir=real_data_dir, split="test", subset=192).load()
     mesh = make_mesh("batch:1")
-    exact, subset = Exact().fit(data, mesh), GoldDiff(presample=presample).fit(data, mesh)
+    exact, subset = (
+        Exact().fit(Placed(data, mesh)),
+        GoldDiff(presample=presample).fit(Placed(data, mesh)),
+    )
     for time, expected in zip(TIMES, MEASURED[presample], strict=True):
         found = errors(subset, exact, clean.rows(slice(None)), DDPM().sigma(time))
         error = found.mean()

@@ -7,7 +7,9 @@ import pytest
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.errors import UserError
+from gdiff.kernels.fold import denoised
 from gdiff.parallel.mesh import make_mesh
 from gdiff.score.exact import Exact, ExactScan
 from gdiff.score.golden.scan import GoldenScan
@@ -60,14 +62,13 @@ def scan(golden, work, z, sigma):
         posterior, estimate, _ = golden.scan(work, z, sigma)
         return posterior._replace(likely_bound=estimate)
 
-    found = golden.on_devices(run, z.reshape(len(z), -1), sigma)
-    return found._replace(mean=found.mean.reshape(z.shape))
+    return denoised(golden.full.rows.mesh, run, golden, z, sigma)
 
 
 def unplanned(data, layout, max_rank=1024, tolerance=0.01):
     """The scan of a data set, for works of one's own choice."""
     ends = index.ranks(len(data), data.dim, max_rank)
-    return index.build(data, Exact().fit(data, make_mesh(layout)), ends, tolerance)
+    return index.build(data, Exact().fit(Placed(data, make_mesh(layout))), ends, tolerance)
 
 
 def all_works(golden):
@@ -86,7 +87,9 @@ def all_works(golden):
     ],
 )
 def test_meets_its_tolerance_at_every_noise_level(data, tolerance, layout, max_rank):
-    golden = Golden(tolerance=tolerance, max_rank=max_rank).fit(data, make_mesh(layout), SIGMAS)
+    golden = Golden(tolerance=tolerance, max_rank=max_rank).fit(
+        Placed(data, make_mesh(layout)), SIGMAS
+    )
     assert isinstance(golden, GoldenScan)
     for sigma in SIGMAS:
         z, level = queries(data, sigma), levels(sigma)
@@ -95,14 +98,14 @@ def test_meets_its_tolerance_at_every_noise_level(data, tolerance, layout, max_r
 
 
 def test_the_plan_saves_work_where_it_can(data):
-    golden = Golden(tolerance=0.1).fit(data, make_mesh("data:2/batch:4"), SIGMAS)
+    golden = Golden(tolerance=0.1).fit(Placed(data, make_mesh("data:2/batch:4")), SIGMAS)
     assert {bool(work.averaged) for work in golden.plan.works} == {True, False}
     z = queries(data, 0.01)
     assert np.all(answer(golden, z, levels(0.01)).subset_size < len(data))
 
 
 def test_bounds_hold_at_every_noise_level_near_the_data_and_far_away(data):
-    golden = Golden(tolerance=0.1).fit(data, make_mesh("data:2/batch:4"), SIGMAS)
+    golden = Golden(tolerance=0.1).fit(Placed(data, make_mesh("data:2/batch:4")), SIGMAS)
     rows = data.rows(slice(None)).reshape(len(data), -1).astype(float)
     rng = np.random.default_rng(3)
     for sigma in np.geomspace(0.005, 200, 8):
@@ -220,10 +223,10 @@ def test_levels_between_two_of_the_plan_get_the_dearer_of_their_works():
 
 def test_the_second_fit_comes_from_the_cache(data, monkeypatch):
     mesh = make_mesh("data:2/batch:4")
-    first = Golden(tolerance=0.1).fit(data, mesh, SIGMAS)
+    first = Golden(tolerance=0.1).fit(Placed(data, mesh), SIGMAS)
     monkeypatch.setattr("gdiff.score.golden.index._project", None)
     monkeypatch.setattr("gdiff.score.golden.plan._measure", None)
-    second = Golden(tolerance=0.1).fit(data, mesh, SIGMAS)
+    second = Golden(tolerance=0.1).fit(Placed(data, mesh), SIGMAS)
     assert eqx.tree_equal(first.plan, second.plan)
     assert eqx.tree_equal(first.index, second.index)
 
@@ -233,12 +236,12 @@ def test_the_second_fit_comes_from_the_cache(data, monkeypatch):
 )
 def test_few_numbers_a_row_are_scanned_in_full(x):
     data = Dataset("small", x.astype(np.float32))
-    assert isinstance(Golden().fit(data, make_mesh("batch:1"), (1.0,)), ExactScan)
+    assert isinstance(Golden().fit(Placed(data, make_mesh("batch:1")), (1.0,)), ExactScan)
 
 
 def test_few_points_are_scanned_in_full():
     data, mesh = Digits(subset=50).load(), make_mesh("batch:1")
-    assert eqx.tree_equal(Golden().fit(data, mesh), Exact().fit(data, mesh))
+    assert eqx.tree_equal(Golden().fit(Placed(data, mesh)), Exact().fit(Placed(data, mesh)))
 
 
 @pytest.mark.parametrize("option", ["tolerance", "max_rank", "pilot_queries"])

@@ -4,6 +4,7 @@ import equinox as eqx
 import numpy as np
 import pytest
 
+from gdiff.dataset.placed import Placed
 from gdiff.dataset.tfds import Tfds
 from gdiff.metrics.exact import exact_posterior
 from gdiff.parallel.mesh import make_mesh
@@ -43,7 +44,7 @@ def test_nearly_all_queries_at_every_level_of_the_ddpm_grid_are_within_the_toler
     far, unlikely = [], []
     alpha = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     sigmas = np.sqrt(1 / alpha - 1)[::100]
-    golden = Golden(tolerance=0.01).fit(data, make_mesh("batch:1"), sigmas)
+    golden = Golden(tolerance=0.01).fit(Placed(data, make_mesh("batch:1")), sigmas)
     rng = np.random.default_rng(0)
     rows = data.rows(rng.integers(0, len(data), BATCH)).reshape(BATCH, -1)
     for level in sigmas:
@@ -61,7 +62,9 @@ def test_nearly_all_queries_at_every_level_of_the_ddpm_grid_are_within_the_toler
 
 def test_no_bound_is_exceeded_near_the_data_far_from_it_and_between(images):
     data, unseen = images
-    golden = Golden(tolerance=0.01).fit(data, make_mesh("batch:1"), (0.01, 0.1, 1.0, 10.0, 80.0))
+    golden = Golden(tolerance=0.01).fit(
+        Placed(data, make_mesh("batch:1")), (0.01, 0.1, 1.0, 10.0, 80.0)
+    )
     rng = np.random.default_rng(1)
     # 80 levels, at each 128 queries of four kinds: 10 240 pairs.
     for level in np.exp(rng.uniform(np.log(0.005), np.log(100), 80)):

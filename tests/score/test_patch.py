@@ -6,6 +6,7 @@ import pytest
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.errors import UserError
 from gdiff.parallel.mesh import make_mesh
 from gdiff.score import patch as module
@@ -17,7 +18,7 @@ SIGMAS = (0.02, 0.3, 1.0, 5.0, 80.0)
 
 
 def fit(dataset, layout="batch:1", **options):
-    return eqx.filter_jit(Patch(**options).fit(dataset, make_mesh(layout)))
+    return eqx.filter_jit(Patch(**options).fit(Placed(dataset, make_mesh(layout))))
 
 
 def images(n, h, w, c, seed=0):
@@ -205,16 +206,16 @@ def test_fewer_images_are_a_fixed_choice_among_all():
     z, sigma = queries(data, SIGMAS)
     some = [fit(data, patch_size=3, max_images=5)(z, sigma).mean for _ in range(2)]
     assert np.array_equal(*some)
-    assert Patch(max_images=5).fit(data, make_mesh("batch:1")).n == 5
+    assert Patch(max_images=5).fit(Placed(data, make_mesh("batch:1"))).rows.n == 5
     for more in (None, 20, 99):
-        scan = Patch(max_images=more).fit(data, make_mesh("batch:1"))
-        assert np.array_equal(np.moveaxis(scan.images, 1, -1), data.x)
+        scan = Patch(max_images=more).fit(Placed(data, make_mesh("batch:1")))
+        assert np.array_equal(scan.rows.stored, data.x.reshape(20, -1))
 
 
 def test_never_holds_the_distances_to_all_images():
     data = Dataset("many", np.zeros((20_000, 8, 8, 1), np.uint8), shift=127.5, scale=127.5)
-    scan = Patch().fit(data, make_mesh("batch:1"))
-    assert scan.images.dtype == jnp.uint8
+    scan = Patch().fit(Placed(data, make_mesh("batch:1")))
+    assert scan.rows.stored.dtype == jnp.uint8
     program = jax.jit(scan.__call__).lower(jnp.zeros((64, 8, 8, 1)), jnp.ones(64)).compile()
     assert program.memory_analysis().temp_size_in_bytes < 32 * 2**20
 
@@ -231,4 +232,4 @@ def test_bad_settings_are_refused():
 def test_points_that_are_no_images_are_refused_in_one_line(shape):
     data = Dataset("points", np.zeros((4, *shape), np.float32))
     with pytest.raises(UserError, match="need images, and the points of points have shape"):
-        Patch().fit(data, make_mesh("batch:1"))
+        Patch().fit(Placed(data, make_mesh("batch:1")))

@@ -8,6 +8,7 @@ import pytest
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import statistics
 from gdiff.errors import UserError
 from gdiff.parallel.mesh import make_mesh
@@ -24,7 +25,7 @@ evaluate = eqx.filter_jit(lambda denoiser, z, sigma: denoiser(z, sigma))
 
 
 def fit(dataset, layout="batch:1", sigmas=SIGMAS, **options):
-    return partial(evaluate, PcaLocal(**options).fit(dataset, make_mesh(layout), sigmas))
+    return partial(evaluate, PcaLocal(**options).fit(Placed(dataset, make_mesh(layout)), sigmas))
 
 
 def golden(dataset, layout="batch:1", sigmas=SIGMAS, **options):
@@ -225,7 +226,7 @@ def test_the_chunk_size_does_not_matter(values, monkeypatch):
     monkeypatch.setattr(local_scan, "_CHUNK_VALUES", values)
     data = images(29, 6, 6, 2)
     z, sigma = queries(data)
-    scan = PcaLocal().fit(data, make_mesh("batch:1"), SIGMAS)
+    scan = PcaLocal().fit(Placed(data, make_mesh("batch:1")), SIGMAS)
     check(data, eqx.filter_jit(scan)(z, sigma), z, sigma)
 
 
@@ -234,7 +235,7 @@ def test_rows_of_a_batch_do_not_depend_on_each_other(monkeypatch):
     data = images(50, 8, 8, 1)
     z, sigma = queries(data)
     scan = PcaLocal(subset="golden", min_rows=4, max_rows=16).fit(
-        data, make_mesh("batch:1"), SIGMAS
+        Placed(data, make_mesh("batch:1")), SIGMAS
     )
     whole = evaluate(scan, z, sigma)
     # As many copies as there are rows, for the program is compiled for their number.
@@ -366,14 +367,16 @@ def test_float_points_far_from_the_origin():
 def test_never_holds_more_than_its_share_of_memory(subset):
     x = np.random.default_rng(0).integers(0, 256, (40_000, 8, 8, 1), dtype=np.uint8)
     data = Dataset("many", x, shift=127.5, scale=127.5)
-    scan = PcaLocal(subset=subset, min_rows=64, max_rows=64).fit(data, make_mesh("batch:1"), (1.0,))
+    scan = PcaLocal(subset=subset, min_rows=64, max_rows=64).fit(
+        Placed(data, make_mesh("batch:1")), (1.0,)
+    )
     program = jax.jit(scan.__call__).lower(jnp.zeros((256, 8, 8, 1)), jnp.ones(256)).compile()
     assert program.memory_analysis().temp_size_in_bytes < 640 * 2**20
 
 
 def test_rows_stay_as_they_are_stored():
-    scan = PcaLocal().fit(images(10, 4, 4, 1), make_mesh("batch:1"), (1.0,))
-    assert scan.full.rows.dtype == jnp.uint8
+    scan = PcaLocal().fit(Placed(images(10, 4, 4, 1), make_mesh("batch:1")), (1.0,))
+    assert scan.full.rows.stored.dtype == jnp.uint8
 
 
 @pytest.mark.parametrize(
@@ -397,7 +400,7 @@ def test_bad_settings_are_refused_in_one_line(options, message):
 def test_large_points_are_refused_in_one_line():
     data = Dataset("large", np.zeros((3, 4097), np.float32))
     with pytest.raises(UserError, match="at most 4096 numbers, and those of large have 4097"):
-        PcaLocal().fit(data, make_mesh("batch:1"))
+        PcaLocal().fit(Placed(data, make_mesh("batch:1")))
 
 
 @pytest.mark.slow

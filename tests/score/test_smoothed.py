@@ -6,6 +6,7 @@ import pytest
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.errors import UserError
 from gdiff.parallel.mesh import make_mesh
 from gdiff.score.smoothed import Smoothed
@@ -16,7 +17,7 @@ SIGMAS = (0.05, 0.3, 1.0, 5.0, 80.0)
 
 
 def fit(dataset, layout="batch:1", **options):
-    return eqx.filter_jit(Smoothed(**options).fit(dataset, make_mesh(layout)))
+    return eqx.filter_jit(Smoothed(**options).fit(Placed(dataset, make_mesh(layout))))
 
 
 def problem():

@@ -7,6 +7,7 @@ from scipy.stats import multivariate_normal
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
+from gdiff.dataset.placed import Placed
 from gdiff.errors import UserError
 from gdiff.parallel.mesh import make_mesh
 from gdiff.score.wiener import Wiener
@@ -17,7 +18,7 @@ SIGMAS = (0.002, 0.05, 0.7, 3.0, 80.0)
 
 
 def fit(dataset, layout="batch:1", **options):
-    return eqx.filter_jit(Wiener(**options).fit(dataset, make_mesh(layout)))
+    return eqx.filter_jit(Wiener(**options).fit(Placed(dataset, make_mesh(layout))))
 
 
 def moments(dataset):

@@ -62,7 +62,9 @@ def overlooked(
         odds = (peak - head.peak) / variance + jnp.log(mass / head_mass)
         own = head.first / head_mass[:, None]
         away = jnp.sqrt(tail.second / jnp.maximum(tail.mass, TINY)) + jnp.linalg.norm(own, axis=1)
-        return jnp.where(hidden > _MISLEADING, jax.nn.sigmoid(odds) * away, 0) / golden.full.scale
+        return (
+            jnp.where(hidden > _MISLEADING, jax.nn.sigmoid(odds) * away, 0) / golden.full.rows.scale
+        )
 
     return jax.lax.cond(jnp.any(hidden > _MISLEADING), estimated, lambda: jnp.zeros_like(hidden))
 
@@ -83,8 +85,8 @@ def bound(
     somewhere within the radius R of the data: ‖D̃ - D‖ ≤ ‖D̃ - D_head‖ + τ (R + ‖D_head‖), all
     about the mean of the data. Nor can the distance be larger than ‖D̃‖ + R.
     """
-    scale, variance = golden.full.scale, query.variance
-    shift = posterior.mean * scale + (golden.full.shift - golden.mean)
+    scale, variance = golden.full.rows.scale, query.variance
+    shift = posterior.mean * scale + (golden.full.rows.shift - golden.mean)
     norms = golden.index.norms[:, 1]
     radius = jnp.sqrt(jax.lax.pmax(jnp.max(norms), DATA))
     bound = jnp.linalg.norm(shift, axis=1) + radius

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
@@ -12,6 +12,7 @@ from gdiff.dataset import Dataset
 from gdiff.dataset.base import as_stored, blocks
 from gdiff.dataset.pages import release
 from gdiff.dataset.statistics import statistics
+from gdiff.kernels.fold import Rows, on_devices, split
 from gdiff.parallel.mesh import DATA, place_rows
 from gdiff.progress import track
 from gdiff.score.exact import ExactScan
@@ -52,12 +53,12 @@ def build(dataset: Dataset, full: ExactScan, ends: tuple[int, ...], tolerance: f
         np.float32,
         lambda out: _project(dataset, mean, basis, *_pieces(out, len(dataset), ends)),
     )
-    dtype = full.centre.dtype
+    dtype = full.rows.centre.dtype
     pieces, offset = _pieces(flat, len(dataset), ends)
-    *coordinates, norms = (place_rows(piece, full.mesh) for piece in pieces)
+    *coordinates, norms = (place_rows(piece, full.rows.mesh) for piece in pieces)
     return GoldenScan(
         full=full,
-        index=_index(full, tuple(coordinates), norms),
+        index=_index(_Known(full.rows, tuple(coordinates), norms)),
         mean=jnp.asarray(mean, dtype),
         offset=jnp.asarray(offset, dtype),
         basis=jnp.asarray(basis, dtype),
@@ -117,27 +118,26 @@ def _project(
     offset[:] = total - basis @ (basis.T @ total)
 
 
-def _index(full: ExactScan, coordinates: tuple[Array, ...], whole: Array) -> Index:
-    """The index of coordinates and squared norms [n, 1] that lie on the mesh."""
+class _Known(eqx.Module):
+    """Coordinates [n, columns] of all blocks, and squared norms [n, 1], of all rows."""
 
-    def local(coordinates: tuple[Array, ...], whole: Array) -> tuple[tuple[Array, ...], Array]:
-        count = len(whole)
-        row = jax.lax.axis_index(DATA) * count + jnp.arange(count)
-        is_row = (row < full.n)[:, None]
-        squares = jnp.stack([jnp.sum(block**2, axis=1) for block in coordinates], axis=1)
-        within = jnp.cumsum(squares, axis=1)
-        beyond = jnp.maximum(whole - within, 0)
-        norms = jnp.column_stack([jnp.ones(count), whole, beyond])
+    rows: Rows
+    coordinates: tuple[Array, ...] = split()
+    norms: Array = split()
+
+
+@eqx.filter_jit
+def _index(known: _Known) -> Index:
+    """The index of coordinates and squared norms that lie on the mesh."""
+
+    def local(known: _Known) -> tuple[tuple[Array, ...], Array]:
+        is_row = known.rows.exists[:, None]
+        squares = [jnp.sum(block**2, axis=1) for block in known.coordinates]
+        within = jnp.cumsum(jnp.stack(squares, axis=1), axis=1)
+        beyond = jnp.maximum(known.norms - within, 0)
+        norms = jnp.column_stack([jnp.ones(len(beyond)), known.norms, beyond])
         halves = jnp.where(is_row, 0.5 * within, jnp.inf)
         return tuple(halves.T), jnp.where(is_row, norms, 0)
 
-    halves, norms = jax.jit(
-        jax.shard_map(
-            local,
-            mesh=full.mesh,
-            in_specs=(P(DATA), P(DATA)),
-            out_specs=P(DATA),
-            check_vma=False,
-        )
-    )(coordinates, whole)
-    return Index(coordinates, halves, norms)
+    halves, norms = on_devices(known.rows.mesh, local, known, gives=P(DATA))
+    return Index(known.coordinates, halves, norms)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from gdiff.dataset import Dataset
+from gdiff.kernels.fold import on_devices
 from gdiff.kernels.leading import leading, without
 from gdiff.parallel.mesh import BATCH, batch_sharding
 from gdiff.progress import track
@@ -99,8 +100,8 @@ def _measure(golden: GoldenScan, dataset: Dataset, pilot: Pilot, levels: np.ndar
     table = []
     with track(f"measuring plans on {dataset.name}", len(levels), "levels") as progress:
         for level, sigma in enumerate(levels):
-            z = _queries(dataset, golden.full.mesh.shape[BATCH], pilot, level, sigma)
-            z = jax.device_put(z, batch_sharding(golden.full.mesh))
+            z = _queries(dataset, golden.full.rows.mesh.shape[BATCH], pilot, level, sigma)
+            z = jax.device_put(z, batch_sharding(golden.full.rows.mesh))
             sigma = jnp.full(len(z), sigma, z.dtype)
             exact = _full(golden, z, sigma)
             table.append(_cheapest(golden, pilot.tolerance, z, sigma, exact))
@@ -152,7 +153,7 @@ def _cheapest(
 def _reserve(golden: GoldenScan) -> Work:
     """What doubtful queries get: nearly all that there is."""
     blocks = len(golden.ends)
-    most = max(golden.full.n // 64, _LEAST_RESERVE)
+    most = max(golden.full.rows.n // 64, _LEAST_RESERVE)
     return Work(blocks, max(1, blocks - 1), max(h for h in _heads(golden) if h <= most))
 
 
@@ -173,7 +174,7 @@ def _menu(golden: GoldenScan) -> Iterator[tuple[Work, ...]]:
 
 def _heads(golden: GoldenScan) -> list[int]:
     """Heads that may be chosen: the largest one only where it is a small part of the rows."""
-    n = golden.full.n
+    n = golden.full.rows.n
     return [h for h in _HEADS if h <= n // 4 and (h < _LARGEST_HEAD or h <= n // 64)]
 
 
@@ -185,12 +186,12 @@ def _cost(golden: GoldenScan, work: Work, queries: int = QUERIES) -> float:
     if work.head:
         row += _RANKING_COST
     head = _HEAD_COST * len(golden.mean) * work.head * queries / QUERIES
-    return golden.full.n * row * _reading(queries) + head
+    return golden.full.rows.n * row * _reading(queries) + head
 
 
 def _full_cost(golden: GoldenScan, queries: int = QUERIES) -> float:
     """Of the full scan, likewise."""
-    return golden.full.n * 2 * len(golden.mean) * _reading(queries)
+    return golden.full.rows.n * 2 * len(golden.mean) * _reading(queries)
 
 
 def _reading(queries: int) -> float:
@@ -254,4 +255,4 @@ def _trials(
         return jnp.moveaxis(found[tuple(np.array(places).T)], -1, 0)
 
     z, exact = (x.reshape(len(x), -1) for x in (z, exact))
-    return jnp.moveaxis(golden.on_devices(run, z, sigma, exact), 0, -1)
+    return jnp.moveaxis(on_devices(golden.full.rows.mesh, run, golden, z, sigma, exact), 0, -1)

@@ -26,16 +26,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
 from gdiff.denoiser import Posterior
 from gdiff.kernels import compensated
+from gdiff.kernels.fold import denoised, split
 from gdiff.kernels.leading import leading, without
 from gdiff.kernels.parts import in_parts
 from gdiff.kernels.softmax import Leaders, exact_shares, weights_of
-from gdiff.parallel.mesh import BATCH, DATA
-from gdiff.score.exact import ExactScan, is_crowded, scan_rows
+from gdiff.parallel.mesh import DATA
+from gdiff.score.exact import ExactScan, is_crowded, is_delicate, scan_rows
 from gdiff.score.golden import bounds
 from gdiff.score.golden.sums import ROUNDING, TINY, Head, Index, Query, Tail, row_weights
 from gdiff.score.golden.work import Plan, Work
@@ -75,7 +75,7 @@ class GoldenScan(eqx.Module):
     """
 
     full: ExactScan
-    index: Index
+    index: Index = split()
     mean: Float[Array, " d"]
     offset: Float[Array, " d"]
     basis: Float[Array, "d r"]
@@ -84,32 +84,16 @@ class GoldenScan(eqx.Module):
     plan: Plan
     ends: tuple[int, ...] = eqx.field(static=True)
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"]) -> Posterior:
-        """Approximate posterior; `log_density` is None. b a multiple of the axis `batch`."""
-        n_local = len(self.full.half_norms) // self.full.mesh.shape[DATA]
-        size = max(1, min(QUERIES, _LARGEST_ARRAY // n_local))
-        posterior = self.on_devices(
-            lambda golden, z, sigma: in_parts(golden.denoise, size, z, sigma),
-            z.reshape(z.shape[0], -1),
-            sigma,
-        )
-        return posterior._replace(mean=posterior.mean.reshape(z.shape))
+    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+        """Approximate posterior; `log_density` is None."""
+        rows = self.full.rows
+        held = rows.count // rows.mesh.shape[DATA]
+        size = max(1, min(QUERIES, _LARGEST_ARRAY // held))
 
-    def on_devices(self, run: Callable[..., Any], *queries: Array) -> Any:
-        """run(self, *queries) on each device with its part of the rows and queries [b, …]."""
-        everywhere = jax.tree.map(lambda _: P(), self)
-        index = jax.tree.map(lambda _: P(DATA), self.index)
-        placement = eqx.tree_at(
-            lambda x: (x.full, x.index), everywhere, (self.full.placement(), index)
-        )
-        run = jax.shard_map(
-            run,
-            mesh=self.full.mesh,
-            in_specs=(placement, *[P(BATCH)] * len(queries)),
-            out_specs=P(BATCH),
-            check_vma=False,
-        )
-        return run(self, *queries)
+        def run(golden: "GoldenScan", z: Array, sigma: Array) -> Posterior:
+            return in_parts(golden.denoise, size, z, sigma)
+
+        return denoised(rows.mesh, run, self, z, sigma)
 
     def denoise(self, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Posterior:
         """The call on one device: by the plan, and with more work where the estimate says so."""
@@ -142,18 +126,18 @@ class GoldenScan(eqx.Module):
             log_density=None,
             error_bound=rounding,
             likely_bound=rounding,
-            subset_size=jnp.full(len(z), self.full.n),
+            subset_size=jnp.full(len(z), self.full.rows.n),
         )
         return posterior, jnp.zeros(len(z), bool)
 
     def rounding(self, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Float[Array, " b"]:
         """What rounding may do to the mean, in model units: more, where z is far from all data."""
-        epsilon, radius = jnp.finfo(z.dtype).eps / 2, self.full.radius
-        centre = (self.mean - self.full.shift) / self.full.scale
+        epsilon, radius = jnp.finfo(z.dtype).eps / 2, self.full.rows.radius
+        centre = (self.mean - self.full.rows.shift) / self.full.rows.scale
         length = jnp.linalg.norm(z - centre, axis=1)
         # Affinities are wrong by that much at most, unless they are computed with more bits.
         wrong = 5 * epsilon * radius * length / sigma**2
-        wrong = jnp.where(self.full.is_delicate(sigma), 0, jnp.minimum(wrong, 1))
+        wrong = jnp.where(is_delicate(self.full.rows, sigma), 0, jnp.minimum(wrong, 1))
         return radius * (ROUNDING + wrong)
 
     def scan(self, work: Work, z: Array, sigma: Array) -> tuple[Posterior, Array, Array]:
@@ -175,16 +159,16 @@ class GoldenScan(eqx.Module):
             estimate = jnp.maximum(estimate, missed)
         bound = bounds.bound(self, query, coarse, leaders, head, posterior, work)
         bound = bound + self.rounding(z, sigma)
-        size = min(work.head * jax.lax.axis_size(DATA), self.full.n)
+        size = min(work.head * jax.lax.axis_size(DATA), self.full.rows.n)
         posterior = posterior._replace(error_bound=bound, subset_size=jnp.full(len(z), size))
         return posterior, estimate, head.crowded
 
     def query(self, z: Array, sigma: Array) -> Query:
         """Queries in stored units."""
-        exact = compensated.affine(z, self.full.scale, self.full.shift)
+        exact = compensated.affine(z, self.full.rows.scale, self.full.rows.shift)
         z = exact.high - self.mean
         coordinates = _matmul(z, self.basis)
-        return Query(exact, z, coordinates, sigma, (sigma * self.full.scale) ** 2)
+        return Query(exact, z, coordinates, sigma, (sigma * self.full.rows.scale) ** 2)
 
     def coarse(self, query: Query, ranked: int) -> Float[Array, "n b"]:
         """Coarse affinities of all rows of this device.
@@ -206,7 +190,7 @@ class GoldenScan(eqx.Module):
         def sums(
             exact: compensated.Pair, z: Array, sigma: Array, variance: Array, leaders: Leaders
         ) -> Head:
-            own = self.full.rows[leaders.rows]
+            own = self.full.rows.local(leaders.rows)
             centred = own.astype(z.dtype) - self.mean
             norms = self.index.norms[leaders.rows, 1]
             affinities = _einsum("bd,bkd->bk", z, centred) - 0.5 * norms
@@ -218,8 +202,8 @@ class GoldenScan(eqx.Module):
             def settled() -> tuple[Array, Array]:
                 return self._settled(weights, affinities, exact, own, z, variance)
 
-            is_delicate = jnp.any(self.full.is_delicate(sigma, _LOGIT_SHARE * self.tolerance))
-            weights, crowded = jax.lax.cond(is_delicate, settled, lambda: (weights, crowded))
+            delicate = jnp.any(is_delicate(self.full.rows, sigma, _LOGIT_SHARE * self.tolerance))
+            weights, crowded = jax.lax.cond(delicate, settled, lambda: (weights, crowded))
             mass = jax.lax.psum(jnp.sum(weights, axis=1), DATA)
             first = jax.lax.psum(_einsum("bk,bkd->bd", weights, centred), DATA)
             own_mean = first / jnp.maximum(mass, TINY)[:, None]
@@ -248,7 +232,9 @@ class GoldenScan(eqx.Module):
         together = jax.lax.psum(jnp.sum(held, axis=1), DATA)
         at = (jnp.arange(b)[:, None], place)
         weights = weights.at[at].set(shares.weights * together[:, None])
-        crowded = is_crowded(Leaders(best, place), z, variance, self.full.radius * self.full.scale)
+        crowded = is_crowded(
+            Leaders(best, place), z, variance, self.full.rows.radius * self.full.rows.scale
+        )
         return weights, jax.lax.pmax(crowded.astype(jnp.int32), DATA) > 0
 
     def tail(self, query: Query, coarse: Float[Array, "n b"], averaged: int) -> Tail:
@@ -275,7 +261,7 @@ class GoldenScan(eqx.Module):
         share = tail_mass / mass
         # Of the weights less their mean: errors of all rows alike add up to what the Wiener
         # filter knows.
-        squares = jnp.maximum(tail.squares / mass**2 - share**2 / self.full.n, 0)
+        squares = jnp.maximum(tail.squares / mass**2 - share**2 / self.full.rows.n, 0)
         # The mean square of the rows of the tail beyond the coarse scan, in units of σ².
         hidden = tail.beyond[:, work.ranked - 1] / tail_mass / query.variance
         noise = jnp.minimum(jnp.expm1(jnp.minimum(hidden, 50)) * squares, share)
@@ -300,8 +286,8 @@ class GoldenScan(eqx.Module):
             shift, trace = own, head.spread / jnp.maximum(head.mass, TINY)
             spread = jnp.sqrt(tail.second / tail_mass) + jnp.linalg.norm(shift, axis=1)
             estimate = (jnp.sqrt(noise) + share) * spread
-        scale = self.full.scale
-        mean = (shift + (self.mean - self.full.shift)) / scale
+        scale = self.full.rows.scale
+        mean = (shift + (self.mean - self.full.rows.shift)) / scale
         caution = 1 - _HEAVY * jnp.expm1(-hidden)
         return Posterior(mean, trace / scale**2), caution * estimate / scale
 

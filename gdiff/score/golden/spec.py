@@ -4,9 +4,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jax.sharding import Mesh
-
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
 from gdiff.errors import require, require_one_of
 from gdiff.kernels.streamed import AUTO, ROWS
@@ -57,9 +56,10 @@ class Golden(ScoreSpec):
         """Always: to the tolerance."""
         return True
 
-    def fit(self, dataset: Dataset, mesh: Mesh, sigmas: Sequence[float] = ()) -> Denoiser:
+    def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> Denoiser:
         """Load or build the index, measure or load the plan, and return the denoiser."""
-        full = Exact(rows=self.rows).fit(dataset, mesh)
+        data = Placed.of(data, self.rows)
+        full, dataset = Exact().fit(data), data.dataset
         ends = index.ranks(len(dataset), dataset.dim, self.max_rank)
         if not ends or len(dataset) < _FEW:
             log.info(

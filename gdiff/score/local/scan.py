@@ -7,15 +7,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from gdiff.dataset import Dataset
-from gdiff.dataset.base import blocks
+from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Posterior
 from gdiff.kernels import compensated
+from gdiff.kernels.fold import denoised
 from gdiff.kernels.softmax import Moments, merge, weights_of
-from gdiff.parallel.mesh import BATCH, DATA
+from gdiff.parallel.mesh import DATA
 from gdiff.score.exact import ExactScan
 from gdiff.score.local.masks import LANES, WORD, Masks
 
@@ -39,40 +38,21 @@ class LocalScan(eqx.Module):
     high: Float[Array, " d"]
 
     @classmethod
-    def of(cls, dataset: Dataset, full: ExactScan, masks: Masks) -> "LocalScan":
-        """From the placed rows of `dataset`."""
-        x = dataset.x.reshape(len(dataset), -1)
-        low, high = x[0], x[0]
-        for block in blocks(x):
-            low = np.minimum(low, x[block].min(axis=0))
-            high = np.maximum(high, x[block].max(axis=0))
-        dtype = full.centre.dtype
-        return cls(full, masks, jnp.asarray(low, dtype), jnp.asarray(high, dtype))
+    def of(cls, data: Placed, full: ExactScan, masks: Masks) -> "LocalScan":
+        """From placed rows."""
+        dtype = full.rows.centre.dtype
+        low, high = (jnp.asarray(x, dtype) for x in data.extent[:2])
+        return cls(full, masks, low, high)
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"]) -> Posterior:
-        """Posteriors of all coordinates; b must be a multiple of the mesh axis `batch`.
+    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+        """Posteriors of all coordinates.
 
         The trace is the sum of the variances of the coordinates' posteriors. It is σ² times the
         divergence of D, exactly: ∂D_m/∂z_m = Var(y_m)/σ² in the posterior of coordinate m, and 0
         if its mask leaves m itself out, as may be where m is almost constant; that variance then
         does not count.
         """
-        scan = jax.shard_map(
-            _scan,
-            mesh=self.full.mesh,
-            in_specs=(self.specs(), P(BATCH), P(BATCH)),
-            out_specs=P(BATCH),
-            check_vma=False,
-        )
-        return restored(scan(self, z.reshape(z.shape[0], -1), sigma), z.shape)
-
-    def specs(self) -> "LocalScan":
-        """How the arrays lie on the mesh: rows split over `data`, all else everywhere."""
-        everywhere = jax.tree.map(lambda _: P(), self)
-        full = eqx.tree_at(
-            lambda full: (full.rows, full.half_norms), everywhere.full, (P(DATA), P(DATA))
-        )
-        return eqx.tree_at(lambda scan: scan.full, everywhere, full)
+        return denoised(self.full.rows.mesh, _scan, self, z, sigma)
 
 
 class Queries(NamedTuple):
@@ -95,9 +75,9 @@ class Queries(NamedTuple):
     @classmethod
     def of(cls, scan: LocalScan, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> "Queries":
         """From model coordinates."""
-        exact = compensated.affine(z, scan.full.scale, scan.full.shift)
+        exact = compensated.affine(z, scan.full.rows.scale, scan.full.rows.shift)
         anchor = jax.lax.stop_gradient(jnp.clip(exact.high, scan.low, scan.high))
-        variance = (sigma * scan.full.scale) ** 2
+        variance = (sigma * scan.full.rows.scale) ** 2
         return cls(*exact, anchor, variance, scan.masks.nearest(sigma))
 
     def squares(self, y: Float[Array, "d n"]) -> Float[Array, "d n"]:
@@ -169,13 +149,8 @@ def settled(scan: LocalScan, queries: Queries, sums: Moments) -> tuple[Array, Ar
     offset = first[:, 0] / mass
     spread = jnp.maximum(second / mass - offset**2, 0)
     offset, spread = (x.reshape(len(queries.high), -1)[:, masks.places] for x in (offset, spread))
-    mean = (queries.anchor + offset - full.shift) / full.scale
-    return mean, jnp.where(masks.own[queries.level], spread, 0) / full.scale**2
-
-
-def restored(posterior: Posterior, shape: tuple[int, ...]) -> Posterior:
-    """With a mean of this shape."""
-    return posterior._replace(mean=posterior.mean.reshape(shape))
+    mean = (queries.anchor + offset - full.rows.shift) / full.rows.scale
+    return mean, jnp.where(masks.own[queries.level], spread, 0) / full.rows.scale**2
 
 
 def _scan(scan: LocalScan, z: Array, sigma: Array) -> Posterior:
@@ -187,7 +162,7 @@ def _scan(scan: LocalScan, z: Array, sigma: Array) -> Posterior:
 
 def _stream(scan: LocalScan, queries: Queries) -> Moments:
     """Moments of this device's rows for all outputs of all queries in turn, chunk by chunk."""
-    rows, masks = scan.full.rows, scan.masks
+    rows, masks = scan.full.rows.stored, scan.masks
     variance = jnp.repeat(queries.variance, masks.outputs.size)
     n, d = rows.shape
     chunk = int(np.clip(_CHUNK_VALUES // d, 1, n))
@@ -197,7 +172,7 @@ def _stream(scan: LocalScan, queries: Queries) -> Moments:
         # The last chunk starts early enough to be whole; rows seen before do not count again.
         start = jnp.minimum(k * chunk, n - chunk)
         row = start + jnp.arange(chunk)
-        counts = (row >= k * chunk) & (offset + row < scan.full.n)
+        counts = (row >= k * chunk) & (offset + row < scan.full.rows.n)
         y = jax.lax.dynamic_slice_in_dim(rows, start, chunk).T.astype(variance.dtype)
 
         def of_query(query: Queries) -> Moments:

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jax.sharding import Mesh
-
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
 from gdiff.errors import require, require_one_of
 from gdiff.score.base import ScoreSpec
@@ -59,12 +58,14 @@ class PcaLocal(ScoreSpec):
             "1 <= min_rows <= max_rows",
         )
 
-    def fit(self, dataset: Dataset, mesh: Mesh, sigmas: Sequence[float] = ()) -> Denoiser:
+    def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> Denoiser:
         """Load or build the masks, place the data, and for "golden" index them.
 
         Raises:
             UserError: the points have more than 4 096 coordinates.
         """
+        data = Placed.of(data)
+        dataset = data.dataset
         require(
             dataset.dim <= _MOST_DIMENSIONS,
             f"score=pca_local takes points of at most {_MOST_DIMENSIONS} numbers, and those of "
@@ -74,7 +75,7 @@ class PcaLocal(ScoreSpec):
         if threshold is None:
             threshold = 0.02 if dataset.is_image and dataset.event_shape[2] == 1 else 0.03
         masks = Masks.of(dataset, sigmas, threshold)
-        scan = LocalScan.of(dataset, Exact().fit(dataset, mesh), masks)
+        scan = LocalScan.of(data, Exact().fit(data), masks)
         if self.subset == "full":
             return scan
         return LocalSubset.of(dataset, scan, self.min_rows, self.max_rows)

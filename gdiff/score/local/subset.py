@@ -20,9 +20,7 @@ all. This estimator is our own construction.
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,11 +32,12 @@ from jaxtyping import Array, Float, Int
 from gdiff.dataset import Dataset
 from gdiff.dataset.statistics import statistics
 from gdiff.denoiser import Posterior
+from gdiff.kernels.fold import denoised, on_devices, split
 from gdiff.kernels.parts import in_parts
 from gdiff.kernels.softmax import Moments, merge
 from gdiff.parallel.mesh import BATCH, DATA, batch_sharding
 from gdiff.progress import track
-from gdiff.score.local.scan import LocalScan, Queries, moments, restored, settled
+from gdiff.score.local.scan import LocalScan, Queries, moments, settled
 from gdiff.store import cache
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -79,9 +78,9 @@ class LocalSubset(eqx.Module):
     scan: LocalScan
     mean: Float[Array, " d"]
     basis: Float[Array, "d r"]
-    coordinates: Float[Array, "n r"]
-    halves: Float[Array, "s blocks n"]
-    energies: Float[Array, "blocks n"]
+    coordinates: Float[Array, "n r"] = split()
+    halves: Float[Array, "s blocks n"] = split(2)
+    energies: Float[Array, "blocks n"] = split(1)
     heads: Int[Array, " s"]
     sizes: tuple[int, ...] = eqx.field(static=True)
 
@@ -89,7 +88,7 @@ class LocalSubset(eqx.Module):
     def of(cls, dataset: Dataset, scan: LocalScan, min_rows: int, max_rows: int) -> "LocalSubset":
         """Index the rows, and measure how many of them a head needs."""
         found = statistics(dataset, rank=min(_RANK, dataset.dim))
-        dtype = scan.full.centre.dtype
+        dtype = scan.full.rows.centre.dtype
         mean, basis = jnp.asarray(found.mean, dtype), jnp.asarray(found.eigenvectors, dtype)
         with track(f"indexing {dataset.name}"):
             index = jax.block_until_ready(_index(scan, mean, basis))
@@ -107,36 +106,21 @@ class LocalSubset(eqx.Module):
         sizes = {least, *(min(most, 2 ** math.ceil(math.log2(count))) for count in rows.tolist())}
         return dataclasses.replace(local, heads=jnp.asarray(rows), sizes=tuple(sorted(sizes)))
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"]) -> Posterior:
-        """Posteriors of all coordinates; b must be a multiple of the mesh axis `batch`.
+    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+        """Posteriors of all coordinates.
 
         The trace is the sum of the variances of the mixtures of head and tail: an approximation
         of the trace of the full scan, no longer a divergence.
         """
-        denoise = self._sharded(_by_parts, P(BATCH))
-        return restored(denoise(z.reshape(z.shape[0], -1), sigma), z.shape)
+        return denoised(self.scan.full.rows.mesh, _by_parts, self, z, sigma)
 
     def coarse(self, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Float[Array, "b g n"]:
         """Logits of all rows in the posterior of each block, up to a constant."""
-        return self._sharded(_coarse, P(BATCH, None, DATA))(z, sigma)
-
-    def _sharded(self, run: Callable[..., Any], gives: P) -> Callable[..., Any]:
-        specs = eqx.tree_at(
-            lambda local: (local.scan, local.coordinates, local.halves, local.energies),
-            jax.tree.map(lambda _: P(), self),
-            (self.scan.specs(), P(DATA), P(None, None, DATA), P(None, DATA)),
-        )
-        run = jax.shard_map(
-            run,
-            mesh=self.scan.full.mesh,
-            in_specs=(specs, P(BATCH), P(BATCH)),
-            out_specs=gives,
-            check_vma=False,
-        )
-        return partial(run, self)
+        gives = P(BATCH, None, DATA)
+        return on_devices(self.scan.full.rows.mesh, _coarse, self, z, sigma, gives=gives)
 
 
-@jax.jit
+@eqx.filter_jit
 def _index(scan: LocalScan, mean: Array, basis: Array) -> tuple[Array, Array, Array]:
     """Coordinates [n, r], halves [s, blocks, n] and energies [blocks, n] of all rows."""
     full, masks = scan.full, scan.masks
@@ -144,26 +128,21 @@ def _index(scan: LocalScan, mean: Array, basis: Array) -> tuple[Array, Array, Ar
     # Which block a coordinate belongs to: [blocks, d].
     owner = masks.places // masks.outputs.shape[1] == jnp.arange(count)[:, None]
 
-    def local(
-        rows: Array, shares: Array, owner: Array, mean: Array, basis: Array
-    ) -> tuple[Array, Array, Array]:
+    def local(tree: tuple) -> tuple[Array, Array, Array]:
+        rows, shares, owner, mean, basis = tree
+
         def of_row(row: Array) -> tuple[Array, Array, Array]:
-            y = (row.astype(mean.dtype) - full.shift) / full.scale - mean
+            y = (row.astype(mean.dtype) - rows.shift) / rows.scale - mean
             coordinates = _matmul(y, basis)
             near = _matmul(basis, coordinates)
             return coordinates, 0.5 * _matmul(shares, near**2), _matmul(owner, y**2)
 
-        parts = jax.lax.map(of_row, rows, batch_size=min(_CHUNK, len(rows)))
+        parts = jax.lax.map(of_row, rows.stored, batch_size=min(_CHUNK, rows.count))
         return parts[0], parts[1].T.reshape(levels, count, -1), parts[2].T
 
-    run = jax.shard_map(
-        local,
-        mesh=full.mesh,
-        in_specs=(P(DATA), P(), P(), P(), P()),
-        out_specs=(P(DATA), P(None, None, DATA), P(None, DATA)),
-        check_vma=False,
-    )
-    return run(full.rows, masks.shares.reshape(-1, d), owner.astype(mean.dtype), mean, basis)
+    tree = (full.rows, masks.shares.reshape(-1, d), owner.astype(mean.dtype), mean, basis)
+    gives = (P(DATA), P(None, None, DATA), P(None, DATA))
+    return on_devices(full.rows.mesh, local, tree, gives=gives)
 
 
 def _spread(dataset: Dataset, scan: LocalScan) -> np.ndarray:
@@ -184,7 +163,7 @@ def _measure(local: LocalSubset, dataset: Dataset, spread: np.ndarray, least: in
     """Rows of a head, by level: [s] int32, multiples of the `least`."""
     sigmas = np.exp(np.asarray(local.scan.masks.log_sigma, np.float64))
     heads = np.full(len(sigmas), least, np.int32)
-    mesh = local.scan.full.mesh
+    mesh = local.scan.full.rows.mesh
     each = mesh.shape[BATCH]
     with track(f"measuring heads on {dataset.name}", len(sigmas), "levels") as progress:
         for level, (sigma, v) in enumerate(zip(sigmas, spread, strict=True)):
@@ -265,7 +244,7 @@ def _coarse(local: LocalSubset, z: Array, sigma: Array) -> Array:
     products = _matmul(products, local.coordinates.T)
     logits = (products - local.halves[level]) / (sigma**2)[:, None, None]
     n = local.coordinates.shape[0]
-    exists = jax.lax.axis_index(DATA) * n + jnp.arange(n) < local.scan.full.n
+    exists = jax.lax.axis_index(DATA) * n + jnp.arange(n) < local.scan.full.rows.n
     return jnp.where(exists, logits, -jnp.inf)
 
 
@@ -283,7 +262,7 @@ def _choose(local: LocalSubset, logits: Array, level: Array) -> tuple[Array, Arr
     enough = jnp.searchsorted(jnp.array(local.sizes), jnp.max(wanted))
     best, rows = jax.lax.switch(enough, [partial(leading, size) for size in sizes])
     everywhere = best
-    if local.scan.full.mesh.shape[DATA] > 1:
+    if local.scan.full.rows.mesh.shape[DATA] > 1:
         everywhere = jax.lax.all_gather(best, DATA, axis=2, tiled=True)
         everywhere = -jnp.sort(-everywhere, axis=2)
     last = jnp.broadcast_to(wanted[:, None, None] - 1, (*best.shape[:2], 1))
@@ -304,7 +283,7 @@ def _weigh(local: LocalSubset, queries: Queries, rows: Array, counts: Array) -> 
 
         def add(i: Array, sums: Moments) -> Moments:
             chosen = jax.lax.dynamic_slice_in_dim(rows, i * part, part)
-            y = scan.full.rows[chosen].T.astype(dtype)
+            y = scan.full.rows.local(chosen).T.astype(dtype)
             is_used = i * part + jnp.arange(part) < count
             new = moments(scan.masks, query, block, y, query.squares(y), is_used)
             return merge(sums, new, variance)

@@ -11,9 +11,10 @@ from commands import gdiff
 from gdiff import config, figures
 from gdiff.denoiser import Posterior
 from gdiff.errors import UserError
-from gdiff.experiment import ACCOUNT, run
 from gdiff.metrics import DISTANCES, SCORE_ERRORS
 from gdiff.metrics.score_error import CURVE
+from gdiff.prepared import ACCOUNT
+from gdiff.run import run
 from gdiff.score.base import ScoreSpec
 from gdiff.score.exact import Exact
 from gdiff.score.wiener import Wiener
@@ -189,8 +190,8 @@ class Shifted(ScoreSpec):
 
     shift: float = 0.1
 
-    def fit(self, dataset, mesh, sigmas=()):
-        scan = Exact().fit(dataset, mesh)
+    def fit(self, data, sigmas=()):
+        scan = Exact().fit(data)
 
         def denoiser(z, sigma):
             ones = 0 * sigma + 1

@@ -1,0 +1,59 @@
+"""What a run leaves besides its samples: each result declares its files and its numbers."""
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from gdiff.prepared import Experiment, Prepared
+from gdiff.store.outputs import RunFolder
+from gdiff.trajectory import States
+
+
+@dataclass
+class Sampled:
+    """A run whose samples are there.
+
+    Attributes:
+        prepared: its parts.
+        folder: where its results go.
+        samples: [n, *event]; None in all processes but the first.
+    """
+
+    prepared: Prepared
+    folder: RunFolder
+    samples: np.ndarray | None
+
+
+class Artefact(abc.ABC):
+    """A result of a run.
+
+    Attributes:
+        phase: under which its seconds are counted.
+        files: without which a run is not complete.
+        names: of the numbers in metrics.json that it may give.
+        is_measure: whether `gdiff evaluate` makes it again.
+        is_shared: whether all processes make it; else the first one does, without the others.
+    """
+
+    phase: ClassVar[str]
+    files: ClassVar[tuple[str, ...]] = ()
+    names: ClassVar[tuple[str, ...]] = ()
+    is_measure: ClassVar[bool] = True
+    is_shared: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def is_wanted(self, experiment: Experiment) -> bool:
+        """Whether an experiment asks for it."""
+
+    def states(self, prepared: Prepared) -> States:
+        """Collects states of the first batch on their way; by default none."""
+        return States([], 0)
+
+    def keep(self, prepared: Prepared, folder: RunFolder, states: States) -> None:  # noqa: B027 states has none
+        """Write what the states show, once they are collected."""
+
+    @abc.abstractmethod
+    def make(self, run: Sampled) -> dict[str, float]:
+        """Write the files, and give the numbers."""

@@ -1,0 +1,38 @@
+"""The divergence of the samples from the data, in nats."""
+
+from gdiff import figures
+from gdiff.artefacts.base import Artefact, Sampled
+from gdiff.budget.terms import METRICS, budget
+from gdiff.prepared import Experiment
+from gdiff.store.outputs import RUN
+
+BUDGET, PLOT = "budget.json", "budget.png"
+
+
+class Account(Artefact):
+    """The budget term by term."""
+
+    phase = "budget"
+    files = (BUDGET, PLOT)
+    names = METRICS
+    is_shared = True
+
+    def is_wanted(self, experiment: Experiment) -> bool:
+        """If the metrics ask for it."""
+        return experiment.metrics.has_budget
+
+    def make(self, run: Sampled) -> dict[str, float]:
+        """Write the budget and its plot."""
+        prepared, folder = run.prepared, run.folder
+        experiment = prepared.experiment
+        denoiser = None if experiment.score.is_exact else prepared.denoiser
+        blocks = folder.read_json(RUN).get("blocks", ())
+        plan = prepared.plan
+        with prepared.clock.phase(self.phase):
+            found = budget(
+                *(prepared.data, prepared.grid, plan, experiment.prior),
+                *(experiment.score, denoiser, blocks),
+            )
+            folder.write_json(BUDGET, found.to_json())
+            folder.write_bytes(PLOT, figures.budget_figure(found.terms, found.dim))
+        return found.metrics()

@@ -1,0 +1,74 @@
+"""The error of an approximate score, on the run's own trajectories."""
+
+from functools import partial
+
+import numpy as np
+
+from gdiff import figures
+from gdiff.artefacts.base import Artefact, Sampled
+from gdiff.metrics import SCORE_ERRORS
+from gdiff.metrics.chunks import evenly
+from gdiff.metrics.score_error import CURVE, affordable_queries, score_errors
+from gdiff.parallel import processes
+from gdiff.prepared import Experiment, Prepared
+from gdiff.progress import track
+from gdiff.store import outputs
+from gdiff.store.outputs import RunFolder
+from gdiff.trajectory import Queries, States
+
+QUERIES, CURVE_FILE, PLOT = "queries.npz", "score_error.csv", "score_error.png"
+_LEVELS = 16
+
+
+class ScoreError(Artefact):
+    """Compares the denoiser with the exact one at states of the first samples."""
+
+    phase = "score error"
+    files = (CURVE_FILE, PLOT)
+    names = SCORE_ERRORS
+    is_shared = True
+
+    def is_wanted(self, experiment: Experiment) -> bool:
+        """Unless the score is exact or the metrics say otherwise."""
+        return experiment.measures_score
+
+    def states(self, prepared: Prepared) -> States:
+        """As many as can be afforded, at up to 16 levels."""
+        levels = evenly(len(prepared.grid) - 1, _LEVELS)
+        affordable = affordable_queries(prepared.dataset, max(1, len(levels)))
+        asked = prepared.experiment.metrics.score_queries
+        return States(levels, min(asked, affordable, prepared.batch_size))
+
+    def keep(self, prepared: Prepared, folder: RunFolder, states: States) -> None:
+        """Write the queries."""
+        found = Queries(states.stacked(), prepared.grid[states.stops])
+        folder.write_bytes(QUERIES, found.to_bytes())
+
+    def make(self, run: Sampled) -> dict[str, float]:
+        """Ask the denoiser on all devices, and compare in the first process."""
+        prepared, folder = run.prepared, run.folder
+        queries, denoiser = self._queries(run), prepared.denoiser
+        with prepared.clock.phase(self.phase):
+            answers = queries.ask(denoiser, prepared.mesh)
+        if not processes.is_first():
+            return {}
+        with processes.first_only(), prepared.clock.phase(self.phase):
+            errors = score_errors(prepared.dataset, queries.z, queries.sigma, answers)
+            curve = errors.curve()
+            outputs.write_csv(folder.path / CURVE_FILE, CURVE, curve)
+            folder.write_bytes(PLOT, figures.score_error(curve, len(prepared.dataset)))
+        return errors.metrics()
+
+    def _queries(self, run: Sampled) -> Queries:
+        """Those that sampling left; where they are too few the first batch is drawn again."""
+        prepared, folder = run.prepared, run.folder
+        states = self.states(prepared)
+        read = partial(processes.broadcast, partial(Queries.read, folder.path / QUERIES))
+        found = read()
+        if found is None or found.z.shape[1] < states.count:
+            # Those of a finished run are the same ones again.
+            with track("sampling the first batch again", prepared.steps.count, "steps") as progress:
+                prepared.batches.draw(np.arange(prepared.batch_size), [states], progress.reach)
+            self.keep(prepared, folder, states)
+            found = read()
+        return found._replace(z=found.z[:, : states.count])

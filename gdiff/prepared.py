@@ -1,0 +1,239 @@
+"""An experiment, and its parts fitted to the data: where every command and notebook begins."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jax.sharding import Mesh
+
+from gdiff.budget.initialization import shortest
+from gdiff.budget.losses import measure
+from gdiff.budget.terms import METRICS as BUDGETS
+from gdiff.clock import Clock
+from gdiff.dataset import Dataset, DatasetSpec
+from gdiff.dataset.placed import Placed
+from gdiff.denoiser import Denoiser
+from gdiff.errors import require, require_one_of
+from gdiff.kernels.streamed import AUTO as ANYWHERE
+from gdiff.metrics import DISTANCES, SCORE_ERRORS, MetricsSpec
+from gdiff.prior.base import Prior, PriorSpec
+from gdiff.process.base import ProcessSpec
+from gdiff.runtime import Runtime
+from gdiff.sampler.base import Plan, SamplerSpec
+from gdiff.sampler.drivers.account import TOTALS
+from gdiff.sampler.drivers.parallel import ParallelEngine
+from gdiff.sampler.drivers.sequential import Engine
+from gdiff.sampler.steps import Steps
+from gdiff.schedule.base import AUTO, ScheduleSpec
+from gdiff.schedule.losses import LossCurve
+from gdiff.score.base import ScoreSpec
+from gdiff.score.exact import Exact
+from gdiff.score.wiener import Wiener
+from gdiff.trajectory import Batches
+
+# Principal directions of the first guess of a parallel run: it need not be exact, but quick.
+_GUESS_RANK = 256
+# What metrics.json may hold besides the comparisons with the data: the account of the run.
+ACCOUNT = ("seconds_per_sample", *TOTALS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """All that determines a run.
+
+    Attributes:
+        dataset, process, score, schedule, prior, sampler, metrics, runtime: the parts.
+        num_samples: how many samples.
+        batch_size: how many at a time; samples do not depend on it.
+        seed: of all randomness of the run, 0 … 2³² - 1.
+        trajectory: also write trajectory.gif.
+        picture_samples: images shown in the pictures; plots of points show all, but in motion.
+        objective: name of the metric that a sweep should minimise.
+    """
+
+    dataset: DatasetSpec
+    process: ProcessSpec
+    score: ScoreSpec
+    schedule: ScheduleSpec
+    prior: PriorSpec
+    sampler: SamplerSpec
+    metrics: MetricsSpec
+    runtime: Runtime
+    num_samples: int = 64
+    batch_size: int = 64
+    seed: int = 0
+    trajectory: bool = False
+    picture_samples: int = 64
+    objective: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("num_samples", "batch_size", "picture_samples"):
+            value = getattr(self, key)
+            require(value >= 1, f"{key}={value} must be at least 1")
+        if self.objective is not None:
+            distances = DISTANCES if self.metrics.enabled else ()
+            errors = SCORE_ERRORS if self.measures_score else ()
+            nats = BUDGETS if self.metrics.has_budget else ()
+            require_one_of("objective", self.objective, [*ACCOUNT, *distances, *errors, *nats])
+        require(0 <= self.seed < 2**32, f"seed={self.seed} must be between 0 and 2^32 - 1")
+        self.plan()
+
+    @property
+    def measures_score(self) -> bool:
+        """Whether the score is compared with the exact one."""
+        return self.metrics.measures_score(is_exact=self.score.is_exact)
+
+    def grid(self) -> np.ndarray:
+        """Noise levels of the run: [steps + 1], decreasing.
+
+        Where the schedule follows the data, this is a stand-in with as many levels.
+        """
+        return self.schedule.grid(self.process)
+
+    def plan(self) -> Plan:
+        """The sampler's table on these levels, cut into blocks."""
+        return self.sampler.plan(self.grid(), self.schedule.blocks(self.process))
+
+
+@dataclass(eq=False)
+class Prepared:
+    """The parts of an experiment, each fitted to the data when it is first needed.
+
+    Attributes:
+        experiment: what it is about.
+        clock: to which the seconds of every phase are added.
+        sigma: noise levels that are known already, as those of an interrupted run.
+    """
+
+    experiment: Experiment
+    clock: Clock = field(default_factory=Clock)
+    sigma: np.ndarray | None = None
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The devices; sets the arithmetic of this process."""
+        return self.experiment.runtime.start()
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data."""
+        with self.clock.phase("dataset"):
+            return self.experiment.dataset.load()
+
+    @cached_property
+    def data(self) -> Placed:
+        """The data on the devices, shared by all who need their rows."""
+        where = getattr(self.experiment.score, "rows", ANYWHERE)
+        return Placed(self.dataset, self.mesh, where)
+
+    @cached_property
+    def schedule(self) -> ScheduleSpec:
+        """The schedule for these data, where it follows them.
+
+        Raises:
+            UserError: no horizon meets the tolerance, or the loss cannot be had.
+        """
+        spec, process = self.experiment.schedule, self.experiment.process
+        if spec.horizon == AUTO and self.sigma is not None:
+            return spec.starting_at(float(self.sigma[0]))
+        if spec.horizon == AUTO:
+            ends = (spec.sigma_max, spec.sigma_min)
+            with self.clock.phase("horizon"):
+                prior, tolerance = self.experiment.prior, spec.horizon_tolerance
+                spec = spec.starting_at(shortest(self.data, prior, tolerance, ends))
+        if spec.needs_losses and self.sigma is None:
+            ends = (spec.first_level(process), spec.sigma_min)
+            spec = spec.adapted(self.losses(ends), process)
+        return spec
+
+    @cached_property
+    def grid(self) -> np.ndarray:
+        """Noise levels: [K + 1], decreasing, the last maybe 0."""
+        if self.sigma is not None:
+            return self.sigma
+        return self.schedule.grid(self.experiment.process)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The largest and the smallest positive level of the grid."""
+        levels = self.grid[self.grid > 0]
+        return float(levels[0]), float(levels[-1])
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The method's table on the grid, and its blocks."""
+        blocks = self.schedule.blocks(self.experiment.process)
+        return self.experiment.sampler.plan(self.grid, blocks)
+
+    @property
+    def steps(self) -> Steps:
+        """The table alone."""
+        return self.plan.steps
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """The score's, fitted for the levels of the grid."""
+        levels = self.steps.levels
+        with self.clock.phase("fit"):
+            return self.experiment.score.fit(self.data, levels)
+
+    @cached_property
+    def exact(self) -> Denoiser:
+        """The exact score's, on the same rows."""
+        with self.clock.phase("fit exact score"):
+            return Exact().fit(self.data)
+
+    @cached_property
+    def prior(self) -> Prior:
+        """The prior at the first level of the grid."""
+        start = float(self.grid[0])
+        with self.clock.phase("fit prior"):
+            return self.experiment.prior.fit(self.data, start)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a whole batch."""
+        return min(self.experiment.batch_size, self.experiment.num_samples)
+
+    @cached_property
+    def batches(self) -> Batches:
+        """What draws the samples of the run."""
+        return self.drawing(self.denoiser, self.batch_size)
+
+    def drawing(self, denoiser: Denoiser, size: int) -> Batches:
+        """What draws samples of this experiment with any denoiser, so many at a time."""
+        sampler = self.experiment.sampler
+        if sampler.block_size == 1:
+            engine = Engine(denoiser, self.steps)
+        else:
+            guess = None
+            if sampler.start == "wiener":
+                with self.clock.phase("fit first guess"):
+                    guess = Wiener(rank=_GUESS_RANK).fit(self.data)
+            engine = ParallelEngine(denoiser, self.plan, sampler, self.mesh, guess)
+        return Batches(engine, self.prior, self.mesh, size, self.experiment.seed, self.clock)
+
+    def samples(self) -> np.ndarray:
+        """All samples of the experiment, batch by batch: [num_samples, *event]."""
+        index = np.arange(self.experiment.num_samples)
+        parts = np.split(index, index[:: self.batch_size][1:])
+        drawn = [self.batches.draw(part, (), lambda *_: None)[0] for part in parts]
+        return np.concatenate(drawn)
+
+    def losses(self, ends: tuple[float, float] | None = None) -> LossCurve:
+        """The denoising loss between two noise levels: measured, or read from the user's file.
+
+        Args:
+            ends: the largest and the smallest level; by default those of the grid.
+
+        Raises:
+            UserError: the file cannot be read, or the data set has no points held out.
+        """
+        spec, ends = self.experiment.schedule, ends or self.ends
+        with self.clock.phase("losses"):
+            if spec.loss_file is not None:
+                return LossCurve.read(spec.loss_file, spec.loss_type)
+            is_test = spec.loss_on == "test"
+            test = self.experiment.dataset.held_out().load() if is_test else None
+            score, samples = self.experiment.score, spec.loss_samples
+            return measure(score, self.data, ends, samples=samples, test=test)
