@@ -59,7 +59,7 @@ def _hooks(monkeypatch):
 
 def ending(app, monkeypatch, capsys):
     """Exit code and stderr of the command."""
-    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setitem(cli.main.__globals__, "app", app)
     with pytest.raises(SystemExit) as caught:
         cli.main()
     return caught.value.code, capsys.readouterr().err

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from gdiff.config.sources import Sources
 from gdiff.config.specs import (
     TARGET,
     above,
@@ -52,14 +54,12 @@ class Place(NamedTuple):
 
     Attributes:
         folder: of the run, made by Hydra.
-        cwd: the folder in which the command was given; paths are relative to it.
         overrides: the job's own.
         number: of the job in its sweep, None outside a sweep.
         launcher: Hydra's launcher of the sweep.
     """
 
     folder: Path
-    cwd: Path
     overrides: list[str]
     number: int | None
     launcher: str | None
@@ -77,13 +77,18 @@ def config_dir() -> Path:
 
 
 class Composer:
-    """Hydra with gdiff's configurations, for as long as the block of `composer` lasts."""
+    """Hydra with gdiff's configurations, for as long as the block of `composer` lasts.
 
-    def __init__(self, user_dir: Path | None) -> None:
+    Attributes:
+        sources: what `build` takes.
+    """
+
+    def __init__(self, own_dirs: Sequence[Path], sources: Sources) -> None:
+        self.sources = sources
         self._hydra = GlobalHydra.instance().hydra
-        self._user_dir = user_dir
-        own = [] if user_dir is None else [f"file://{user_dir.absolute()}"]
-        self._own = [f"hydra.searchpath=[{_quoted(path)}]" for path in own]
+        self._own_dirs = own_dirs
+        paths = ",".join(_quoted(f"file://{path.absolute()}") for path in own_dirs)
+        self._own = [f"hydra.searchpath=[{paths}]"] if paths else []
 
     def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """The configuration with Hydra's own part under `hydra`.
@@ -120,7 +125,7 @@ class Composer:
         """
         keys = {word: word.partition("=")[0].lstrip("+~") for word in overrides}
         free = [word.lstrip("+") for word, key in keys.items() if key in _FREE]
-        experiment = load(folder, free)
+        experiment = load(folder, free, self.sources)
         fixed = set(keys.values()).difference(_FREE)
         if fixed:
             found = set(differences(experiment, self.experiment(overrides))).difference(_FREE)
@@ -142,7 +147,7 @@ class Composer:
     def plan(self, overrides: Sequence[str]) -> tuple[Experiment, Path]:
         """The typed experiment and, by hydra.run.dir, the folder of its run."""
         cfg = self.compose(overrides)
-        return build(_task_part(cfg)), _path_of(cfg, "hydra.run.dir")
+        return build(_task_part(cfg), self.sources), _path_of(cfg, "hydra.run.dir")
 
     def sweep_dir(self, overrides: Sequence[str]) -> Path:
         """The folder of a sweep, by hydra.sweep.dir."""
@@ -213,14 +218,14 @@ class Composer:
 
     def _groups(self) -> list[str]:
         """Names of the groups, with those of the user."""
-        folders = filter(None, (config_dir(), self._user_dir))
+        folders = (config_dir(), *self._own_dirs)
         return sorted({p.name for folder in folders for p in folder.iterdir() if p.is_dir()})
 
     def _options(self, group: str) -> list[str]:
         """Names of a group's options, with those of the user."""
-        own = self._user_dir.joinpath(group).glob("*.yaml") if self._user_dir else ()
+        own = (path.stem for folder in self._own_dirs for path in (folder / group).glob("*.yaml"))
         known = self._hydra.config_loader.get_group_options(group)
-        return sorted({*known, *(path.stem for path in own)})
+        return sorted({*known, *own})
 
     def _keys(self, overrides: Sequence[str]) -> list[str]:
         """Keys that exist given the choices of groups in `overrides`."""
@@ -232,17 +237,25 @@ class Composer:
 
 
 @contextmanager
-def composer(user_dir: Path | None = None) -> Iterator[Composer]:
-    """Hydra with gdiff's configurations, and with a user's own groups from `user_dir`."""
+def composer(user_dir: Path | None = None, plugins: Sequence[str] = ()) -> Iterator[Composer]:
+    """Hydra with gdiff's configurations, and with groups and options of a user's own.
+
+    Args:
+        user_dir: a folder of configurations.
+        plugins: packages whose classes these may name, and that may bring a folder `configs`.
+    """
     require(user_dir is None or user_dir.is_dir(), f"--config-dir {user_dir} is not a folder")
-    for ours in config_dir().rglob("*.yaml") if user_dir is not None else ():
-        theirs = user_dir / ours.relative_to(config_dir())
-        require(
-            not theirs.exists() or theirs.samefile(ours),
-            f"{theirs} would be ignored, since gdiff has {ours}: give it another name",
-        )
+    sources = Sources.of(plugins)
+    own = [*sources.config_dirs(), *filter(None, [user_dir])]
+    for first, later in combinations([config_dir(), *own], 2):
+        for ours in first.rglob("*.yaml"):
+            theirs = later / ours.relative_to(first)
+            require(
+                not theirs.exists() or theirs.samefile(ours),
+                f"{theirs} would be ignored, since gdiff has {ours}: give it another name",
+            )
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="gdiff"):
-        yield Composer(user_dir)
+        yield Composer(own, sources)
 
 
 def _task_part(cfg: DictConfig) -> DictConfig:
@@ -259,7 +272,6 @@ def _task(job: Job, cfg: DictConfig) -> Any:
     is_sweep = not OmegaConf.is_missing(hydra.job, "num")
     place = Place(
         folder=Path(hydra.runtime.output_dir),
-        cwd=Path(hydra.runtime.cwd),
         overrides=list(hydra.overrides.task),
         number=hydra.job.num if is_sweep else None,
         launcher=hydra.runtime.choices["hydra/launcher"] if is_sweep else None,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import importlib
 import inspect
 import typing
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from gdiff.config.sources import Sources
 from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
 
@@ -40,12 +40,12 @@ _WORDS = {
 }
 
 
-def build(cfg: DictConfig, cwd: Path | None = None) -> Experiment:
+def build(cfg: DictConfig, sources: Sources) -> Experiment:
     """The typed experiment of a composed or loaded configuration.
 
     Args:
         cfg: the configuration without Hydra's part.
-        cwd: folder that paths are relative to; None for the current one.
+        sources: the folder that paths are relative to, and packages of the user's own.
 
     Raises:
         UserError: a key, a type or a value is wrong.
@@ -56,7 +56,7 @@ def build(cfg: DictConfig, cwd: Path | None = None) -> Experiment:
         raise UserError(str(error).splitlines()[0]) from error
     missing = sorted(OmegaConf.missing_keys(cfg))
     require(not missing, f"{', '.join(missing)} is missing: give it a value")
-    experiment = _build(cfg, Experiment, "", cwd or Path.cwd())
+    experiment = _build(cfg, Experiment, "", sources)
     require(
         experiment.objective not in ("frechet_pca", "kid_pca") or experiment.num_samples > 1,
         f"objective={experiment.objective} needs num_samples of at least 2",
@@ -64,16 +64,16 @@ def build(cfg: DictConfig, cwd: Path | None = None) -> Experiment:
     return experiment
 
 
-def _build(node: DictConfig, kind: Any, path: str, cwd: Path) -> Any:
+def _build(node: DictConfig, kind: Any, path: str, sources: Sources) -> Any:
     """An instance of the node's `_target_`, a `kind`, typed by its dataclass fields.
 
     Args:
         node: resolved.
         kind: the class that the target must be of, or `Any`.
         path: of the node, with a dot at its end.
-        cwd: folder that paths are relative to.
+        sources: as for `build`.
     """
-    cls = _locate(node.get(TARGET), kind, path.rstrip("."))
+    cls = _locate(node.get(TARGET), kind, path.rstrip("."), sources)
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     values = {}
@@ -83,15 +83,15 @@ def _build(node: DictConfig, kind: Any, path: str, cwd: Path) -> Any:
         if key not in fields:
             raise UserError(no_key(path + str(key), [path + name for name in fields]))
         if isinstance(value, DictConfig) and (hints[key] is Any or _is_part(hints[key])):
-            values[key] = _build(value, hints[key], f"{path}{key}.", cwd)
+            values[key] = _build(value, hints[key], f"{path}{key}.", sources)
         else:
-            values[key] = _typed(path + key, value, hints[key], cwd)
+            values[key] = _typed(path + key, value, hints[key], sources.folder)
     missing = [path + key for key, f in fields.items() if key not in values and _is_required(f)]
     require(not missing, f"{', '.join(missing)} is missing")
     return cls(**values)
 
 
-def _typed(key: str, value: Any, hint: Any, cwd: Path) -> Any:
+def _typed(key: str, value: Any, hint: Any, folder: Path) -> Any:
     """A plain value converted to the type of its field; a path becomes absolute."""
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     if _is_part(hint):
@@ -103,24 +103,18 @@ def _typed(key: str, value: Any, hint: Any, cwd: Path) -> Any:
     except OmegaConfBaseException as error:
         kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
         raise UserError(f"{key}={shown} is not {_WORDS.get(kinds[0], kinds[0])}") from error
-    return cwd / typed.expanduser() if isinstance(typed, Path) else typed
+    return folder / typed.expanduser() if isinstance(typed, Path) else typed
 
 
-def _locate(target: Any, kind: Any, where: str) -> type:
-    """The dataclass that a `_target_` names: one of gdiff's own, of the kind that is needed."""
+def _locate(target: Any, kind: Any, where: str, sources: Sources) -> type:
+    """The dataclass that a `_target_` names, of the kind that is needed."""
     where = where or "the configuration"
     require(bool(target), f"{where} has no {TARGET}: choose one of the group's options")
     named = f"{where}: {TARGET}={target}"
     module, _, name = str(target).rpartition(".")
     module, _, name = _MOVED.get(target, f"{_MOVED.get(module, module)}.{name}").rpartition(".")
-    require(
-        module.partition(".")[0] == "gdiff",
-        f"{named} is not inside gdiff, which is all that it may name",
-    )
-    try:
-        cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{named} does not exist") from error
+    cls = getattr(sources.module(module, named), name, None)
+    require(cls is not None, f"{named} does not exist")
     is_part = isinstance(cls, type) and dataclasses.is_dataclass(cls)
     require(
         is_part and not inspect.isabstract(cls) and (kind is Any or issubclass(cls, kind)),
@@ -143,8 +137,14 @@ def to_yaml(experiment: Experiment) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(_plain(experiment)))
 
 
-def load(folder: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment of a run folder, with changed values (`key=value`) if given."""
+def load(folder: Path, overrides: Sequence[str] = (), sources: Sources | None = None) -> Experiment:
+    """The experiment of a run folder, with changed values (`key=value`) if given.
+
+    Args:
+        folder: of the run, which alone does not make a class outside gdiff one that may be used.
+        overrides: the changed values.
+        sources: as for `build`; None for the current folder and installed plug-ins.
+    """
     path = folder / "config.yaml"
     try:
         cfg = OmegaConf.load(path)
@@ -152,7 +152,7 @@ def load(folder: Path, overrides: Sequence[str] = ()) -> Experiment:
         cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist(list(overrides)))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not a configuration: {str(error).splitlines()[0]}") from error
-    return build(cfg)
+    return build(cfg, sources or Sources.of())
 
 
 def differences(a: Experiment, b: Experiment) -> list[str]:

@@ -1,0 +1,63 @@
+"""What lies on this machine: data sets, and what fits have left in the cache."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gdiff.cli.endings import Commands
+from gdiff.cli.options import ConfigDir, Overrides, Plugins
+from gdiff.errors import UserError
+
+app = typer.Typer(cls=Commands, help="What data sets there are and what they need.")
+
+
+@app.command("list")
+def list_(
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of prepared data sets.")] = None,
+) -> None:
+    """Data sets known by name, and which are ready on this machine."""
+    from gdiff.dataset import prepare as data
+    from gdiff.report import rows_table, show
+
+    show(rows_table(data.available(data_dir)))
+
+
+@app.command("info")
+def info(overrides: Overrides = None, config_dir: ConfigDir = None, plugin: Plugins = None) -> None:
+    """Size, range and classes of a data set, for example: gdiff data info dataset=mnist."""
+    from gdiff import config
+    from gdiff.dataset import prepare as data
+    from gdiff.report import metrics_table, show
+
+    with config.composer(config_dir, plugin or ()) as composer:
+        experiment = composer.experiment(overrides or [])
+    show(metrics_table(data.describe(experiment.dataset.load())))
+
+
+@app.command("prepare")
+def prepare(
+    name: Annotated[
+        str,
+        typer.Argument(help="A name of TensorFlow Datasets, or synthetic.", show_default=False),
+    ],
+    data_dir: Annotated[Path | None, typer.Option(help="Where to put it.")] = None,
+    points: Annotated[int | None, typer.Option(help="synthetic: images.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="synthetic: pixels a side.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", help="synthetic: the .npy file.")] = None,
+) -> None:
+    """Download a data set and store it in the format that gdiff reads.
+
+    `synthetic` is made here: a .npy file of the size of ImageNet-64, or of --points images of
+    --resolution pixels, crops of CIFAR-10 laid over each other.
+    """
+    from gdiff.dataset import prepare as data
+
+    options = {"output": output, "points": points, "resolution": resolution}
+    given = {key: value for key, value in options.items() if value is not None}
+    if name == "synthetic":
+        print(data.prepare_synthetic(data_dir, **given))
+        return
+    if given:
+        raise UserError(f"--{next(iter(given))} is for gdiff data prepare synthetic: leave it out")
+    print(data.prepare(name, data_dir))

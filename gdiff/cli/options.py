@@ -1,0 +1,28 @@
+"""Options that several verbs take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="OVERRIDES",
+        help="Hydra overrides: group=option, key=value. The groups are dataset, process, score, "
+        "schedule, prior, sampler, metrics, runtime and experiment; group=? lists the options.",
+        show_default=False,
+    ),
+]
+ConfigDir = Annotated[
+    Path | None, typer.Option("--config-dir", help="A folder with groups and options of your own.")
+]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="PACKAGE",
+        help="A package of your own whose classes may be used; once for each.",
+        show_default=False,
+    ),
+]

@@ -1,0 +1,252 @@
+"""The verbs: thin words over configurations, experiments and run folders."""
+
+import json
+import re
+import shlex
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gdiff.cli import launch
+from gdiff.cli.endings import shown
+from gdiff.cli.options import ConfigDir, Overrides, Plugins
+from gdiff.errors import UserError
+
+if TYPE_CHECKING:
+    from gdiff.config import Composer
+    from gdiff.prior.base import PriorSpec
+
+# Everything heavy is imported in the verb that needs it, so that --help is instant.
+
+# Priors that take no training, and no data at run time.
+_PRIORS = ("standard", "gaussian", "ppca", "gmm", "dpgmm")
+
+
+def sample(
+    overrides: Overrides = None,
+    multirun: Annotated[
+        bool, typer.Option("-m", "--multirun", help="Hydra's multirun: sweeps and launchers.")
+    ] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue the interrupted run in this folder.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress; print only the run folder.")
+    ] = False,
+    config_dir: ConfigDir = None,
+    plugin: Plugins = None,
+) -> None:
+    """Draw samples and leave them, a picture and metrics in a run folder."""
+    from gdiff import config
+
+    overrides = overrides or []
+    if multirun and (resume is not None or dry_run):
+        other = "--dry-run" if dry_run else "--resume"
+        raise UserError(f"{other} is about one run: leave out -m")
+    if dry_run and resume is not None:
+        raise UserError(f"--dry-run with --resume: the configuration is in {resume}/config.yaml")
+    with config.composer(config_dir, plugin or ()) as composer:
+        if resume is not None:
+            launch.resume(composer, resume, overrides, quiet=quiet)
+        elif multirun:
+            launch.sweep(composer, overrides, quiet=quiet)
+        elif dry_run:
+            print(config.to_yaml(composer.experiment(overrides)), end="")
+        else:
+            launch.run(composer, overrides, quiet=quiet)
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="METRICS.KEY=VALUE",
+            help="Changed settings of the metrics; all others belong to the run.",
+            show_default=False,
+        ),
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Compute the metrics of a finished run again, for example with metrics.projections=2000."""
+    from gdiff import config
+    from gdiff import run as runs
+    from gdiff.store.outputs import RunFolder
+
+    overrides = overrides or []
+    for override in overrides:
+        if not re.match(r"metrics\.[^=]+=", override):
+            raise UserError(
+                f"{override}: evaluate takes metrics.key=value only; all other settings belong "
+                "to the run"
+            )
+    with RunFolder.open(folder) as run_folder:
+        found = runs.evaluate(
+            config.load(folder, overrides, config.Sources.of(plugin or ())), run_folder
+        )
+    launch.show_run(folder, found, quiet=False)
+
+
+def schedule(
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and write no files.")] = False,
+    horizon: Annotated[
+        bool, typer.Option("--horizon", help="Also compare priors, by the time that they start at.")
+    ] = False,
+    config_dir: ConfigDir = None,
+    plugin: Plugins = None,
+) -> None:
+    """Compare grids of schedule.steps steps by the KL divergence that they cost on the data."""
+    from gdiff import config, progress
+    from gdiff.store import outputs
+    from gdiff.study import schedule as study
+
+    overrides = overrides or []
+    progress.configure(quiet=as_json)
+    with config.composer(config_dir, plugin or ()) as composer:
+        experiment, folder = composer.plan(overrides)
+        chosen = composer.choice("schedule", overrides)
+        priors = _priors(composer, overrides) if horizon else {}
+    with outputs.vacant(folder, "hydra.run.dir") if not as_json else nullcontext():
+        folder = None if as_json else folder
+        result = study.main(experiment, priors, folder, chosen=chosen)
+    study.show(result, as_json=as_json)
+    if folder is not None:
+        print(shown(folder))
+
+
+def plan(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="tolerance=NATS OVERRIDES",
+            help="The KL divergence from data to samples that is allowed, and Hydra overrides.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config_dir: ConfigDir = None,
+    plugin: Plugins = None,
+) -> None:
+    """Find the cheapest horizon, prior, grid and score tolerance within a budget in nats."""
+    from gdiff import config, progress
+    from gdiff.report import show
+    from gdiff.study import plan as study
+
+    words = overrides or []
+    given = [word for word in words if word.startswith("tolerance=")]
+    overrides = [word for word in words if word not in given]
+    if len(given) != 1:
+        raise UserError("gdiff plan needs one tolerance in nats: gdiff plan tolerance=0.1 …")
+    try:
+        tolerance = float(given[0].partition("=")[2])
+    except ValueError:
+        raise UserError(f"{given[0]} is not a number of nats") from None
+    progress.configure(quiet=as_json)
+    with config.composer(config_dir, plugin or ()) as composer:
+        experiment = composer.experiment(overrides)
+        priors = _priors(composer, overrides)
+    result = study.main(experiment, priors, tolerance)
+    if as_json:
+        print(json.dumps(result))
+        return
+    show(study.table(result))
+    replaced = {word.partition("=")[0] for word in result["overrides"]}
+    kept = [word for word in overrides if word.partition("=")[0] not in replaced]
+    print(shlex.join(["gdiff", "sample", *kept, *result["overrides"]]))
+
+
+def _priors(composer: "Composer", overrides: list[str]) -> "dict[str, PriorSpec]":
+    """The priors that can be fitted at once, with their usual options, and the one chosen."""
+    own = composer.choice("prior", overrides)
+    others = [word for word in overrides if not re.match(r"\W*prior\b", word)]
+    names = dict.fromkeys([*_PRIORS, own])
+    return {
+        name: composer.experiment(overrides if name == own else [*others, f"prior={name}"]).prior
+        for name in names
+    }
+
+
+def info() -> None:
+    """Versions, devices, memory and folders."""
+    from gdiff.report import info_table, show
+
+    show(info_table())
+
+
+def bench(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[peers|scale] OVERRIDES",
+            help="peers: against other libraries; scale: data of any size. Then Hydra overrides.",
+            show_default=False,
+        ),
+    ] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Batch of queries, B.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds of measurements.")] = 7,
+    output: Annotated[
+        Path | None, typer.Option("-o", help="Also write the numbers as JSON.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="peers, scale: print JSON.")] = False,
+    config_dir: ConfigDir = None,
+    plugin: Plugins = None,
+) -> None:
+    """Time a score against its matrix products, or several (score=full,golden) side by side.
+
+    `gdiff bench peers` compares the full scan, and another score if one is chosen, with PyTorch,
+    KeOps, FAISS and diffusers, as far as they are installed (extra `bench`).
+
+    `gdiff bench scale` compares the full scan with what reading the data and its matrix products
+    allow, and with score=golden: seconds, errors, memory, and what devices exchange.
+
+    Several scores are compared at the noise levels of the schedule; unless one is given these are
+    the ten of schedule=ddpm. An override of a key such as score.seed=1 reaches the scores that
+    have it.
+    """
+    from gdiff import config
+    from gdiff.bench import kernels, peers, scale, scores
+
+    if output is not None and not output.absolute().parent.is_dir():
+        raise UserError(f"-o {output}: there is no folder {output.absolute().parent}")
+    options = {"queries": queries, "repeats": repeats, "output": output}
+    overrides = overrides or []
+    kind = overrides[0] if overrides[:1] in (["peers"], ["scale"]) else None
+    if as_json and kind is None:
+        raise UserError("--json is for gdiff bench peers and gdiff bench scale: use -o FILE")
+    names, others = _split_scores(overrides[kind is not None :])
+    if kind == "scale" and names not in ([""], ["golden"]):
+        chosen = ",".join(names)
+        raise UserError(f"gdiff bench scale is for score=golden: leave score={chosen} out")
+    with config.composer(config_dir, plugin or ()) as composer:
+        if kind == "scale":
+            experiment = composer.experiment(["score=golden", *others])
+        elif kind == "peers":
+            chosen = [f"score={name}" for name in names if name]
+            experiment = composer.experiment([*chosen, *others])
+        elif len(names) == 1:
+            experiments = {names[0]: composer.experiment(overrides)}
+        else:
+            words = scores.overrides_by_score(names, others, lambda w: composer.experiment(w).score)
+            experiments = {name: composer.experiment(each) for name, each in words.items()}
+    if kind is not None:
+        {"peers": peers, "scale": scale}[kind].main(experiment, as_json=as_json, **options)
+    elif len(names) == 1:
+        kernels.main(*experiments.values(), **options)
+    else:
+        scores.main(experiments, **options)
+
+
+def _split_scores(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """The names in score=a,b, and all other overrides with a default for the schedule."""
+    choices = [override for override in overrides if override.startswith("score=")]
+    names = choices[-1].removeprefix("score=").split(",") if choices else [""]
+    others = [override for override in overrides if override not in choices]
+    if not any(re.match(r"\W*(schedule|experiment)\b", override) for override in others):
+        others = ["schedule=ddpm", "schedule.steps=10", *others]
+    return names, others
