@@ -137,10 +137,11 @@ class Prepared:
         if spec.horizon == AUTO and self.sigma is not None:
             return spec.starting_at(float(self.sigma[0]))
         if spec.horizon == AUTO:
-            ends = (spec.sigma_max, spec.sigma_min)
+            levels = spec.grid(process)
+            ends = (float(levels[0]), spec.sigma_min or float(levels[levels > 0][-1]))
             with self.clock.phase("horizon"):
                 prior, tolerance = self.experiment.prior, spec.horizon_tolerance
-                spec = spec.starting_at(shortest(self.data, prior, tolerance, ends))
+                spec = spec.reaching(shortest(self.data, prior, tolerance, ends), process)
         if spec.needs_losses and self.sigma is None:
             ends = (spec.first_level(process), spec.sigma_min)
             spec = spec.adapted(self.losses(ends), process)

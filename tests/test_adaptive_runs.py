@@ -89,11 +89,13 @@ def test_an_interrupted_run_goes_on_with_its_grid(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "schedule", ["logsnr", "las", pytest.param("piadm", marks=pytest.mark.slow)]
+    "schedule", ["logsnr", "las", "ddpm", pytest.param("piadm", marks=pytest.mark.slow)]
 )
 def test_an_automatic_horizon_is_short_and_recorded(schedule):
     words = [f"schedule={schedule}", "schedule.horizon=auto", "prior=gaussian"]
-    words += ["metrics.projections=8"] + ["schedule.steps=5"] * (schedule != "piadm")
+    words += ["process=ddpm", "metrics.projections=8"] + ["schedule.steps=5"] * (
+        schedule != "piadm"
+    )
     blocks = ["sampler.block_size=schedule"] if schedule == "piadm" else []
     folder = sample("run", *words, *blocks)
     sigma = read(folder)["sigma"]

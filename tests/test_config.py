@@ -15,7 +15,10 @@ from gdiff.dataset.array import Array
 from gdiff.dataset.digits import Digits
 from gdiff.errors import UserError
 from gdiff.sampler.base import SamplerSpec
+from gdiff.sampler.methods.ancestral import Ancestral
 from gdiff.schedule.base import ScheduleSpec
+from gdiff.schedule.las import LAS
+from gdiff.score.golden.spec import Golden
 
 FILES = sorted(config.config_dir().glob("*/*.yaml"))
 OPTIONS = [path for path in FILES if path.parent.name != "experiment"]
@@ -243,6 +246,61 @@ def test_differences_are_named_by_their_keys():
         "sampler.eta",
         "seed",
     ]
+
+
+FOUND = {
+    "sampler": Ancestral(),
+    "schedule": LAS(steps=9, sigma_max=5.0, sigma_min=0.002, loss_samples=128),
+}
+CHOICES = {"sampler": "ancestral", "schedule": "las"}
+
+
+@pytest.mark.parametrize(
+    "words, prior, dropped",
+    [
+        ((), "gmm", ()),
+        (("seed=3", "dataset=moons", "score.rows=host"), "standard", ()),
+        (("prior=ppca", "prior.rank=3"), "gmm", ("prior=ppca", "prior.rank=3")),
+        (("prior.rank=3", "prior=ppca"), "ppca", ()),
+        (("prior.data_variance=2",), "gmm", ("prior.data_variance=2",)),
+        (("prior.data_variance=2",), "standard", ()),
+        (("schedule=short", "schedule.rho=3"), "dpgmm", ("schedule=short", "schedule.rho=3")),
+        (
+            ("schedule.horizon=0.4", "schedule.loss_file=x"),
+            "gmm",
+            ("schedule.horizon=0.4", "schedule.loss_file=x"),
+        ),
+        (
+            ("sampler.eta=0.5", "sampler.block_size=4"),
+            "gmm",
+            ("sampler.eta=0.5", "sampler.block_size=4"),
+        ),
+        (("sampler=ancestral", "sampler.block_size=4"), "gmm", ("sampler.block_size=4",)),
+        (("sampler=piadm_ode", "+sampler.eta=1"), "gmm", ("sampler=piadm_ode", "+sampler.eta=1")),
+        (("score=golden", "score.tolerance=0.5", "score.seed=2"), "gmm", ("score.tolerance=0.5",)),
+        (("experiment=mine",), "ppca", ()),
+        (("experiment=mine", "prior=gmm"), "gmm", ()),
+    ],
+    ids=str,
+)
+def test_overrides_give_other_parts_exactly_and_keep_the_rest(tmp_path, words, prior, dropped):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /schedule: edm\n  - override /prior: ppca\n"
+        "num_samples: 3\nschedule:\n  rho: 3\n  steps: 7\nsampler:\n  block_size: 2\n"
+    )
+    with config.composer(tmp_path) as composer:
+        given = composer.experiment([w for w in words if not w.startswith("+")])
+        chosen = composer.choice("prior", words) == prior
+        parts = FOUND | {
+            "prior": given.prior if chosen else composer.experiment([f"prior={prior}"]).prior
+        }
+        if isinstance(given.score, Golden):
+            parts["score"] = dataclasses.replace(given.score, tolerance=0.03)
+        wanted = dataclasses.replace(given, **parts)
+        found = composer.with_parts(words, CHOICES | {"prior": prior}, wanted)
+        assert composer.experiment(found) == wanted
+    assert [word for word in words if word not in found] == list(dropped)
 
 
 def test_hydra_is_left_as_it_was_found():

@@ -151,14 +151,13 @@ def plan(
     with config.composer(config_dir, plugin or ()) as composer:
         experiment = composer.experiment(overrides)
         priors = _priors(composer, overrides)
-    result = study.main(experiment, priors, tolerance)
+        found = study.main(experiment, priors, tolerance)
+        words = composer.with_parts(overrides, found.choices, found.experiment)
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(found.result | {"overrides": words}))
         return
-    show(study.table(result))
-    replaced = {word.partition("=")[0] for word in result["overrides"]}
-    kept = [word for word in overrides if word.partition("=")[0] not in replaced]
-    print(shlex.join(["gdiff", "sample", *kept, *result["overrides"]]))
+    show(study.table(found.result))
+    print(shlex.join(["gdiff", "sample", *words]))
 
 
 def _priors(composer: "Composer", overrides: list[str]) -> "dict[str, PriorSpec]":

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import combinations
@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, Node, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -30,6 +30,7 @@ from gdiff.config.specs import (
     flatten,
     load,
     no_key,
+    to_yaml,
 )
 from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
@@ -123,7 +124,7 @@ class Composer:
         Raises:
             UserError: another override is not what the run began with.
         """
-        keys = {word: word.partition("=")[0].lstrip("+~") for word in overrides}
+        keys = {word: _key_of(word) for word in overrides}
         free = [word.lstrip("+") for word, key in keys.items() if key in _FREE]
         experiment = load(folder, free, self.sources)
         fixed = set(keys.values()).difference(_FREE)
@@ -143,6 +144,39 @@ class Composer:
     def choice(self, group: str, overrides: Sequence[str]) -> str:
         """The option of a group that the overrides choose."""
         return self.compose(overrides).hydra.runtime.choices[group]
+
+    def with_parts(
+        self, overrides: Sequence[str], choices: Mapping[str, str], experiment: Experiment
+    ) -> list[str]:
+        """Overrides that give the parts of an experiment, and for all else what they gave before.
+
+        Args:
+            overrides: words of the user's, from which those about other options are dropped.
+            choices: group → option.
+            experiment: its parts of these groups, and its score, are meant.
+        """
+        replaced = [g for g, option in choices.items() if self.choice(g, overrides) != option]
+        words = [w for w in overrides if _key_of(w).partition(".")[0] not in replaced]
+        words += [
+            f"{g}={option}" for g, option in choices.items() if self.choice(g, words) != option
+        ]
+        groups = (*choices, "score")
+        has, wants = (
+            {
+                key: value
+                for key, value in flatten(cfg).items()
+                if key.partition(".")[0] in groups and not key.endswith(TARGET)
+            }
+            for cfg in (_task_part(self.compose(words)), OmegaConf.create(to_yaml(experiment)))
+        )
+        gone = [key for key in has if key not in wants]
+        other = {key: wants[key] for key in has if key in wants and has[key] != wants[key]}
+        words = [word for word in words if _key_of(word) not in {*gone, *other}]
+        return [
+            *words,
+            *(f"~{key}" for key in gone),
+            *(f"{k}={_shown(v)}" for k, v in other.items()),
+        ]
 
     def plan(self, overrides: Sequence[str]) -> tuple[Experiment, Path]:
         """The typed experiment and, by hydra.run.dir, the folder of its run."""
@@ -256,6 +290,20 @@ def composer(user_dir: Path | None = None, plugins: Sequence[str] = ()) -> Itera
             )
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="gdiff"):
         yield Composer(own, sources)
+
+
+def _key_of(override: str) -> str:
+    """The key or the group that an override is about."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _shown(node: Node) -> str:
+    """A value of a configuration in an override."""
+    value = node._value()
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    is_plain = not isinstance(value, str) or re.fullmatch(r"[\w./-]+", value)
+    return str(value) if is_plain else _quoted(value)
 
 
 def _task_part(cfg: DictConfig) -> DictConfig:

@@ -125,6 +125,10 @@ class ScheduleSpec(abc.ABC):
         """The same schedule from another first noise level, whatever its horizon."""
         return replace(self, sigma_max=float(sigma), horizon=None)
 
+    def reaching(self, sigma: float, process: ProcessSpec) -> "ScheduleSpec":
+        """The same schedule from that noise level or, if it has no such one, the next above it."""
+        return self.starting_at(sigma)
+
     def started(self, process: ProcessSpec) -> "ScheduleSpec":
         """The same schedule with the noise level of its horizon as sigma_max.
 

@@ -41,8 +41,22 @@ class DDPMIndices(ScheduleSpec):
             f"schedule.process={self.process!r} must be null or a gdiff.process.ddpm.DDPM",
         )
 
+    def reaching(self, sigma: float, process: ProcessSpec) -> "ScheduleSpec":
+        """The same schedule over the fewest indices with which its grid starts there or above."""
+        levels = self._levels(process)
+        for last in np.flatnonzero(levels >= sigma):
+            chosen = self._positions(last + 1, self.node_count)
+            if np.all(np.diff(chosen) > 0) and levels[chosen[-1]] >= sigma:
+                return self.starting_at(levels[last])
+        return self.starting_at(levels[-1])
+
     def nodes(self, process: ProcessSpec, count: int) -> np.ndarray:
         """Noise levels at the chosen indices."""
+        sigma = self._levels(process)
+        return sigma[self._positions(len(sigma), count)[::-1]]
+
+    def _levels(self, process: ProcessSpec) -> np.ndarray:
+        """All noise levels of the table between the two ends, increasing."""
         table = process if self.process is None else self.process
         require(
             isinstance(table, DDPM),
@@ -57,7 +71,7 @@ class DDPMIndices(ScheduleSpec):
             f"schedule.sigma_min={self.sigma_min} and schedule.sigma_max={self.sigma_max} leave "
             "no index of the DDPM process: widen them",
         )
-        return sigma[self._positions(len(sigma), count)[::-1]]
+        return sigma
 
     def _positions(self, available: int, count: int) -> np.ndarray:
         """[count] integers in [0, available), not decreasing."""

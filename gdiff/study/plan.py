@@ -20,6 +20,7 @@ from gdiff.metrics.chunks import evenly
 from gdiff.prepared import Experiment, Prepared
 from gdiff.prior.base import PriorSpec
 from gdiff.progress import track
+from gdiff.sampler.methods.ancestral import Ancestral
 from gdiff.schedule.las import LAS
 from gdiff.schedule.losses import LossCurve
 from gdiff.schedule.optimal import Optimum
@@ -151,9 +152,21 @@ class _Search:
         return Setting(name, sigma, high + 1, None, nats.nats, cost(high), 0.0)
 
 
-def main(
-    experiment: Experiment, priors: Mapping[str, PriorSpec], tolerance: float
-) -> dict[str, Any]:
+class Found(NamedTuple):
+    """The outcome of a search.
+
+    Attributes:
+        result: the setting found, the experiment's own one for comparison, and seconds.
+        experiment: what the setting is: the parts that were measured, and else the one given.
+        choices: the options of groups that it takes, by group.
+    """
+
+    result: dict[str, Any]
+    experiment: Experiment
+    choices: dict[str, str]
+
+
+def main(experiment: Experiment, priors: Mapping[str, PriorSpec], tolerance: float) -> Found:
     """Search for the cheapest setting.
 
     Args:
@@ -161,9 +174,6 @@ def main(
             with a tolerance to be found.
         priors: among which to choose, by name; those trained for one level are left out.
         tolerance: in nats, for the total of the budget.
-
-    Returns:
-        The setting, the experiment's own one for comparison, and overrides for `gdiff sample`.
 
     Raises:
         UserError: no setting meets the tolerance.
@@ -193,14 +203,19 @@ def main(
     usual = search.usual()
     found = _with_golden(search, starts, exact) if is_golden else [(exact, None)]
     setting, seconds = found[-1]
-    return {
+    result = {
         "tolerance": tolerance,
         "setting": setting._asdict() | {"total": setting.total},
         "usual": None if usual is None else usual._asdict() | {"total": usual.total},
         "times_fewer_evaluations": usual and usual.evaluations / setting.evaluations,
         "seconds": seconds,
-        "overrides": _overrides(setting, ends[1], samples, is_golden=is_golden),
     }
+    choices = {"sampler": "ancestral", "schedule": "las", "prior": setting.prior}
+    schedule = replace(_las(setting, ends[1]), loss_samples=samples)
+    parts = {"prior": priors[setting.prior], "sampler": Ancestral(), "schedule": schedule}
+    if is_golden:
+        parts["score"] = replace(experiment.score, tolerance=setting.score_tolerance)
+    return Found(result, replace(experiment, **parts), choices)
 
 
 def _unmet(
@@ -253,13 +268,12 @@ def _with_golden(
 
 
 def _grid(search: _Search, setting: Setting) -> np.ndarray:
-    las = LAS(
-        steps=setting.evaluations,
-        sigma_max=setting.sigma_max,
-        sigma_min=search.sigma_min,
-    )
     process = search.prepared.experiment.process
-    return las.adapted(search.curve, process).grid(process)[:-1]
+    return _las(setting, search.sigma_min).adapted(search.curve, process).grid(process)[:-1]
+
+
+def _las(setting: Setting, sigma_min: float) -> LAS:
+    return LAS(steps=setting.evaluations, sigma_max=setting.sigma_max, sigma_min=sigma_min)
 
 
 def _seconds(search: _Search, denoiser: Denoiser, levels: np.ndarray) -> float:
@@ -274,20 +288,6 @@ def _seconds(search: _Search, denoiser: Denoiser, levels: np.ndarray) -> float:
     begin = time.perf_counter()
     jax.block_until_ready(queries.ask(denoiser, mesh))
     return (time.perf_counter() - begin) / (len(few) * _QUERIES)
-
-
-def _overrides(setting: Setting, sigma_min: float, samples: int, *, is_golden: bool) -> list[str]:
-    """What `gdiff sample` takes to run a setting."""
-    words = [
-        "sampler=ancestral",
-        "schedule=las",
-        f"schedule.steps={setting.evaluations}",
-        f"schedule.sigma_max={setting.sigma_max:g}",
-        f"schedule.sigma_min={sigma_min:g}",
-        f"schedule.loss_samples={samples}",
-        f"prior={setting.prior}",
-    ]
-    return words + ([f"score.tolerance={setting.score_tolerance:g}"] if is_golden else [])
 
 
 def table(result: Mapping[str, Any]) -> Table:

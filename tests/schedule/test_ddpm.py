@@ -85,3 +85,20 @@ def test_unknown_options_are_refused_in_one_line():
         DDPMIndices(spacing="linear")
     with pytest.raises(UserError, match=r"^schedule\.process=OU.* .*$"):
         DDPMIndices(process=OU())
+
+
+@pytest.mark.parametrize(
+    "spacing, start, last",
+    [("leading", 300, 339), ("trailing", 300, 300), ("quadratic", 300, 300), ("leading", 950, 999)],
+)
+def test_a_grid_reaches_a_level_with_the_fewest_indices(spacing, start, last):
+    schedule = DDPMIndices(steps=10, spacing=spacing, horizon="auto")
+    sigma = float(TABLE.sigma(start - 0.5))
+    found = schedule.reaching(sigma, TABLE)
+    assert found == DDPMIndices(steps=10, spacing=spacing, sigma_max=float(TABLE.sigma(last)))
+    assert last == 999 or found.grid(TABLE)[0] >= sigma
+
+
+def test_the_least_level_is_reached_with_as_many_indices_as_steps():
+    found = DDPMIndices(steps=10, spacing="trailing").reaching(1e-4, TABLE)
+    assert indices(found) == list(range(9, -1, -1))

@@ -14,11 +14,15 @@ def _in_empty_folder(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_setting_found_is_cheap_and_keeps_its_promise():
-    result = gdiff("plan", "tolerance=0.3", *MOONS)
+    replaced = ("prior=ppca", "prior.rank=1", "sampler.eta=0.5", "schedule.rho=3")
+    result = gdiff("plan", "tolerance=0.3", *MOONS, *replaced)
     assert result.code == 0, result.err
     words = shlex.split(result.last)
     assert words[:2] == ["gdiff", "sample"]
     assert set(MOONS) < set(words)
+    assert not {"sampler.eta=0.5", "schedule.rho=3"} & set(words)
+    # The prior found is this one with its options, or another without them.
+    assert ("prior=ppca" in words) == ("prior.rank=1" in words)
     run = gdiff(*words[1:], "-q", "num_samples=4", "hydra.run.dir=run")
     assert run.code == 0, run.err
     with open("run/budget.json") as file:
