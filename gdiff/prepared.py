@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from gdiff.budget.initialization import shortest
 from gdiff.budget.losses import measure
 from gdiff.budget.terms import METRICS as BUDGETS
+from gdiff.budget.terms import is_ancestral
 from gdiff.clock import Clock
 from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.dataset.placed import Placed
@@ -77,6 +78,22 @@ class Experiment:
             require_one_of("objective", self.objective, [*ACCOUNT, *distances, *errors, *nats])
         require(0 <= self.seed < 2**32, f"seed={self.seed} must be between 0 and 2^32 - 1")
         self.plan()
+
+    def require_objective(self) -> None:
+        """Raise `UserError` if this run cannot have the metric that a sweep should minimise."""
+        if self.objective is None:
+            return
+        plan, lacking = self.plan(), {}
+        if self.num_samples == 1:
+            lacking |= dict.fromkeys(("frechet_pca", "kid_pca"), "needs num_samples of at least 2")
+        if not is_ancestral(plan, self.grid()):
+            lacking |= dict.fromkeys(BUDGETS[1:], "is for sampler=ancestral without a corrector")
+        if self.sampler.block_size == 1:
+            lacking["speedup_in_rounds"] = "needs another sampler.block_size than 1"
+        if plan.steps.clip is None:
+            lacking["clip_rate"] = "needs a sampler that clips, such as li_cai"
+        reason = lacking.get(self.objective)
+        require(reason is None, f"objective={self.objective} {reason}")
 
     @property
     def measures_score(self) -> bool:

@@ -1,6 +1,7 @@
 """What a run computes with: devices, processes and arithmetic."""
 
 import ctypes
+import logging
 import platform
 import re
 from contextlib import suppress
@@ -9,10 +10,12 @@ from dataclasses import dataclass, replace
 import jax
 from jax.sharding import Mesh
 
-from gdiff.errors import require
+from gdiff.errors import UserError, require
 from gdiff.parallel import processes
 from gdiff.parallel.mesh import make_mesh
 from gdiff.store.cache import cache_dir
+
+log = logging.getLogger(__name__)
 
 # Numbers of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX, _NEVER = -1, -3, -8, 2**31 - 1
@@ -72,6 +75,15 @@ class Runtime:
         return replace(
             self, distributed=False, coordinator=None, process_id=None, num_processes=None
         )
+
+    def as_available(self) -> "Runtime":
+        """Itself or, where this machine does not have its devices, with all that there are."""
+        try:
+            make_mesh(self.mesh)
+        except UserError as error:
+            log.warning("%s: going on with runtime.mesh=auto", error)
+            return replace(self, mesh="auto")
+        return self
 
     def start(self) -> Mesh:
         """Set the arithmetic of this process and return the mesh."""

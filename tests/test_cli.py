@@ -124,10 +124,42 @@ def test_numbers_beyond_the_arithmetic_are_refused():
     assert "not finite after step 4 of 4" in refused("sample", *SMALL, "schedule.sigma_min=1e-30")
 
 
-@pytest.mark.parametrize("objective", ["kid_pca", "frechet_pca"])
-def test_an_objective_that_needs_two_samples_is_refused_for_one(objective):
-    words = (f"objective={objective}", "num_samples=1")
-    assert f"{words[0]} needs num_samples of at least 2" in refused("sample", *words)
+ANCESTRAL = "is for sampler=ancestral"
+IMPOSSIBLE = [
+    ("kid_pca", "num_samples=1", "needs num_samples of at least 2"),
+    ("frechet_pca", "num_samples=1", "needs num_samples of at least 2"),
+    ("kl_total", "sampler=ddim", ANCESTRAL),
+    ("kl_picard", "sampler=ddpm", ANCESTRAL),
+    ("kl_discretization", "sampler.eta=0.5", ANCESTRAL),
+    ("kl_score", "sampler=heun", ANCESTRAL),
+    ("speedup_in_rounds", "sampler=ancestral", "needs another sampler.block_size"),
+    ("clip_rate", "sampler=ddim", "needs a sampler that clips"),
+    ("score_relative_error_max", "score=full", "is not one of"),
+    ("sliced_w2", "metrics=none", "is not one of"),
+]
+
+
+@pytest.mark.parametrize("objective, word, message", IMPOSSIBLE)
+def test_an_objective_that_cannot_be_had_is_refused_at_once(objective, word, message, monkeypatch):
+    monkeypatch.setattr("gdiff.dataset.base.DatasetSpec.load", None)
+    words = [word for word in SMALL if not word.startswith("metrics")]
+    error = refused("sample", *words, f"objective={objective}", word)
+    assert f"objective={objective}" in error.replace("'", "")
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    "objective, word",
+    [
+        ("kl_total", "sampler.eta=1"),
+        ("kl_total", "sampler=ancestral"),
+        ("kl_initialization", "sampler=ddim"),
+        ("speedup_in_rounds", "sampler.block_size=4"),
+        ("clip_rate", "sampler=li_cai"),
+    ],
+)
+def test_an_objective_that_can_be_had_is_accepted(objective, word):
+    assert gdiff("sample", "--dry-run", f"objective={objective}", word).code == 0
 
 
 def test_bad_image_folders_are_refused():
@@ -318,16 +350,49 @@ def test_metrics_can_be_computed_again(tmp_path):
     assert "sliced_w2" in after
     assert "no key 'metrics.foo'" in refused("evaluate", "r", "metrics.foo=3")
     for other in ("seed=1", "metrics=none", "metrics.enabled", "dataset.subset=50"):
-        assert f"{other}: evaluate takes metrics.key=value only" in refused("evaluate", "r", other)
+        assert f"{other}: evaluate takes metrics.key=value, runt" in refused("evaluate", "r", other)
 
 
-def test_metrics_are_those_of_the_data_that_the_run_began_with():
-    rng = np.random.default_rng(0)
-    np.save("x.npy", rng.normal(size=(20, 2)))
-    words = ("dataset=array", "dataset.path=x.npy", "dataset.subset=null", "metrics=none")
+@pytest.fixture
+def of_points():
+    """A finished run on points.npy."""
+    np.save("points.npy", np.random.default_rng(0).normal(size=(20, 2)))
+    words = ("dataset=array", "dataset.path=points.npy", "dataset.subset=null", "metrics=none")
     assert gdiff("sample", "-q", *SMALL, *words, "hydra.run.dir=r").code == 0
-    np.save("x.npy", rng.normal(size=(20, 2)))
-    assert "x is not the one that r was made with" in refused("evaluate", "r")
+
+
+def test_metrics_are_those_of_the_data_that_the_run_began_with(of_points):
+    np.save("points.npy", np.random.default_rng(1).normal(size=(20, 2)))
+    assert "points is not the one that r was made with" in refused("evaluate", "r")
+
+
+def test_a_run_is_evaluated_and_resumed_where_its_data_are_now(of_points):
+    os.makedirs("moved")
+    os.rename("points.npy", "moved/points.npy")
+    assert "dataset.path" in refused("evaluate", "r")
+    there = "dataset.path=moved/points.npy"
+    words = ("metrics.enabled=true", there, "score.rows=host", "runtime.x64=true")
+    result = gdiff("evaluate", "r", *words)
+    assert result.code == 0, result.err
+    np.save("points.npy", np.random.default_rng(1).normal(size=(20, 2)))
+    assert "is not the one" in refused("evaluate", "r", "dataset.path=points.npy")
+    os.remove("r/grid.png")
+    assert gdiff("sample", "--resume", "r", "dataset.path=points.npy").code == 2
+    assert gdiff("sample", "-q", "--resume", "r", there).code == 0
+    assert gdiff("evaluate", "r", "metrics.enabled=true").code == 0
+
+
+def test_a_run_of_devices_that_are_not_here_is_evaluated_on_those_that_are(of_points, caplog):
+    with open("r/config.yaml") as file:
+        text = file.read()
+    with open("r/config.yaml", "w") as file:
+        file.write(text.replace("mesh: batch:1", "mesh: data:999"))
+    result = gdiff("evaluate", "r", "metrics.enabled=true")
+    assert result.code == 0, result.err
+    assert "asks for 999 devices" in caplog.text
+    assert "going on with runtime.mesh=auto" in caplog.text
+    assert "asks for 998 devices" in refused("evaluate", "r", "runtime.mesh=data:998")
+    assert "for gdiff sample" in refused("evaluate", "r", "runtime.distributed=true")
 
 
 def test_the_job_may_run_in_its_own_folder(tmp_path):

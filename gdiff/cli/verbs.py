@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,7 +68,8 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="METRICS.KEY=VALUE",
-            help="Changed settings of the metrics; all others belong to the run.",
+            help="Changed settings of the metrics, other devices (runtime.mesh), or where the data "
+            "are now (dataset.path, dataset.data_dir); all else belongs to the run.",
             show_default=False,
         ),
     ] = None,
@@ -79,16 +81,19 @@ def evaluate(
     from gdiff.store.outputs import RunFolder
 
     overrides = overrides or []
+    keys = {override: override.partition("=")[0] for override in overrides if "=" in override}
     for override in overrides:
-        if not re.match(r"metrics\.[^=]+=", override):
+        key = keys.get(override, "")
+        if key not in config.PLACES and not re.match(r"(metrics|runtime)\.", key):
             raise UserError(
-                f"{override}: evaluate takes metrics.key=value only; all other settings belong "
-                "to the run"
+                f"{override}: evaluate takes metrics.key=value, runtime.key=value and "
+                f"{', '.join(config.PLACES)} only; all other settings belong to the run"
             )
     with RunFolder.open(folder) as run_folder:
-        found = runs.evaluate(
-            config.load(folder, overrides, config.Sources.of(plugin or ())), run_folder
-        )
+        job = config.load(folder, overrides, config.Sources.of(plugin or ()))
+        if "runtime.mesh" not in keys.values():
+            job = replace(job, runtime=job.runtime.as_available())
+        found = runs.evaluate(job, run_folder)
     launch.show_run(folder, found, quiet=False)
 
 

@@ -1,10 +1,11 @@
 """From Hydra's overrides to a typed experiment; the only package that knows Hydra and OmegaConf."""
 
-from gdiff.config.compose import Composer, Place, composer, config_dir
+from gdiff.config.compose import PLACES, Composer, Place, composer, config_dir
 from gdiff.config.sources import Sources
 from gdiff.config.specs import build, differences, load, to_yaml
 
 __all__ = [
+    "PLACES",
     "Composer",
     "Place",
     "Sources",

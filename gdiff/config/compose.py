@@ -38,10 +38,12 @@ from gdiff.prepared import Experiment
 _ROOT = "config"
 # Packages whose classes Hydra itself may be made of; Optuna's samplers belong to its sweeper.
 _HYDRAS_OWN = ("hydra", "hydra_plugins", "optuna")
-# What may be another when a run is continued: who works on it, and how much of it at a time.
+# Where the data of a run lie, and how they are held: the samples depend on what they are alone.
+PLACES = ("score.rows", "dataset.path", "dataset.data_dir")
+# What may be another when a run is continued: also who works on it, and how much at a time.
 _FREE = (
     "batch_size",
-    "score.rows",
+    *PLACES,
     "runtime.mesh",
     "runtime.distributed",
     "runtime.coordinator",
@@ -119,7 +121,8 @@ class Composer:
         return self.plan(overrides)[0]
 
     def resumed(self, folder: Path, overrides: Sequence[str]) -> Experiment:
-        """The experiment of a run folder, with another batch size, devices or processes if given.
+        """The experiment of a run folder, with another batch size, devices, processes or place of
+        the data if given.
 
         Raises:
             UserError: another override is not what the run began with.

@@ -41,7 +41,7 @@ _WORDS = {
 
 
 def build(cfg: DictConfig, sources: Sources) -> Experiment:
-    """The typed experiment of a composed or loaded configuration.
+    """The typed experiment of a composed configuration, for a run that is to begin.
 
     Args:
         cfg: the configuration without Hydra's part.
@@ -50,18 +50,19 @@ def build(cfg: DictConfig, sources: Sources) -> Experiment:
     Raises:
         UserError: a key, a type or a value is wrong.
     """
+    experiment = _experiment(cfg, sources)
+    experiment.require_objective()
+    return experiment
+
+
+def _experiment(cfg: DictConfig, sources: Sources) -> Experiment:
     try:
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from error
     missing = sorted(OmegaConf.missing_keys(cfg))
     require(not missing, f"{', '.join(missing)} is missing: give it a value")
-    experiment = _build(cfg, Experiment, "", sources)
-    require(
-        experiment.objective not in ("frechet_pca", "kid_pca") or experiment.num_samples > 1,
-        f"objective={experiment.objective} needs num_samples of at least 2",
-    )
-    return experiment
+    return _build(cfg, Experiment, "", sources)
 
 
 def _build(node: DictConfig, kind: Any, path: str, sources: Sources) -> Any:
@@ -152,7 +153,7 @@ def load(folder: Path, overrides: Sequence[str] = (), sources: Sources | None = 
         cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist(list(overrides)))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not a configuration: {str(error).splitlines()[0]}") from error
-    return build(cfg, sources or Sources.of())
+    return _experiment(cfg, sources or Sources.of())
 
 
 def differences(a: Experiment, b: Experiment) -> list[str]:
