@@ -65,7 +65,10 @@ MISTAKES = {
     "num_samples=???": "num_samples is missing",
     "num_samples=${nothing}": "'nothing' not found",
     "schedule.sigma_min=abc": "schedule.sigma_min=abc is not a number",
-    "dataset.classes=3": "dataset.classes=3 is not a list of whole numbers, such as [0, 3]",
+    "dataset.classes=3": "dataset.classes=3 is not a list of numbers or names, such as [0, cat]",
+    "dataset.classes=[1.5]": "dataset.classes=[1.5] is not a list of numbers or names",
+    "dataset.classes=[[1]]": "dataset.classes=[[1]] is not a list of numbers or names",
+    "dataset.classes=[five]": "digits has no class 'five'; see gdiff data info",
     "runtime.x64=maybe": "runtime.x64=maybe is not true or false",
     "dataset=null": "dataset takes the name of one of its options: array",
     # Values
@@ -501,6 +504,21 @@ def test_a_sweep_runs_on_the_joblib_launcher():
     assert len(err.splitlines()) == 3, err
     rows = rows_of(out.splitlines()[-1])
     assert [row["status"] for row in rows] == ["complete", "failed"] * 2
+
+
+def test_the_classes_of_a_data_set_are_a_narrow_table():
+    names = [f"n{number:08}" for number in range(200)]
+    for name in names:
+        os.makedirs(f"pictures/{name}")
+        Image.new("L", (2, 2)).save(f"pictures/{name}/a.png")
+    result = gdiff("data", "info", "dataset=folder", "dataset.path=pictures")
+    assert result.code == 0, result.err
+    assert max(map(len, result.out.splitlines())) < 80
+    assert re.search(r"199\W+n00000199\W+1\b", result.out)
+    words = ("dataset=folder", "dataset.path=pictures", "dataset.classes=[n00000007,3]")
+    assert re.search(r"points\W+2\b", gdiff("data", "info", *words).out)
+    saved = yaml.safe_load(gdiff("sample", "--dry-run", *words).out)
+    assert saved["dataset"]["classes"] == ["n00000007", 3]
 
 
 def test_every_verb_has_help():

@@ -28,11 +28,14 @@ def info(overrides: Overrides = None, config_dir: ConfigDir = None, plugin: Plug
     """Size, range and classes of a data set, for example: gdiff data info dataset=mnist."""
     from gdiff import config
     from gdiff.dataset import prepare as data
-    from gdiff.report import metrics_table, show
+    from gdiff.report import metrics_table, rows_table, show
 
     with config.composer(config_dir, plugin or ()) as composer:
         experiment = composer.experiment(overrides or [])
-    show(metrics_table(data.describe(experiment.dataset.load())))
+    dataset = experiment.dataset.load()
+    show(metrics_table(data.describe(dataset)))
+    if classes := data.classes(dataset):
+        show(rows_table(classes))
 
 
 @app.command("prepare")

@@ -36,7 +36,7 @@ _WORDS = {
     bool: "true or false",
     str: "text",
     Path: "a path",
-    list[int]: "a list of whole numbers, such as [0, 3]",
+    list[int | str]: "a list of numbers or names, such as [0, cat]",
 }
 
 

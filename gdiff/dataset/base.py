@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cached_property
 
 import numpy as np
@@ -120,11 +121,12 @@ class DatasetSpec(abc.ABC):
 
     Attributes:
         subset: keep only this many points, drawn once with a fixed seed; None keeps all.
-        classes: keep only these class indices, in a labelled data set; None keeps all.
+        classes: keep only these classes of a labelled data set, by index or by name; None keeps
+            all.
     """
 
     subset: int | None = None
-    classes: list[int] | None = None
+    classes: list[int | str] | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -132,6 +134,10 @@ class DatasetSpec(abc.ABC):
             f"dataset.subset={self.subset} must be at least 2",
         )
         require(self.classes != [], "dataset.classes=[] keeps nothing: name a class, or use null")
+        require(
+            all(type(c) in (int, str) for c in self.classes or ()),
+            f"dataset.classes={self.classes} is not a list of numbers or names, such as [0, cat]",
+        )
 
     @abc.abstractmethod
     def read(self) -> Dataset:
@@ -190,20 +196,33 @@ class DatasetSpec(abc.ABC):
         return None if index is None or len(index) == len(data) else index
 
 
-def _rows_of(data: Dataset, classes: list[int]) -> np.ndarray:
+def _rows_of(data: Dataset, classes: list[int | str]) -> np.ndarray:
     """Rows whose label is in `classes`, each of which must occur."""
     asked = f"dataset.classes={classes}"
     require(
         data.labels is not None, f"{asked}: {data.name} has no labels; use dataset.classes=null"
     )
-    n = len(data.class_names) if data.class_names else int(data.labels.max(initial=-1)) + 1
+    names = list(data.class_names or ())
+
+    def number(c: int | str) -> int:
+        if isinstance(c, int):
+            return c
+        if c in names:
+            return names.index(c)
+        near = get_close_matches(c, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see gdiff data info"
+        raise UserError(f"{asked}: {data.name} has no class {c!r}; {hint}")
+
+    wanted = list(map(number, classes))
+    n = len(names) or int(data.labels.max(initial=-1)) + 1
     require(
-        all(0 <= c < n for c in classes),
+        all(0 <= c < n for c in wanted),
         f"{asked}: {data.name} has {n} classes, numbered from 0 to {n - 1}",
     )
-    for c in classes:
-        require(bool(np.any(data.labels == c)), f"{asked}: {data.name} has no points of class {c}")
-    return np.flatnonzero(np.isin(data.labels, classes))
+    for c, number in zip(classes, wanted, strict=True):
+        is_there = bool(np.any(data.labels == number))
+        require(is_there, f"{asked}: {data.name} has no points of class {c}")
+    return np.flatnonzero(np.isin(data.labels, wanted))
 
 
 def as_stored(x: np.ndarray, index: np.ndarray | None) -> np.ndarray:

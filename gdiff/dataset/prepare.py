@@ -82,6 +82,14 @@ class Row(NamedTuple):
     where: str
 
 
+class ClassRow(NamedTuple):
+    """A class of a data set: both number and name, if it has one, may stand in dataset.classes."""
+
+    number: int
+    name: str | None
+    points: int
+
+
 def available(data_dir: Path | None = None) -> list[Row]:
     """All presets, and which of them are ready; imports neither TFDS nor any data.
 
@@ -97,8 +105,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
     Returns:
         name, points, shape, dim, dtype, bytes, memory_mapped; min and max as stored; mean_norm,
-        the mean Euclidean norm in model coordinates; fingerprint; classes, name → points, or
-        None without labels.
+        the mean Euclidean norm in model coordinates; fingerprint.
     """
     low, high, norms = [], [], []
     for rows in blocks(dataset.x):
@@ -118,8 +125,16 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "max": max(high).item(),
         "mean_norm": float(np.concatenate(norms).mean(dtype=np.float64)),
         "fingerprint": dataset.fingerprint(),
-        "classes": _class_counts(dataset),
     }
+
+
+def classes(dataset: Dataset) -> list[ClassRow]:
+    """The classes that have points; none without labels."""
+    if dataset.labels is None:
+        return []
+    names = dataset.class_names
+    found = zip(*np.unique(dataset.labels, return_counts=True), strict=True)
+    return [ClassRow(int(c), names and str(names[c]), int(points)) for c, points in found]
 
 
 def prepare(name: str, data_dir: Path | None = None) -> Path:
@@ -195,17 +210,6 @@ def _row(name: str, preset: Preset, data_dir: Path) -> Row:
         except UserError as error:
             ready, where = False, str(error)
     return Row(name, preset.about, preset.points, preset.shape, ready, where)
-
-
-def _class_counts(dataset: Dataset) -> dict[str, int] | None:
-    if dataset.labels is None:
-        return None
-    labels, counts = np.unique(dataset.labels, return_counts=True)
-    names = dataset.class_names
-    return {
-        str(names[label] if names else label): int(count)
-        for label, count in zip(labels, counts, strict=True)
-    }
 
 
 def _check_known(name: str) -> None:

@@ -1,5 +1,5 @@
 import tracemalloc
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -92,6 +92,25 @@ def test_no_classes_at_all_are_refused():
 def test_a_class_that_does_not_exist_is_refused_with_how_many_there_are(c):
     with one_line(f"dataset.classes=[0, {c}]", "5 classes", "0 to 4"):
         Given(x=X, labels=LABELS, classes=[0, c]).load()
+
+
+def test_classes_may_be_named():
+    data = Given(x=X, labels=LABELS, class_names=("ant", "bee", "cat", "d", "3"))
+    same = replace(data, classes=[2, 0, 4]).load(), replace(data, classes=["cat", 0, "3"]).load()
+    np.testing.assert_array_equal(same[0].x, same[1].x)
+    np.testing.assert_array_equal(same[0].labels, same[1].labels)
+    with one_line("dataset.classes=['bees']", "no class 'bees'", "did you mean 'bee'?"):
+        replace(data, classes=["bees"]).load()
+    with one_line("no class 'xyz'", "gdiff data info"):
+        replace(data, classes=[0, "xyz"]).load()
+    with one_line("no class '0'"):
+        Given(x=X, labels=LABELS, classes=["0"]).load()
+
+
+@pytest.mark.parametrize("classes", [[1.5], [True], [None], [[1]]])
+def test_classes_are_numbers_or_names(classes):
+    with one_line(f"dataset.classes={classes}", "is not a list of numbers or names"):
+        Given(x=X, labels=LABELS, classes=classes)
 
 
 def test_the_names_say_how_many_classes_there_are():

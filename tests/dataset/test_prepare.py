@@ -7,6 +7,7 @@ import sys
 import tarfile
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def test_a_data_set_is_described(tmp_path):
         name="d", x=x, labels=np.array([0, 2, 2], np.int32), class_names=("a", "b", "c"), scale=2.0
     )
     facts = prepare.describe(data)
-    assert facts["classes"] == {"a": 1, "c": 2}
+    assert prepare.classes(data) == [(0, "a", 1), (2, "c", 2)]
+    assert prepare.classes(replace(data, class_names=None)) == [(0, None, 1), (2, None, 2)]
     assert (facts["points"], facts["shape"], facts["dim"]) == (3, (2,), 2)
     assert (facts["dtype"], facts["bytes"], facts["memory_mapped"]) == ("float32", 24, False)
     assert (facts["min"], facts["max"], facts["mean_norm"]) == (0, 8, 2.5)
@@ -71,7 +73,7 @@ def test_a_data_set_is_described(tmp_path):
     np.save(tmp_path / "x.npy", x)
     mapped = Dataset(name="d", x=np.load(tmp_path / "x.npy", mmap_mode="r"))
     assert prepare.describe(mapped)["memory_mapped"] is True
-    assert prepare.describe(mapped)["classes"] is None
+    assert prepare.classes(mapped) == []
 
 
 @pytest.mark.parametrize("name", ["digits", "moons", "two_points"])
