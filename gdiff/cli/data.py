@@ -1,7 +1,7 @@
 """What lies on this machine: data sets, and what fits have left in the cache."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -64,3 +64,58 @@ def prepare(
     if given:
         raise UserError(f"--{next(iter(given))} is for gdiff data prepare synthetic: leave it out")
     print(data.prepare(name, data_dir))
+
+
+cache_app = typer.Typer(cls=Commands, help="What fits have left in the cache folder.")
+
+
+@cache_app.command("list")
+def cache_list() -> None:
+    """What the cache holds, largest first."""
+    from gdiff.report import rows_table, show
+    from gdiff.store import cache, entries
+
+    found = entries.entries()
+    if found:
+        rows = [_CacheRow(e.kind, e.key, _bytes(e.size), _duration(e.age)) for e in found]
+        show(rows_table(rows))
+    print(f"{_bytes(sum(entry.size for entry in found))} in {cache.cache_dir()}")
+
+
+@cache_app.command("clear")
+def cache_clear(
+    kinds: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KIND...", help="As in cache list.", show_default=False),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Whatever kind it is.")] = False,
+) -> None:
+    """Remove what fits have left, by kind; what a run needs is made again."""
+    from gdiff.store import cache, entries
+
+    if bool(kinds) == every:
+        raise UserError(
+            "say what to remove: gdiff cache clear KIND (see gdiff cache list) or --all"
+        )
+    gone = entries.clear(None if every else kinds)
+    size = _bytes(sum(entry.size for entry in gone))
+    print(f"removed {len(gone)} entries, {size}, from {cache.cache_dir()}")
+
+
+class _CacheRow(NamedTuple):
+    kind: str
+    key: str
+    size: str
+    age: str
+
+
+def _bytes(size: float) -> str:
+    unit = next((k for k in (3, 2, 1) if size >= 1024**k), 0)
+    return f"{size / 1024**unit:.3g} {('bytes', 'KiB', 'MiB', 'GiB')[unit]}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

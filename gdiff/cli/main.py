@@ -24,6 +24,7 @@ app = typer.Typer(
 for verb in (verbs.sample, verbs.evaluate, verbs.schedule, verbs.plan, verbs.info, verbs.bench):
     app.command()(verb)
 app.add_typer(data.app, name="data")
+app.add_typer(data.cache_app, name="cache")
 
 
 def main() -> None:

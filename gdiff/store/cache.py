@@ -18,23 +18,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from platformdirs import user_cache_path
 
 from gdiff.parallel import processes
 
 log = logging.getLogger(__name__)
 
-_STALE_SECONDS = 24 * 3600
+# Files that are still half-written after so long were left by a run that was killed.
+STALE_SECONDS = 24 * 3600
 _warned_of: set[Path] = set()
 
 
 def cache_dir() -> Path:
-    """Folder of the cache: $GDIFF_CACHE, else $XDG_CACHE_HOME/gdiff, else ~/.cache/gdiff."""
+    """Folder of the cache: $GDIFF_CACHE, else the system's, such as ~/.cache/gdiff on Linux."""
     if own := os.environ.get("GDIFF_CACHE"):
         return Path(os.path.expanduser(own))
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "gdiff"
     try:
-        return Path.home() / ".cache" / "gdiff"
+        return user_cache_path("gdiff", appauthor=False)
     except RuntimeError:  # a container's user without a home
         return Path(tempfile.gettempdir()) / f"gdiff-{os.getuid()}"
 
@@ -47,6 +47,27 @@ def signature(root: Path, files: Iterable[Path]) -> str:
         name = str(file).removeprefix(str(root))
         digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
     return digest.hexdigest()
+
+
+def key(kind: str, *parts: object) -> str:
+    """A key: what kind of thing it is, and all that it follows from, by its text.
+
+    What is computed from something else that is cached names that too, by its `digest`.
+
+    Args:
+        kind: lower-case words with hyphens.
+        parts: versions, fingerprints, digests, options.
+    """
+    return " ".join([kind, *map(str, parts)])
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Hash of the content, types and shapes of arrays."""
+    found = hashlib.blake2b(digest_size=16)
+    for array in map(np.ascontiguousarray, arrays):
+        found.update(repr((array.dtype.str, array.shape)).encode())
+        found.update(array.data)
+    return found.hexdigest()
 
 
 def load(key: str) -> np.ndarray | None:
@@ -127,10 +148,11 @@ def fill(
 
 
 def _path(key: str) -> Path:
-    """An entry's file: the start of the key, for people to recognise it, and the key's hash."""
-    readable = re.sub(r"[^A-Za-z0-9.-]+", "_", key)[:40]
-    digest = hashlib.blake2b(os.fsencode(key), digest_size=16).hexdigest()
-    return cache_dir() / f"{readable}-{digest}.npy"
+    """An entry's file: its kind, the start of the key, for people to recognise it, and a hash."""
+    kind, _, rest = key.partition(" ")
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "_", rest)[:40]
+    mark = hashlib.blake2b(os.fsencode(key), digest_size=16).hexdigest()
+    return cache_dir() / f"{kind}.{readable}-{mark}.npy"
 
 
 @contextmanager
@@ -139,7 +161,7 @@ def _temporary(key: str) -> Iterator[Path]:
     final = _path(key)
     with suppress(OSError):
         for path in final.parent.glob("*.tmp"):  # left by runs that were killed
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink()
     path = final.with_suffix(f".{secrets.token_hex(6)}.tmp")
     try:

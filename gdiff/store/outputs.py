@@ -1,7 +1,7 @@
 """The run folder and its only writer: every file appears whole, by rename, or not at all."""
 
 import csv
-import fcntl
+import errno
 import io
 import json
 import logging
@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from gdiff.errors import UserError, require
 from gdiff.parallel import processes
@@ -28,6 +29,8 @@ _TEMPORARY = ".partial"
 _HYDRA = ".hydra"
 # What a run leaves that is killed before its configuration is written.
 _BEFORE_A_RUN = {_HYDRA, LOG, _LOCK, CONFIG + _TEMPORARY}
+# What file systems say that have no locks.
+_LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 # What NumPy and zipfile raise on damaged files.
 _DAMAGED = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
 
@@ -290,26 +293,24 @@ def _replacing(path: Path) -> Iterator[io.BufferedWriter]:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the folder's lock, where the file system has locks."""
-    lock = path / _LOCK
+    lock = FileLock(path / _LOCK, timeout=0, fallback_to_soft=False)
     try:
-        file = lock.open("w")
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"another process is at work in {path}: wait for it") from None
     except OSError as error:
-        raise UserError(f"cannot write to the run folder {path}: {error.strerror}") from error
-    with file:
-        busy = f"another process is at work in {path}: wait for it"
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(busy) from None
-        except OSError as error:
-            log.debug("no lock on %s: %s", path, error)
-        # A process that is just ending may have taken away the file that was opened here.
-        require(lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()), busy)
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                lock.unlink()
+        if error.errno not in _LOCKLESS:
+            hint = f": remove {lock.lock_file}" if Path(lock.lock_file).is_symlink() else ""
+            raise UserError(
+                f"cannot write to the run folder {path} ({error.strerror}){hint}"
+            ) from error
+        log.debug("no lock on %s: %s", path, error)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def _resume(path: Path) -> str:

@@ -1,5 +1,6 @@
 """The run folder: whole files or none, one process at a time, the same bytes again."""
 
+import errno
 import json
 import os
 import subprocess
@@ -278,6 +279,26 @@ def test_a_lock_file_among_other_things_is_not_touched(tmp_path):
     with pytest.raises(UserError, match="not empty"), vacant(tmp_path, "hydra.run.dir"):
         pass
     assert (tmp_path / ".lock").read_text() == "mine"
+
+
+def test_a_lock_that_leads_elsewhere_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("")
+    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "thesis.txt")
+    with pytest.raises(UserError, match=r"run/\.lock"), RunFolder.open(tmp_path / "run"):
+        pass
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_a_file_system_without_locks_is_done_without(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with vacant(tmp_path / "a", "hydra.run.dir"):
+        pass
+    assert names(tmp_path) == ["a"]
 
 
 def test_results_survive_a_failure(tmp_path):
