@@ -27,7 +27,7 @@ ROOMS = {
     },
     "study": {
         *("prepared", "budget", "dataset", "report", "figures", "store", "schedule", "prior"),
-        *("score", "process", "trajectory", "clock", "parallel", "metrics"),
+        *("score", "process", "trajectory", "clock", "parallel", "metrics", "sampler"),
     },
     "run": {"artefacts", "prepared", "store", "kernels", "parallel", "sampler"},
     "artefacts": {

@@ -56,8 +56,8 @@ def _together(experiment: "Experiment") -> Iterator[bool]:
         yield True
         return
     from gdiff import progress
-    from gdiff.run import run
     from gdiff.parallel import processes
+    from gdiff.run import run
     from gdiff.store.outputs import RunFolder
 
     try:
@@ -78,8 +78,8 @@ def _together(experiment: "Experiment") -> Iterator[bool]:
 def _job(sources: "Sources", cfg: "DictConfig", place: "Place") -> _Outcome:
     """One run in its folder; what the user can put right is returned: Hydra would dress it up."""
     from gdiff import config
-    from gdiff.run import run
     from gdiff.parallel import processes
+    from gdiff.run import run
     from gdiff.store.outputs import RunFolder
 
     is_sweep = place.number is not None
