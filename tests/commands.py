@@ -54,11 +54,7 @@ def gdiff(*words: object) -> Result:
 
 def start(*words: object, devices: int | None = None, **options) -> subprocess.Popen:
     """Start a command in a process of its own, with so many CPU devices; None: as many as here."""
-    environment = os.environ | {
-        # Processes share what they compile.
-        "JAX_COMPILATION_CACHE_DIR": os.path.join(os.environ["GDIFF_CACHE"], "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }
+    environment = dict(os.environ)
     if devices is not None:
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(

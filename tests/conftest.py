@@ -6,12 +6,20 @@ from pathlib import Path
 
 # Small linear algebra on many threads crawls when other processes share the cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Eight CPU devices, so that shardings are exercised on any machine; set before JAX starts.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Four CPU devices, so that shardings are exercised on any machine; set before JAX starts.
+_DEVICES = "--xla_force_host_platform_device_count"
+if _DEVICES not in (flags := os.environ.get("XLA_FLAGS", "")):
+    os.environ["XLA_FLAGS"] = f"{flags} {_DEVICES}=4".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests neither read nor fill the user's cache; theirs is kept, for all workers and later runs.
-os.environ["GDIFF_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "gdiff")
+_CACHE = Path(__file__).parents[1] / ".pytest_cache" / "gdiff"
+os.environ["GDIFF_CACHE"] = str(_CACHE)
+# Compiled programs are shared by all workers and by the processes that they start.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE / "programs")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+import jax
 import numpy as np
 import pytest
 from compiles import Compiles
@@ -24,6 +32,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_configure(config: pytest.Config) -> None:
     has_workers = bool(config.getoption("tx", None))
     config.pluginmanager.register(Compiles(has_workers=has_workers))
+
+
+# Folders about numerics and memory: they test what users run, and so do slow tests.
+_OPTIMIZED = {"score", "kernels", "parallel", "gpu"}
+_QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures, which compile too
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Most of the time of tests is the compiler's: it leaves most optimizations out of the rest."""
+    is_quick = item.path.parent.name not in _OPTIMIZED and not any(
+        map(item.get_closest_marker, ("optimized", "slow"))
+    )
+    if os.environ.get(_QUICK) == str(int(is_quick)):
+        return
+    os.environ[_QUICK] = str(int(is_quick))  # for processes that it starts, and JAX if still unused
+    if hasattr(jax.config, _QUICK.lower()):
+        jax.config.update(_QUICK.lower(), is_quick)
+        jax.clear_caches()  # what is compiled already would be taken as it is
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from gdiff.errors import UserError
 from gdiff.prepared import Prepared
 
 # The same shapes and devices in all tests, which then share what they compile.
-SMALL = ("dataset=two_points", "schedule=ddpm", "schedule.steps=3", "runtime.mesh=data:2/batch:4")
+SMALL = ("dataset=two_points", "schedule=ddpm", "schedule.steps=3", "runtime.mesh=data:2/batch:2")
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +171,6 @@ def test_mistakes_are_one_line():
     )
     assert "no such option" in refused("score=full,nope")
     assert "must be at least 1" in refused("score=full,wiener", "score.rank=0")
-    assert "multiple of 8 devices" in refused("score=full,wiener", "--queries", "3")
+    assert "multiple of 4 devices" in refused("score=full,wiener", "--queries", "3")
     with pytest.raises(UserError, match="twice"):
         overrides_by_score(["a", "a"], [], lambda words: None)

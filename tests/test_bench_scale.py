@@ -180,4 +180,4 @@ def test_mistakes_are_one_line():
     assert "too small for gdiff bench scale" in refused(
         "scale", "dataset=two_points", "runtime.mesh=batch:1"
     )
-    assert "multiple of 8 devices" in refused("scale", "dataset=digits", "--queries", "3")
+    assert "multiple of 4 devices" in refused("scale", "dataset=digits", "--queries", "3")

@@ -41,8 +41,8 @@ def check(program, across=0):
 
 
 def is_across(line):
-    """Whether a collective connects devices with different samples on the mesh data:4/batch:2."""
-    connected = groups(line) or [range(8)]
+    """Whether a collective connects devices with different samples on the mesh data:2/batch:2."""
+    connected = groups(line) or [range(4)]
     return any(len({device % 2 for device in group}) > 1 for group in connected)
 
 
@@ -54,7 +54,7 @@ def is_across(line):
     ids=["full", "pca_local", "golden"],
 )
 def test_devices_exchange_three_numbers_per_coordinate_and_scan_at_most(score, scans, dataset):
-    mesh = make_mesh("data:4/batch:2")
+    mesh = make_mesh("data:2/batch:2")
     denoiser = score.fit(Placed(dataset, mesh), SIGMAS)
     arrays, rest = eqx.partition(denoiser, eqx.is_array)
     call = jax.jit(lambda arrays, z, sigma: eqx.combine(arrays, rest)(z, sigma).mean)
@@ -64,7 +64,7 @@ def test_devices_exchange_three_numbers_per_coordinate_and_scan_at_most(score, s
 
 
 def test_a_step_exchanges_no_more_than_its_scan_and_one_flag(dataset):
-    mesh = make_mesh("data:4/batch:2")
+    mesh = make_mesh("data:2/batch:2")
     z, _ = queries(dataset, mesh)
     keys = jax.random.split(jax.random.key(0), B)
     engine = Engine(

@@ -21,7 +21,7 @@ def test_log_density_is_that_of_the_noised_rows():
 
 
 def test_a_draw_depends_on_its_key_only_and_nothing_on_devices():
-    mesh = make_mesh("data:4/batch:2")
+    mesh = make_mesh("data:2/batch:2")
     split, whole = (Empirical().fit(Placed(images(), each), 0.7) for each in (mesh, MESH))
     together, values = draw_and_judge(whole, keys(8))
     assert len(np.unique(together[:, 3, 2])) == 8

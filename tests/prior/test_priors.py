@@ -62,7 +62,7 @@ def test_integrates_to_one_in_the_plane_and_draws_have_its_marginals(spec):
 
 @pytest.mark.parametrize("spec", [Gaussian(), GMM(components=4)], ids=repr)
 def test_a_draw_depends_on_its_key_only_and_not_on_devices(spec):
-    mesh = make_mesh("data:4/batch:2")
+    mesh = make_mesh("data:2/batch:2")
     split, whole = spec.fit(Placed(images(), mesh), 0.5), spec.fit(Placed(images(), MESH), 0.5)
     for leaf in jax.tree.leaves(eqx.filter(split, eqx.is_array)):
         assert leaf.sharding.is_fully_replicated

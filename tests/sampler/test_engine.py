@@ -64,10 +64,10 @@ def compilations():
 @pytest.mark.parametrize(
     "method,layout",
     [
-        (Ancestral(), "batch:8"),
-        (DPMpp2M(), "data:4/batch:2"),
+        (Ancestral(), "batch:4"),
+        (DPMpp2M(), "data:2/batch:2"),
         pytest.param(DDIM(), "batch:1", marks=pytest.mark.slow),
-        pytest.param(DPMpp2M(), "batch:8", marks=pytest.mark.slow),
+        pytest.param(DPMpp2M(), "batch:4", marks=pytest.mark.slow),
     ],
 )
 def test_compiles_once_for_all_batches_segments_seeds_and_lengths(

@@ -166,10 +166,10 @@ def test_samples_do_not_depend_on_each_other(double):
 @pytest.mark.parametrize(
     "start, layout",
     [
-        ("wiener", "data:2/batch:4"),
-        slow("wiener", "batch:8"),
-        slow("coarse", "data:2/batch:4"),
-        slow("coarse", "batch:8"),
+        ("wiener", "data:2/batch:2"),
+        slow("wiener", "batch:4"),
+        slow("coarse", "data:2/batch:2"),
+        slow("coarse", "batch:4"),
     ],
 )
 def test_devices_share_the_states_of_a_single_sample(layout, start):

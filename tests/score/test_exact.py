@@ -107,7 +107,7 @@ def test_tiny_data_sets_are_exact(n):
 
 @pytest.mark.parametrize(
     "layout",
-    ["data:8", "data:4/batch:2", "data:3", pytest.param("batch:8", marks=pytest.mark.slow)],
+    ["data:4", "data:2/batch:2", "data:3", pytest.param("batch:4", marks=pytest.mark.slow)],
 )
 def test_every_layout_of_devices_gives_the_same_posterior(layout):
     data = Digits(subset=101).load()
@@ -115,7 +115,7 @@ def test_every_layout_of_devices_gives_the_same_posterior(layout):
 
 
 def test_more_devices_than_points():
-    check(Dataset("two", np.array([[-1.0], [1.0]], np.float32)), sigmas=(0.1, 2.0), mesh="data:8")
+    check(Dataset("two", np.array([[-1.0], [1.0]], np.float32)), sigmas=(0.1, 2.0), mesh="data:4")
 
 
 def test_the_chunk_size_does_not_matter():

@@ -81,9 +81,9 @@ def all_works(golden):
     "tolerance, layout, max_rank",
     [
         pytest.param(0.01, "batch:1", 128, marks=pytest.mark.slow),
-        (0.1, "data:2/batch:4", 1024),
+        (0.1, "data:2/batch:2", 1024),
         pytest.param(0.1, "batch:1", 1024, marks=pytest.mark.slow),
-        pytest.param(0.01, "data:2/batch:4", 1024, marks=pytest.mark.slow),
+        pytest.param(0.01, "data:2/batch:2", 1024, marks=pytest.mark.slow),
     ],
 )
 def test_meets_its_tolerance_at_every_noise_level(data, tolerance, layout, max_rank):
@@ -98,14 +98,14 @@ def test_meets_its_tolerance_at_every_noise_level(data, tolerance, layout, max_r
 
 
 def test_the_plan_saves_work_where_it_can(data):
-    golden = Golden(tolerance=0.1).fit(Placed(data, make_mesh("data:2/batch:4")), SIGMAS)
+    golden = Golden(tolerance=0.1).fit(Placed(data, make_mesh("data:2/batch:2")), SIGMAS)
     assert {bool(work.averaged) for work in golden.plan.works} == {True, False}
     z = queries(data, 0.01)
     assert np.all(answer(golden, z, levels(0.01)).subset_size < len(data))
 
 
 def test_bounds_hold_at_every_noise_level_near_the_data_and_far_away(data):
-    golden = Golden(tolerance=0.1).fit(Placed(data, make_mesh("data:2/batch:4")), SIGMAS)
+    golden = Golden(tolerance=0.1).fit(Placed(data, make_mesh("data:2/batch:2")), SIGMAS)
     rows = data.rows(slice(None)).reshape(len(data), -1).astype(float)
     rng = np.random.default_rng(3)
     for sigma in np.geomspace(0.005, 200, 8):
@@ -125,9 +125,9 @@ def test_bounds_hold_at_every_noise_level_near_the_data_and_far_away(data):
 @pytest.mark.parametrize(
     "layout, part",
     [
-        ("data:2/batch:4", slice(1, None, 2)),
+        ("data:2/batch:2", slice(1, None, 2)),
         pytest.param("batch:1", slice(None), marks=pytest.mark.slow),
-        pytest.param("data:2/batch:4", slice(None), marks=pytest.mark.slow),
+        pytest.param("data:2/batch:2", slice(None), marks=pytest.mark.slow),
     ],
 )
 def test_every_work_is_within_its_bound_and_finite(data, layout, part):
@@ -222,7 +222,7 @@ def test_levels_between_two_of_the_plan_get_the_dearer_of_their_works():
 
 
 def test_the_second_fit_comes_from_the_cache(data, monkeypatch):
-    mesh = make_mesh("data:2/batch:4")
+    mesh = make_mesh("data:2/batch:2")
     first = Golden(tolerance=0.1).fit(Placed(data, mesh), SIGMAS)
     monkeypatch.setattr("gdiff.score.golden.index._project", None)
     monkeypatch.setattr("gdiff.score.golden.plan._measure", None)

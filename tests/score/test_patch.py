@@ -162,7 +162,7 @@ def test_trace_is_the_divergence(equivariant):
         assert np.allclose(got.mean[80:], expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("layout, equivariant", [("data:8", True), ("data:3/batch:2", False)])
+@pytest.mark.parametrize("layout, equivariant", [("data:4", True), ("data:2/batch:2", False)])
 def test_every_layout_of_devices_gives_the_same(layout, equivariant):
     data = images(7, 4, 5, 1)
     z, sigma = queries(data, (0.05, 0.5, 2.0, 40.0))

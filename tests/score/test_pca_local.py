@@ -208,7 +208,7 @@ def test_trace_is_the_divergence():
 
 @pytest.mark.parametrize(
     "layout",
-    ["data:3/batch:2", *(pytest.param(x, marks=pytest.mark.slow) for x in ("data:8", "batch:2"))],
+    ["data:2/batch:2", *(pytest.param(x, marks=pytest.mark.slow) for x in ("data:4", "batch:2"))],
 )
 def test_every_layout_of_devices_gives_the_same(layout):
     data = images(37, 6, 6, 1)
