@@ -6,16 +6,16 @@ from pathlib import Path
 
 # Small linear algebra on many threads crawls when other processes share the cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Four CPU devices, so that shardings are exercised on any machine; set before JAX starts.
-_DEVICES = "--xla_force_host_platform_device_count"
-if _DEVICES not in (flags := os.environ.get("XLA_FLAGS", "")):
-    os.environ["XLA_FLAGS"] = f"{flags} {_DEVICES}=4".strip()
+# Four CPU devices, so that shardings are exercised on any machine; set before JAX starts. Of two
+# flags of a name the last one counts.
+os.environ["XLA_FLAGS"] = (
+    f"--xla_force_host_platform_device_count=4 {os.environ.get('XLA_FLAGS', '')}".strip()
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests neither read nor fill the user's cache; theirs is kept, for all workers and later runs.
-_CACHE = Path(__file__).parents[1] / ".pytest_cache" / "gdiff"
-os.environ["GDIFF_CACHE"] = str(_CACHE)
+os.environ["GDIFF_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "gdiff")
 # Compiled programs are shared by all workers and by the processes that they start.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE / "programs")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["GDIFF_CACHE"], "programs")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

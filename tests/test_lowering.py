@@ -14,6 +14,7 @@ import pytest
 
 from gdiff import config, rng
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Posterior
 from gdiff.parallel.mesh import batch_sharding, make_mesh
 from gdiff.sampler.drivers import parallel, picard, sequential
@@ -60,11 +61,11 @@ def mesh():
     return make_mesh("data:2/batch:2")
 
 
-@pytest.fixture(scope="module")
-def data():
+@pytest.fixture
+def data(mesh):
     """Images that leave the golden scan something to save: more than 512, of 432 numbers."""
     x = np.random.default_rng(0).integers(0, 256, (600, 12, 12, 3), np.uint8)
-    return Dataset("noise", x, shift=127.5, scale=127.5)
+    return Placed(Dataset("noise", x, shift=127.5, scale=127.5), mesh)
 
 
 @pytest.fixture
@@ -81,14 +82,14 @@ def _planned(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", SCORES)
 def test_scores_stay_on_the_device(name, composer, mesh, data):
     spec = composer.experiment([f"score={name}"]).score
-    denoiser = spec.fit(data, mesh, SIGMAS)
+    denoiser = spec.fit(data, SIGMAS)
     assert isinstance(denoiser, GoldenScan) or name != "golden"
     z = jax.device_put(np.zeros((2, 12, 12, 3), np.float32), batch_sharding(mesh))
     assert_stays_on_a_gpu(denoiser, z, jnp.full(2, 0.5))
 
 
 def test_a_callback_is_found(composer, mesh, data):
-    denoiser = composer.experiment(["score.rows=host"]).score.fit(data, mesh, SIGMAS)
+    denoiser = composer.experiment(["score.rows=host"]).score.fit(data, SIGMAS)
     z = jax.device_put(np.zeros((2, 12, 12, 3), np.float32), batch_sharding(mesh))
     assert callbacks(traced(denoiser, z, jnp.full(2, 0.5))) == {"pure_callback"}
 
