@@ -72,16 +72,24 @@ def on_devices(
         queries = tuple(
             jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge") for x in queries
         )
-    out = jax.shard_map(
+    out = _sharded(mesh, run, P(BATCH) if gives is None else gives, tree, queries)
+    return jax.tree.map(lambda x: x[:count], out) if missing else out
+
+
+@eqx.filter_jit  # for whoever calls a denoiser outside of any program of their own
+def _sharded(
+    mesh: Mesh, run: Callable[..., Any], gives: Any, tree: Any, queries: tuple[Array, ...]
+) -> Any:
+    sharded = jax.shard_map(
         run,
         mesh=mesh,
         in_specs=(placement(tree), *[P(BATCH)] * len(queries)),
-        out_specs=P(BATCH) if gives is None else gives,
+        out_specs=gives,
         # Loops over rows begin with constants, which the check takes for the same on all devices;
         # what a fold ends with is merged over `data`.
         check_vma=False,
-    )(tree, *queries)
-    return jax.tree.map(lambda x: x[:count], out) if missing else out
+    )
+    return sharded(tree, *queries)
 
 
 def denoised(
@@ -145,18 +153,18 @@ class Rows(eqx.Module):
     def take(self, index: Int[Array, " b"]) -> Float[Array, "b d"]:
         """Any rows by their numbers, in model coordinates."""
 
-        def run(rows: "Rows", index: Array) -> Array:
-            place = index - rows.first
-            is_here = (place >= 0) & (place < rows.count)
-            own = rows.local(jnp.where(is_here, place, 0)).astype(jnp.result_type(float))
-            return jax.lax.psum(jnp.where(is_here[:, None], own, 0), DATA)
-
-        return (on_devices(self.mesh, run, self, index) - self.shift) / self.scale
+        return (on_devices(self.mesh, _taken, self, index) - self.shift) / self.scale
 
     def fold(self, f: "Fold", *queries: Array, size: int | None = None) -> Any:
         """One pass over all rows, for queries [b, …] of any number; see `Fold`."""
-        run = partial(fold, size=size)
-        return on_devices(self.mesh, lambda tree, *own: run(*tree, *own), (self, f), *queries)
+        return on_devices(self.mesh, _folded, _Pass(self, f, size), *queries)
+
+
+def _taken(rows: Rows, index: Array) -> Array:
+    place = index - rows.first
+    is_here = (place >= 0) & (place < rows.count)
+    own = rows.local(jnp.where(is_here, place, 0)).astype(jnp.result_type(float))
+    return jax.lax.psum(jnp.where(is_here[:, None], own, 0), DATA)
 
 
 class Chunk(NamedTuple):
@@ -189,6 +197,16 @@ class Fold(eqx.Module):
     def finish(self, rows: Rows, state: Any, *queries: Array) -> Any:
         """The result, from the states of all devices along `data`; by default their sum."""
         return jax.lax.psum(state, DATA)
+
+
+class _Pass(eqx.Module):
+    rows: Rows
+    f: Fold
+    size: int | None = eqx.field(static=True)
+
+
+def _folded(each: _Pass, *queries: Array) -> Any:
+    return fold(each.rows, each.f, *queries, size=each.size)
 
 
 class PerRow(Fold):

@@ -86,14 +86,7 @@ class GoldenScan(eqx.Module):
 
     def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
         """Approximate posterior; `log_density` is None."""
-        rows = self.full.rows
-        held = rows.count // rows.mesh.shape[DATA]
-        size = max(1, min(QUERIES, _LARGEST_ARRAY // held))
-
-        def run(golden: "GoldenScan", z: Array, sigma: Array) -> Posterior:
-            return in_parts(golden.denoise, size, z, sigma)
-
-        return denoised(rows.mesh, run, self, z, sigma)
+        return denoised(self.full.rows.mesh, _by_parts, self, z, sigma)
 
     def denoise(self, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Posterior:
         """The call on one device: by the plan, and with more work where the estimate says so."""
@@ -290,6 +283,12 @@ class GoldenScan(eqx.Module):
         mean = (shift + (self.mean - self.full.rows.shift)) / scale
         caution = 1 - _HEAVY * jnp.expm1(-hidden)
         return Posterior(mean, trace / scale**2), caution * estimate / scale
+
+
+def _by_parts(golden: GoldenScan, z: Array, sigma: Array) -> Posterior:
+    """`GoldenScan.denoise` of as many queries at a time as memory allows; on each device."""
+    size = max(1, min(QUERIES, _LARGEST_ARRAY // golden.full.rows.count))
+    return in_parts(golden.denoise, size, z, sigma)
 
 
 def _repaired(
