@@ -72,11 +72,13 @@ def on_devices(
         queries = tuple(
             jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge") for x in queries
         )
-    out = _sharded(mesh, run, P(BATCH) if gives is None else gives, tree, queries)
+    # Whoever asks outside of any program of their own gets one: op by op takes minutes.
+    is_traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((tree, queries)))
+    sharded = _sharded if is_traced else _compiled
+    out = sharded(mesh, run, P(BATCH) if gives is None else gives, tree, queries)
     return jax.tree.map(lambda x: x[:count], out) if missing else out
 
 
-@eqx.filter_jit  # for whoever calls a denoiser outside of any program of their own
 def _sharded(
     mesh: Mesh, run: Callable[..., Any], gives: Any, tree: Any, queries: tuple[Array, ...]
 ) -> Any:
@@ -90,6 +92,9 @@ def _sharded(
         check_vma=False,
     )
     return sharded(tree, *queries)
+
+
+_compiled = eqx.filter_jit(_sharded)
 
 
 def denoised(
