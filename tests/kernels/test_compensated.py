@@ -29,6 +29,37 @@ def test_sum_and_product_lose_nothing_also_when_compiled(dtype):
                 assert exactly(product, i) == x * y
 
 
+@pytest.mark.parametrize("scale", [127.5, 0.3])
+def test_affine_loses_nothing_where_products_and_sums_are_fused(scale):
+    z = np.random.default_rng(0).standard_normal(400).astype(np.float32)
+    scale = np.float32(scale)
+    pair = jax.jit(compensated.affine)(z, scale, 127.5)
+    expected = [Fraction(float(x)) * Fraction(float(scale)) + Fraction(127.5) for x in z]
+    got = np.array([float(exactly(pair, i) - expected[i]) for i in range(len(z))])
+    assert np.all(np.abs(got) <= 2.0**-46 * np.abs(np.asarray(pair.high)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_squares_are_split_into_what_adds_up_exactly_and_a_rest(dtype):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.uniform(-9, 9, 300) * 10.0 ** rng.integers(-4, 1, 300), dtype)
+        low = rng.uniform(-1, 1, 300) * 2.0 ** -(jnp.finfo(dtype).nmant + 2)
+        pair = compensated.Pair(x, x * jnp.asarray(low, dtype))
+        bound = jnp.sum(x**2) + 1
+        squares = [exactly(pair, i) ** 2 for i in range(300)]
+        for wrap in (jax.jit, lambda f: f):
+            split = wrap(lambda x: compensated.split_square(x, compensated.summable_unit(bound)))
+            parts = split(pair)
+            for order in (rng.permutation(300), rng.permutation(300)[:100]):
+                high = np.asarray(parts.high)[order]
+                assert float(np.cumsum(high)[-1]) == float(sum(map(Fraction, map(float, high))))
+            error = [float(abs(exactly(parts, i) - squares[i])) for i in range(300)]
+            assert max(error) <= float(jnp.finfo(dtype).eps) * float(jnp.max(jnp.abs(parts.low)))
+        slope = jax.jvp(lambda x: sum(split(compensated.Pair(x, 0 * x))), (x,), (jnp.ones_like(x),))
+        assert np.allclose(slope[1], 2 * x)
+
+
 def test_squared_distances_are_right_where_the_expansion_is_noise():
     rng = np.random.default_rng(0)
     b, k, d = 4, 6, 3072

@@ -1,5 +1,6 @@
 """Posteriors of single coordinates, each from the inputs of its mask, by a scan over all rows."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -13,7 +14,6 @@ from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Posterior
 from gdiff.kernels import compensated
 from gdiff.kernels.fold import denoised
-from gdiff.kernels.softmax import Moments, merge, weights_of
 from gdiff.parallel.mesh import DATA
 from gdiff.score.exact import ExactScan
 from gdiff.score.local.masks import LANES, WORD, Masks
@@ -21,6 +21,9 @@ from gdiff.score.local.masks import LANES, WORD, Masks
 _matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 # Numbers in a chunk of rows: few enough to stay in cache, enough work for the products.
 _CHUNK_VALUES = 1_600_000
+# Error of a logit beyond which distances are summed to twice the working precision, and distance
+# up to which they are not, as a multiple of the d σ² that noise alone makes it.
+_LOGIT_ERROR, _NEAR = 1e-4, 1.5
 
 
 class LocalScan(eqx.Module):
@@ -55,22 +58,91 @@ class LocalScan(eqx.Module):
         return denoised(self.full.rows.mesh, _scan, self, z, sigma)
 
 
+class Squares(NamedTuple):
+    """(z - y)² of a single query, coordinate by coordinate, in stored units.
+
+    Attributes:
+        high: [d, n]; multiples of a unit, so that their sums are exact, if `is_delicate`.
+        low: [d, n] what `high` lacks, 0 unless `is_delicate`.
+        is_delicate: [] whether sums in working precision would not do.
+    """
+
+    high: Float[Array, "d n"]
+    low: Float[Array, "d n"]
+    is_delicate: Bool[Array, ""]
+
+
+class Moments(NamedTuple):
+    """Weighted sums over some rows, for k posteriors, with weights e = exp((a - peak) / σ²).
+
+    Those of `gdiff.kernels.softmax`, but affinities have twice the working precision.
+
+    Attributes:
+        peak: pair of [k]: largest affinity, -inf where there are no rows.
+        mass, first, second: [k] Σ e, Σ e y and Σ e y², y about some point.
+    """
+
+    peak: compensated.Pair
+    mass: Float[Array, " k"]
+    first: Float[Array, " k"]
+    second: Float[Array, " k"]
+
+    @classmethod
+    def empty(cls, k: int, dtype: jnp.dtype) -> "Moments":
+        """Moments of no rows: the neutral element of `merged`."""
+        none, zeros = jnp.full(k, -jnp.inf, dtype), jnp.zeros(k, dtype)
+        return cls(compensated.Pair(none, none), zeros, zeros, zeros)
+
+    @classmethod
+    def of(cls, affinities: compensated.Pair, variance: Array, y: Float[Array, "k n"]) -> "Moments":
+        """From a pair of [k, n]."""
+        peak, weights = _weigh(affinities, variance, partial(jnp.max, axis=1, keepdims=True))
+        peak = jax.tree.map(lambda x: x[:, 0], peak)
+        return cls(peak, *(jnp.sum(weights * y**power, axis=1) for power in range(3)))
+
+    def merged(self, other: "Moments", variance: Float[Array, " k"]) -> "Moments":
+        """Moments of the union with other rows."""
+        both = jax.tree.map(lambda *x: jnp.stack(x), self, other)
+        peak, weights = _weigh(both.peak, variance, partial(jnp.max, axis=0))
+        return Moments(peak, *(jnp.sum(weights * x, axis=0) for x in both[1:]))
+
+    def everywhere(self, variance: Float[Array, " k"]) -> "Moments":
+        """Moments of the rows of all devices along `data`."""
+        peak, weights = _weigh(self.peak, variance, partial(jax.lax.pmax, axis_name=DATA))
+        return Moments(peak, *(jax.lax.psum(weights * x, DATA) for x in self[1:]))
+
+
+def _weigh(
+    affinities: compensated.Pair, variance: Array, largest: Callable[[Array], Array]
+) -> tuple[compensated.Pair, Array]:
+    """The largest affinity and exp((a - largest) / σ²), 0 where a is -inf."""
+
+    def less(x: Array, peak: Array) -> Array:
+        return x - jnp.where(jnp.isfinite(peak), peak, 0)
+
+    high = largest(jax.lax.stop_gradient(affinities.high))
+    rest = less(affinities.high, high) + affinities.low
+    low = largest(jax.lax.stop_gradient(rest))
+    return compensated.Pair(high, low), jnp.exp(less(rest, low) / variance)
+
+
 class Queries(NamedTuple):
     """What a scan needs of its queries, in stored units.
 
     Attributes:
-        high, low: [b, d] z, as a pair.
+        exact: z, a pair of [b, d].
         anchor: [b, d] values near z and in the range of the data, so that moments about them do
             not cancel.
         variance: [b] σ².
         level: [b] which mask.
+        unit: [b] a power of two whose multiples add up to any distance from a row exactly.
     """
 
-    high: Float[Array, "b d"]
-    low: Float[Array, "b d"]
+    exact: compensated.Pair
     anchor: Float[Array, "b d"]
     variance: Float[Array, " b"]
     level: Int[Array, " b"]
+    unit: Float[Array, " b"]
 
     @classmethod
     def of(cls, scan: LocalScan, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> "Queries":
@@ -78,11 +150,32 @@ class Queries(NamedTuple):
         exact = compensated.affine(z, scan.full.rows.scale, scan.full.rows.shift)
         anchor = jax.lax.stop_gradient(jnp.clip(exact.high, scan.low, scan.high))
         variance = (sigma * scan.full.rows.scale) ** 2
-        return cls(*exact, anchor, variance, scan.masks.nearest(sigma))
+        reach = jnp.maximum(jnp.abs(exact.high - scan.low), jnp.abs(exact.high - scan.high))
+        unit = compensated.summable_unit(jnp.sum(reach**2, axis=1) + variance)
+        return cls(exact, anchor, variance, scan.masks.nearest(sigma), unit)
 
-    def squares(self, y: Float[Array, "d n"]) -> Float[Array, "d n"]:
-        """(z - y)² of a single query [d], coordinate by coordinate."""
-        return ((self.high[:, None] - y) + self.low[:, None]) ** 2
+    def squares(self, y: Float[Array, "d n"], counts: Bool[Array, " n"], found: Moments) -> Squares:
+        """(z - y)² of a single query.
+
+        Args:
+            y: rows in stored units; counts: which of them do.
+            found: moments of other rows. If some are near the query, so are all that matter.
+        """
+        z, z_low = (x[:, None] for x in self.exact)
+        squares = ((z - y) + z_low) ** 2
+        nearest = jnp.min(jnp.where(counts, jnp.sum(squares, axis=0), jnp.inf))
+        nearest = jnp.minimum(nearest, -2 * jnp.min(found.peak.high + found.peak.low))
+        # The sum that is a distance is wrong by about ε of it.
+        enough = max(2 * _LOGIT_ERROR / jnp.finfo(y.dtype).eps, _NEAR * len(y))
+        is_delicate = nearest > enough * self.variance
+
+        def careful() -> compensated.Pair:
+            difference = compensated.two_sum(z, -y)
+            exact = compensated.Pair(difference.high, difference.low + z_low)
+            return compensated.split_square(exact, self.unit)
+
+        plain = compensated.Pair(squares, jnp.zeros_like(squares))
+        return Squares(*jax.lax.cond(is_delicate, careful, lambda: plain), is_delicate)
 
 
 def moments(
@@ -90,26 +183,20 @@ def moments(
     query: Queries,
     block: Int[Array, ""],
     y: Float[Array, "d n"],
-    squares: Float[Array, "d n"],
+    squares: Squares,
     counts: Bool[Array, " n"],
 ) -> Moments:
-    """Moments about the anchor of n rows, for every output of a block, of a single query.
-
-    Every output is a posterior of its own: the axis b of `Moments` runs over the outputs of the
-    block, and d is 1.
-    """
-    distance = _distances(masks, query.level, block, squares)
-    affinities = jnp.where(counts, -0.5 * distance, -jnp.inf)
-    peak = jax.lax.stop_gradient(jnp.max(affinities, axis=1))
-    outputs = masks.outputs[block]
-    weights = weights_of(affinities, peak, jnp.broadcast_to(query.variance, peak.shape))
-    offsets = y[outputs] - query.anchor[outputs, None]
-    return Moments(
-        peak,
-        jnp.sum(weights, axis=1),
-        jnp.sum(weights * offsets, axis=1, keepdims=True),
-        jnp.sum(weights * offsets**2, axis=1),
+    """Moments about the anchor of n rows, for every output of a block, of a single query."""
+    distances = partial(_distances, masks, query.level, block)
+    high = jnp.where(counts, -0.5 * distances(squares.high), -jnp.inf)
+    low = jax.lax.cond(
+        squares.is_delicate,
+        lambda: -0.5 * distances(squares.low),
+        lambda: jnp.zeros_like(high),
     )
+    outputs = masks.outputs[block]
+    offsets = y[outputs] - query.anchor[outputs, None]
+    return Moments.of(compensated.Pair(high, low), query.variance, offsets)
 
 
 def _distances(
@@ -143,12 +230,10 @@ def settled(scan: LocalScan, queries: Queries, sums: Moments) -> tuple[Array, Ar
         sums: of this device's rows, for all outputs of all queries in turn.
     """
     masks, full = scan.masks, scan.full
-    variance = jnp.repeat(queries.variance, masks.outputs.size)
-    peak = jax.lax.pmax(jax.lax.stop_gradient(sums.peak), DATA)
-    mass, first, second = jax.lax.psum(sums.rescaled(peak, variance)[1:], DATA)
-    offset = first[:, 0] / mass
-    spread = jnp.maximum(second / mass - offset**2, 0)
-    offset, spread = (x.reshape(len(queries.high), -1)[:, masks.places] for x in (offset, spread))
+    sums = sums.everywhere(jnp.repeat(queries.variance, masks.outputs.size))
+    offset = sums.first / sums.mass
+    spread = jnp.maximum(sums.second / sums.mass - offset**2, 0)
+    offset, spread = (x.reshape(len(queries.level), -1)[:, masks.places] for x in (offset, spread))
     mean = (queries.anchor + offset - full.rows.shift) / full.rows.scale
     return mean, jnp.where(masks.own[queries.level], spread, 0) / full.rows.scale**2
 
@@ -175,14 +260,16 @@ def _stream(scan: LocalScan, queries: Queries) -> Moments:
         counts = (row >= k * chunk) & (offset + row < scan.full.rows.n)
         y = jax.lax.dynamic_slice_in_dim(rows, start, chunk).T.astype(variance.dtype)
 
-        def of_query(query: Queries) -> Moments:
-            squares = query.squares(y)
+        def of_query(each: tuple[Queries, Moments]) -> Moments:
+            query, found = each
+            squares = query.squares(y, counts, found)
             of_block = partial(moments, masks, query, y=y, squares=squares, counts=counts)
-            return jax.lax.map(of_block, jnp.arange(len(masks.outputs)))
+            part = jax.lax.map(of_block, jnp.arange(len(masks.outputs)))
+            return jax.tree.map(jnp.ravel, part)
 
-        part = jax.lax.map(of_query, queries)
-        part = jax.tree.map(lambda x: x.reshape(len(variance), *x.shape[3:]), part)
-        return merge(sums, part, variance)
+        found = jax.tree.map(lambda x: x.reshape(len(queries.level), -1), sums)
+        part = jax.lax.map(of_query, (queries, found))
+        return sums.merged(jax.tree.map(jnp.ravel, part), variance)
 
-    empty = Moments.empty(len(variance), 1, variance.dtype)
+    empty = Moments.empty(len(variance), variance.dtype)
     return jax.lax.fori_loop(0, -(-n // chunk), body, empty)

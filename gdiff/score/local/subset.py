@@ -34,10 +34,9 @@ from gdiff.dataset.statistics import statistics
 from gdiff.denoiser import Posterior
 from gdiff.kernels.fold import denoised, on_devices, split
 from gdiff.kernels.parts import in_parts
-from gdiff.kernels.softmax import Moments, merge
 from gdiff.parallel.mesh import BATCH, DATA, batch_sharding
 from gdiff.progress import track
-from gdiff.score.local.scan import LocalScan, Queries, moments, settled
+from gdiff.score.local.scan import LocalScan, Moments, Queries, moments, settled
 from gdiff.store import cache
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -279,16 +278,15 @@ def _weigh(local: LocalSubset, queries: Queries, rows: Array, counts: Array) -> 
     dtype = queries.variance.dtype
 
     def of_block(query: Queries, block: Array, rows: Array, count: Array) -> Moments:
-        variance = jnp.broadcast_to(query.variance, scan.masks.outputs.shape[1])
-
         def add(i: Array, sums: Moments) -> Moments:
             chosen = jax.lax.dynamic_slice_in_dim(rows, i * part, part)
             y = scan.full.rows.local(chosen).T.astype(dtype)
             is_used = i * part + jnp.arange(part) < count
-            new = moments(scan.masks, query, block, y, query.squares(y), is_used)
-            return merge(sums, new, variance)
+            squares = query.squares(y, is_used, sums)
+            new = moments(scan.masks, query, block, y, squares, is_used)
+            return sums.merged(new, query.variance)
 
-        empty = Moments.empty(len(variance), 1, dtype)
+        empty = Moments.empty(scan.masks.outputs.shape[1], dtype)
         return jax.lax.fori_loop(0, -(-count // part), add, empty)
 
     def of_query(each: tuple[Queries, Array, Array]) -> Moments:
@@ -296,5 +294,4 @@ def _weigh(local: LocalSubset, queries: Queries, rows: Array, counts: Array) -> 
         blocks = jnp.arange(count)
         return jax.lax.map(lambda block: of_block(query, *block), (blocks, rows, counts))
 
-    sums = jax.lax.map(of_query, (queries, rows, counts))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), sums)
+    return jax.tree.map(jnp.ravel, jax.lax.map(of_query, (queries, rows, counts)))
