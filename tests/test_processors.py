@@ -37,7 +37,7 @@ def slow(*values):
     ids=lambda x: None if isinstance(x, list) else str(x),
 )
 def test_numerics(tests, instructions, threads):
-    flags = f"--xla_force_host_platform_device_count=8 --xla_cpu_max_isa={instructions}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_cpu_max_isa={instructions}"
     if threads == 1:
         flags += " --xla_cpu_multi_thread_eigen=false"
     run = subprocess.run(
