@@ -65,8 +65,8 @@ class Noised:
         Gaussian with the moments of p_σ, ‖z‖² and ‖ε‖², whose expectations are known. For Gaussian
         priors little but log p_σ is left to chance.
         """
-        what = f"{prior!r} {self.sigma!r} {self.count}"
-        key = f"initialization-{_VERSION} {self.data.dataset.fingerprint()} {what}"
+        parts = (self.data.dataset.fingerprint(), self._moments.digest(), self.sigma, self.count)
+        key = cache.key("initialization", _VERSION, *parts, prior)
         return Nats(*map(float, cache.cached(key, lambda: self._estimate(prior))))
 
     def _estimate(self, prior: PriorSpec) -> np.ndarray:
@@ -83,6 +83,10 @@ class Noised:
         rest = excess - design / np.where(scale > 0, scale, 1) @ weights
         deviation = np.sqrt(np.sum(rest**2) / max(1, len(rest) - rank))
         return np.array([weights[0] / scale[0], deviation / np.sqrt(len(rest))])
+
+    @cached_property
+    def _moments(self) -> Statistics:
+        return statistics(self.data.dataset)
 
     @cached_property
     def _draws(self) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +107,7 @@ class Noised:
     def controls(self) -> np.ndarray:
         """Functions of the draws less their expectations: [n, 3]."""
         z, noise = self._draws
-        moments = statistics(self.data.dataset)
+        moments = self._moments
         d = self.data.dataset.dim
         total = moments.eigenvalues.sum() + (d - len(moments.eigenvalues)) * moments.tail
         square = np.sum(moments.mean**2) + total + d * self.sigma**2

@@ -76,10 +76,8 @@ def measure(
     levels, count = effort(dataset, samples, fewest)
     sigma, wanted = _lattice(levels, ends)
     where = "train" if test is None else test.fingerprint()
-    what = (
-        f"{score!r} {where} {sigma[0]} {sigma[-1]} {levels} {count} {seed} {jnp.result_type(float)}"
-    )
-    key = f"losses-{_VERSION} {dataset.fingerprint()} {what}"
+    what = (score, where, sigma[0], sigma[-1], levels, count, seed, jnp.result_type(float))
+    key = cache.key("losses", _VERSION, dataset.fingerprint(), *what)
     is_posterior = score.is_posterior and test is None
 
     def build() -> np.ndarray:

@@ -15,7 +15,7 @@ class Digits(DatasetSpec):
     def read(self) -> Dataset:
         """[1797, 8, 8, 1] uint8 from 0 to 16."""
         # Cached because importing scikit-learn takes seconds, and the data does not.
-        table = np.array(cache.cached("digits of scikit-learn", _table))
+        table = np.array(cache.cached(cache.key("images", "digits"), _table))
         return Dataset(
             name="digits",
             x=table[:, :64].reshape(-1, 8, 8, 1),

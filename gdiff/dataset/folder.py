@@ -44,10 +44,11 @@ class Folder(DatasetSpec):
             raise UserError(
                 f"dataset.path={self.path}: {error.filename} cannot be read ({error.strerror})"
             ) from error
-        key = f"folder {root.resolve().name} {mark} {self.resolution} {images.DECODER}"
+        name = root.resolve().name
+        key = cache.key("images", name, mark, self.resolution, images.DECODER)
         x = cache.load(key)
         return Dataset(
-            name=root.resolve().name,
+            name=name,
             x=self._decode(root, files, key) if x is None else x,
             labels=labels,
             class_names=class_names,

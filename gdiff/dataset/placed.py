@@ -186,6 +186,6 @@ def _summary(rows: Rows, dataset: Dataset) -> tuple[Float[Array, " d"], Float[Ar
         return np.concatenate([centre, norms[: len(dataset)]])
 
     dtype = jnp.dtype(jnp.result_type(float)).name
-    key = f"norms-{_VERSION}-{dataset.fingerprint()}-{dtype}"
+    key = cache.key("norms", _VERSION, dataset.fingerprint(), dtype)
     centre, norms = np.split(cache.cached(key, packed), [dataset.dim])
     return jnp.asarray(centre), place_rows(norms, rows.mesh)

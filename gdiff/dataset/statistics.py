@@ -40,6 +40,10 @@ class Statistics(NamedTuple):
     eigenvectors: np.ndarray
     tail: float
 
+    def digest(self) -> str:
+        """Hash of all of it, for the keys of what is computed from it."""
+        return cache.digest(*map(np.asarray, self))
+
     def truncated(self, rank: int) -> "Statistics":
         """The first `rank` directions, the rest of them sharing one variance."""
         dim, held = self.eigenvectors.shape
@@ -66,12 +70,12 @@ def statistics(dataset: Dataset, rank: int | None = None) -> Statistics:
         rank: number of directions, at least 1; those that there are if fewer. None for all of
             them, or for 512 if d > 4 096.
     """
-    key = f"statistics-{_VERSION}-{dataset.fingerprint()}"
+    key = cache.key("statistics", _VERSION, dataset.fingerprint())
     if dataset.dim <= _WHOLE_DIM:
         found = _unpacked(cache.cached(key, lambda: _packed(_whole(dataset))))
         return found if rank is None else found.truncated(rank)
     wanted = min(rank or _DEFAULT_RANK, len(dataset), dataset.dim)
-    return _unpacked(cache.cached(f"{key}-{wanted}", lambda: _packed(_leading(dataset, wanted))))
+    return _unpacked(cache.cached(f"{key} {wanted}", lambda: _packed(_leading(dataset, wanted))))
 
 
 def _packed(found: Statistics) -> np.ndarray:

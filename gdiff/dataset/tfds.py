@@ -59,7 +59,8 @@ class Tfds(DatasetSpec):
         folder = self._folder()
         # Whatever is in the cache is loaded without importing TFDS, which takes a second.
         mark = cache.signature(folder, sorted(f for f in folder.iterdir() if f.is_file()))
-        key = f"{self.name} {self.split} {mark} {self.resolution} {images.DECODER}"
+        parts = (self.name, self.split, mark, self.resolution, images.DECODER)
+        key = cache.key("images", *parts)
         x, labels, names = (cache.load(f"{key} {part}") for part in ("x", "labels", "names"))
         if x is None or labels is None or names is None:
             with quiet():

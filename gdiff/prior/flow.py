@@ -1,6 +1,5 @@
 """A normalizing flow: a Gaussian mixture, improved by couplings that are trained on noised data."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
@@ -125,8 +124,8 @@ class Flow(PriorSpec):
                 return np.asarray(ravel_pytree(eqx.filter(best, eqx.is_inexact_array))[0])
 
         if flat.size:
-            law = f"{dataset.fingerprint()}-{_fingerprint(mixture)}"
-            key = f"flow-{_VERSION}-{law}-{sigma!r}-{self!r}"
+            law = (dataset.fingerprint(), found.digest(), _fingerprint(mixture))
+            key = cache.key("flow", _VERSION, *law, sigma, self)
             flat = jnp.asarray(cache.cached(key, train), flat.dtype)
         couplings = eqx.combine(shaped(flat), rest)
         couplings = jax.device_put(couplings, NamedSharding(mesh, PartitionSpec()))
@@ -259,10 +258,8 @@ def _split(clean: np.ndarray, spec: Flow, sigma: float) -> tuple[Array, Array]:
 
 def _fingerprint(mixture: DiffusedMixture) -> str:
     """Hash of the components: another fit of them asks for other couplings."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in (mixture.log_weights, mixture.means, mixture.variances, mixture.axes):
-        digest.update(_single(part).tobytes())
-    return digest.hexdigest()
+    parts = (mixture.log_weights, mixture.means, mixture.variances, mixture.axes)
+    return cache.digest(*map(_single, parts))
 
 
 def _single(leaf: Array) -> np.ndarray:

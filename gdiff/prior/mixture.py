@@ -114,7 +114,8 @@ class MixtureSpec(PriorSpec):
         )
         found = statistics(dataset)
         rank = min(self.rank, len(found.eigenvalues))
-        key = f"{self.kind}-{_VERSION}-{dataset.fingerprint()}-{count}-{rank}"
+        parts = (dataset.fingerprint(), count, rank, found.digest())
+        key = cache.key(self.kind, _VERSION, *parts)
         packed = cache.cached(key, lambda: _packed(self._components(dataset, found, count, rank)))
         whole = DiffusedGaussian.of(found, dataset.event_shape, sigma, mesh)
         return DiffusedMixture.of(whole, _unpacked(packed), mesh)

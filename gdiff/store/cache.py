@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +50,22 @@ def signature(root: Path, files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def key(kind: str, *parts: object) -> str:
+def key(kind: str, *parts: object) -> str | None:
     """A key: what kind of thing it is, and all that it follows from, by its text.
 
     What is computed from something else that is cached names that too, by its `digest`.
 
     Args:
         kind: lower-case words with hyphens.
-        parts: versions, fingerprints, digests, options.
+        parts: versions, fingerprints, digests, options, specs.
+
+    Returns:
+        None, by which nothing is kept, if a spec among the parts is of a class of the user's own:
+        that may be another by tomorrow.
     """
+    specs = filter(is_dataclass, parts)
+    if any(type(spec).__module__.partition(".")[0] != "gdiff" for spec in specs):
+        return None
     return " ".join([kind, *map(str, parts)])
 
 
@@ -97,11 +105,13 @@ def save(key: str, array: np.ndarray) -> None:
             _warn(error)
 
 
-def cached(key: str, build: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array stored under `key`, or `build()`, which is then stored.
+def cached(key: str | None, build: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array stored under `key`, or `build()`, which is then stored unless `key` is None.
 
     Of several processes, none builds or all do, since that may take the devices of all.
     """
+    if key is None:
+        return build()
     array = load(key)
     if not processes.all_processes(array is not None):
         array = build()

@@ -45,7 +45,8 @@ def build(dataset: Dataset, full: ExactScan, ends: tuple[int, ...], tolerance: f
     held = len(found.eigenvalues)
     basis[:, :held], eigenvalues[:held] = found.eigenvectors, found.eigenvalues
     mean = (found.mean * dataset.scale + dataset.shift).astype(np.float32)
-    key = f"golden-{_VERSION}-{dataset.fingerprint()}-{'-'.join(map(str, ends))}"
+    basis_mark = cache.digest(mean, basis)
+    key = cache.key("golden-index", _VERSION, dataset.fingerprint(), ends, basis_mark)
     # In one line, so that the cache holds all or nothing: block after block, squared norms, offset.
     flat = cache.fill(
         key,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -65,10 +64,10 @@ def planned(
     with the repair of queries whose estimate is near the tolerance or above, or the full scan.
     """
     levels = _levels(sigmas)
-    key = (_VERSION, golden.ends, *pilot, levels.tolist())
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()
-    name = f"golden-plan-{dataset.fingerprint()}-{digest}"
-    table = np.asarray(cache.cached(name, lambda: _measure(golden, dataset, pilot, levels)))
+    basis = cache.digest(np.asarray(golden.mean, np.float32), np.asarray(golden.basis, np.float32))
+    parts = (dataset.fingerprint(), golden.ends, *pilot, levels.tolist(), basis)
+    key = cache.key("golden-plan", _VERSION, *parts)
+    table = np.asarray(cache.cached(key, lambda: _measure(golden, dataset, pilot, levels)))
     full = [f"{sigma:.3g}" for sigma in levels[table[:, 0] == 0]]
     if full:
         log.info("golden: full scan at sigma = %s", ", ".join(full))

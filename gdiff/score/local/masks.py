@@ -87,9 +87,11 @@ class Masks(eqx.Module):
         places = np.empty(dataset.dim, np.int32)
         places[outputs.ravel()[::-1]] = np.arange(outputs.size, dtype=np.int32)[::-1]
         tables, shares, own = [], [], []
+        found = statistics(dataset)
         with track(f"local masks of {dataset.name}", len(levels), "levels") as progress:
+            key = cache.key("local-mask", _VERSION, found.digest(), threshold)
             for sigma in levels:
-                dense = _cached(dataset, sigma, threshold)
+                dense = _cached(f"{key} {sigma!r}", found, sigma, threshold)
                 own.append(np.diag(dense))
                 looks = dense[:, outputs]
                 tables.append(_Table.of(looks))
@@ -158,13 +160,10 @@ def _levels(sigmas: Sequence[float]) -> np.ndarray:
     return np.geomspace(low, high, _MOST_LEVELS)
 
 
-def _cached(dataset: Dataset, sigma: float, threshold: float) -> np.ndarray:
+def _cached(key: str, found: Statistics, sigma: float, threshold: float) -> np.ndarray:
     """The mask of one level, from the cache where it is in it."""
-    key = f"local-mask-{_VERSION}-{dataset.fingerprint()}-{threshold!r}-{float(sigma)!r}"
-    packed = cache.cached(
-        key, lambda: np.packbits(mask(statistics(dataset), sigma, threshold), axis=1)
-    )
-    return np.unpackbits(packed, axis=1, count=dataset.dim).astype(bool)
+    packed = cache.cached(key, lambda: np.packbits(mask(found, sigma, threshold), axis=1))
+    return np.unpackbits(packed, axis=1, count=len(found.mean)).astype(bool)
 
 
 def _outputs(event_shape: tuple[int, ...]) -> np.ndarray:

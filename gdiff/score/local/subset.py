@@ -18,7 +18,6 @@ all. This estimator is our own construction.
 """
 
 import dataclasses
-import hashlib
 import math
 from functools import partial
 
@@ -98,9 +97,9 @@ class LocalSubset(eqx.Module):
         if least == most:
             return local
         spread = _spread(dataset, scan)
-        digest = hashlib.blake2b(np.asarray(scan.masks.shares).tobytes(), digest_size=12)
-        digest.update(repr((np.asarray(scan.masks.log_sigma).tolist(), least, most)).encode())
-        key = f"local-heads-{_VERSION}-{dataset.fingerprint()}-{digest.hexdigest()}"
+        masks = cache.digest(np.asarray(scan.masks.shares), np.asarray(scan.masks.log_sigma))
+        parts = (dataset.fingerprint(), found.digest(), masks, least, most)
+        key = cache.key("local-heads", _VERSION, *parts)
         rows = np.asarray(cache.cached(key, lambda: _measure(local, dataset, spread, least)))
         sizes = {least, *(min(most, 2 ** math.ceil(math.log2(count))) for count in rows.tolist())}
         return dataclasses.replace(local, heads=jnp.asarray(rows), sizes=tuple(sorted(sizes)))

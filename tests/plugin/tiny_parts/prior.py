@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from gdiff.dataset.placed import Placed
 from gdiff.prior.base import PriorSpec, replicated
 from gdiff.prior.standard import IsotropicGaussian
 
@@ -10,5 +11,7 @@ class Wide(PriorSpec):
 
     factor: float = 1.5
 
-    def fit(self, dataset, sigma, mesh):
-        return IsotropicGaussian(dataset.event_shape, replicated(self.factor * sigma, mesh))
+    def fit(self, data, sigma):
+        data = Placed.of(data)
+        std = replicated(self.factor * sigma, data.mesh)
+        return IsotropicGaussian(data.dataset.event_shape, std)

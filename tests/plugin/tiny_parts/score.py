@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 from jax.tree_util import Partial
 
-from gdiff.denoiser import Posterior
+from gdiff.denoiser import Posterior, per_row
 from gdiff.score.base import ScoreSpec
 
 
@@ -12,10 +12,10 @@ class Shrunk(ScoreSpec):
 
     variance: float = 1.0
 
-    def fit(self, dataset, *_):
+    def fit(self, data, sigmas=()):
         return Partial(_shrunk, self.variance)
 
 
 def _shrunk(variance, z, sigma):
-    shape = (-1,) + (1,) * (z.ndim - 1)
-    return Posterior(z * (variance / (variance + sigma**2)).reshape(shape))
+    sigma = per_row(sigma, z).reshape((-1,) + (1,) * (z.ndim - 1))
+    return Posterior(z * variance / (variance + sigma**2))
