@@ -20,18 +20,24 @@ class Watch:
 
 @dataclass
 class Clock:
-    """Seconds by phase."""
+    """Seconds by phase; those of a phase within another one are not the other's too."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    # Of the phases that are going on, the seconds of those within.
+    _within: list[float] = field(default_factory=list)
 
     @contextmanager
     def phase(self, name: str, *, shown: bool = True) -> Iterator[Watch]:
         """Add the duration of the block to phase `name`, shown to the user if it is long."""
         watch, begin = Watch(), time.perf_counter()
+        self._within.append(0.0)
         try:
             with track(name) if shown else nullcontext():
                 yield watch
         finally:
             watch.seconds = time.perf_counter() - begin
-            self.seconds[name] = self.seconds.get(name, 0.0) + watch.seconds
-            log.info("%s: %.2f s", name, watch.seconds)
+            own = watch.seconds - self._within.pop()
+            if self._within:
+                self._within[-1] += watch.seconds
+            self.seconds[name] = self.seconds.get(name, 0.0) + own
+            log.info("%s: %.2f s", name, own)

@@ -1,16 +1,16 @@
 """A run in its folder: what is done, what is left, and in which order it is written."""
 
-import resource
 import sys
 from importlib.metadata import version
 
-import jax
 import numpy as np
 
 from gdiff import __version__, artefacts
 from gdiff.artefacts import Artefact, Sampled
+from gdiff.clock import Clock
 from gdiff.errors import UserError
 from gdiff.kernels import streamed
+from gdiff.memory import Peaks
 from gdiff.parallel import processes
 from gdiff.prepared import ACCOUNT, Experiment, Prepared
 from gdiff.progress import Progress, track
@@ -39,13 +39,19 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     if before.get("status") == "complete" and all(map(folder.has, files)):
         return folder.read_json(METRICS)
     known = before.get("sigma")
-    prepared = Prepared(experiment, sigma=None if known is None else np.array(known))
+    prepared = Prepared(
+        experiment,
+        clock=Clock(before.get("seconds", {})),
+        sigma=None if known is None else np.array(known),
+    )
+    _ = prepared.mesh  # before anything is computed
+    peaks = Peaks()
     record = _record(prepared, before)
     folder.write_json(RUN, record)
     record["sigma"] = prepared.grid.tolist()
     folder.write_json(RUN, record)
     if not (folder.has(SAMPLES) and "rounds" in record):
-        record |= _sample(prepared, folder, wanted)
+        record |= _sample(prepared, folder, wanted, record)
         # In this order, so that a run with samples always has the account of them.
         folder.write_json(RUN, record)
         folder.gather_chunks(record["chunks"])
@@ -54,11 +60,13 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     sampled = Sampled(prepared, folder, folder.samples() if processes.is_first() else None)
     _make([artefact for artefact in wanted if not artefact.is_measure], sampled)
     # Of the run itself: comparing it with the data takes memory of its own.
-    record["peak_memory_bytes"] = _peak_memory()
+    earlier = record.get("peak_memory_bytes", {})
+    record["peak_memory_bytes"] = earlier | {
+        name: max(peak, earlier.get(name, 0)) for name, peak in peaks.read().items()
+    }
     metrics |= _make([artefact for artefact in wanted if artefact.is_measure], sampled)
     folder.write_json(METRICS, metrics)
-    record |= {"status": "complete", "seconds": record["seconds"] | prepared.clock.seconds}
-    folder.write_json(RUN, record)
+    folder.write_json(RUN, record | {"status": "complete"})
     return metrics
 
 
@@ -115,10 +123,11 @@ def _record(prepared: Prepared, before: dict) -> dict:
         )
     packages = ("jax", "jaxlib", "numpy", "hydra-core", "equinox")
     return (
-        {"sampling_seconds": 0.0, "seconds": {}}
+        {"sampling_seconds": 0.0}
         | {key: value for key, value in before.items() if key != "error"}
         | {
             "status": "running",
+            "seconds": prepared.clock.seconds,  # as they grow
             "dataset": {
                 "name": dataset.name,
                 "points": len(dataset),
@@ -133,7 +142,7 @@ def _record(prepared: Prepared, before: dict) -> dict:
     )
 
 
-def _sample(prepared: Prepared, folder: RunFolder, wanted: list[Artefact]) -> dict:
+def _sample(prepared: Prepared, folder: RunFolder, wanted: list[Artefact], record: dict) -> dict:
     """Draw every batch that is not on disk yet; returns the account of all."""
     count, size, steps = prepared.experiment.num_samples, prepared.batch_size, prepared.steps.count
     batches = -(-count // size)
@@ -154,6 +163,8 @@ def _sample(prepared: Prepared, folder: RunFolder, wanted: list[Artefact]) -> di
             is_done = chunk is not None and chunk["index"][0] == first
             if not is_done:
                 index = np.arange(first, min(first + size, count))
+                _ = prepared.batches  # fitted, so that it is on record how long that took
+                folder.write_json(RUN, record)
                 chunk = _draw(prepared, folder, wanted, index, progress, before(first))
                 folder.write_chunk(number, **chunk)
             accounts.append({k: v for k, v in chunk.items() if k not in ("samples", "index")})
@@ -181,14 +192,3 @@ def _draw(
     for artefact, states in watched:
         artefact.keep(prepared, folder, states)
     return {"samples": samples, "index": index} | account
-
-
-def _peak_memory() -> dict[str, int]:
-    """Largest memory of this process, and of each device that keeps count, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    for device in jax.local_devices():
-        stats = device.memory_stats() or {}
-        if "peak_bytes_in_use" in stats:
-            peak[str(device)] = stats["peak_bytes_in_use"]
-    return peak

@@ -178,7 +178,8 @@ def row_of(score, folder, reference):
     samples = load_samples(folder)
     seconds = record["sampling_seconds"] / record["denoiser_evaluations"]
     memory = record["peak_memory_bytes"]
-    memory = max([size for name, size in memory.items() if name != "host"] or [memory["host"]])
+    host = memory.pop("host", float("nan"))
+    memory = max(memory.values(), default=host)
     published = PUBLISHED.get(record["dataset"]["name"], {}).get(score, (None, None, None))
     return Row(
         score,

@@ -11,7 +11,7 @@ import gdiff
 ROOT = Path(gdiff.__file__).parent
 
 # The ground floor, open to every room; nothing on it knows any room but errors.
-GROUND = {"", "errors", "progress", "rng", "denoiser"}
+GROUND = {"", "errors", "progress", "rng", "denoiser", "memory"}
 # What each room may import, besides itself and the ground floor.
 ROOMS = {
     "__main__": {"cli"},
@@ -29,7 +29,7 @@ ROOMS = {
         *("prepared", "budget", "dataset", "report", "figures", "store", "schedule", "prior"),
         *("score", "process", "trajectory", "clock", "parallel", "metrics", "sampler"),
     },
-    "run": {"artefacts", "prepared", "store", "kernels", "parallel", "sampler"},
+    "run": {"artefacts", "clock", "prepared", "store", "kernels", "parallel", "sampler"},
     "artefacts": {
         *("prepared", "store", "figures", "metrics", "budget", "trajectory", "parallel"),
     },

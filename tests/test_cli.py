@@ -103,6 +103,7 @@ MISTAKES = {
     "+dataset._target_=os.system": "dataset._target_",
     "dataset._target_=gdiff.nope.Nope": "does not exist",
     "dataset._target_=gdiff.cli.main": "cannot be used there",
+    "dataset._target_=gdiff.__main__.main": "cannot be used there",
     "dataset._target_=gdiff.sampler.methods.ddim.DDIM": "cannot be used there",
     "dataset._target_=gdiff.dataset.base.DatasetSpec": "cannot be used there",
     "dataset._target_=null": "dataset has no _target_",

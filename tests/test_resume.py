@@ -210,6 +210,21 @@ def test_an_interrupt_prints_how_to_continue(whole):
     check_complete("the run", whole(JOB))
 
 
+def test_what_came_before_an_interruption_stays_on_record(monkeypatch):
+    interrupted("run", 2)
+    before = json.loads(Path("run/run.json").read_text())["seconds"]
+    assert {"dataset", "fit", "fit prior", "sampling"} <= before.keys()
+    # As if that had taken long.
+    record = json.loads(Path("run/run.json").read_text())
+    record["seconds"] = dict.fromkeys(before, 1000.0)
+    record["peak_memory_bytes"] = {"host": 2**50}
+    Path("run/run.json").write_text(json.dumps(record))
+    resume("run")
+    record = json.loads(Path("run/run.json").read_text())
+    assert all(1000 < record["seconds"][name] < 1100 for name in before)
+    assert record["peak_memory_bytes"]["host"] == 2**50
+
+
 def test_a_finished_run_resumes_at_once_and_stays_as_it_is(whole, monkeypatch):
     assert gdiff("sample", "-q", *SHORT, "hydra.run.dir=run").code == 0
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gdiff.bench import process_memory
 from gdiff.bench.peer import Peer, Problem
 from gdiff.dataset import DatasetSpec
+from gdiff.memory import forget_peak, in_bytes, is_known
 from gdiff.runtime import Runtime
 
 # Rows of a first problem, which loads the libraries and starts their threads.
@@ -40,7 +40,7 @@ def measure(
     Returns:
         None where the system does not tell (it has to be Linux), or the process died.
     """
-    if not process_memory.is_known():
+    if not is_known():
         return None
     spawn = multiprocessing.get_context("spawn")  # a copy of this process would hold too much
     with ProcessPoolExecutor(1, spawn) as pool, suppress(BrokenProcessPool):
@@ -58,12 +58,12 @@ def _alone(
     ask = peer.prepare(few)
     ask(z[0], float(sigma[0]))
     del few, ask
-    before = process_memory.in_bytes("VmRSS")
+    before = in_bytes("VmRSS")
     ask = peer.prepare(Problem(dataset, runtime, z.shape[1]))
     ask(z[0], float(sigma[0]))
     gc.collect()
-    held = process_memory.in_bytes("VmRSS")
-    process_memory.forget_peak()
+    held = in_bytes("VmRSS")
+    forget_peak()
     for queries, level in zip(z, sigma, strict=True):
         ask(queries, float(level))
-    return Memory(held - before, process_memory.in_bytes("VmHWM") - before)
+    return Memory(held - before, in_bytes("VmHWM") - before)

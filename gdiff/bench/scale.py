@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from gdiff import report, rng
-from gdiff.bench import process_memory, scale_tables
+from gdiff.bench import scale_tables
 from gdiff.bench.accuracy import relative_errors
 from gdiff.bench.collectives import Program
 from gdiff.bench.peers import machine
@@ -100,7 +100,7 @@ def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
     through the levels by DDIM; at their states everything is then timed, level by level.
     """
     with contextlib.suppress(OSError):  # the highest mark starts again from here
-        process_memory.forget_peak()
+        forget_peak()
     prepared = Prepared(experiment)
     mesh, clock = prepared.mesh, prepared.clock
     parts = mesh.shape[BATCH]
@@ -179,10 +179,10 @@ def _memory() -> dict[str, int] | None:
 
     None where the system does not tell (it has to be Linux).
     """
-    if not process_memory.is_known():
+    if not is_known():
         return None
     names = {"peak_bytes": "VmHWM", "anonymous_bytes": "RssAnon"}
-    return {key: process_memory.in_bytes(name) for key, name in names.items()}
+    return {key: in_bytes(name) for key, name in names.items()}
 
 
 def _reading(dataset: Dataset) -> Timed:

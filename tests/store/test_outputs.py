@@ -123,14 +123,9 @@ def test_a_finished_run_is_not_overwritten(tmp_path):
     assert (tmp_path / "config.yaml").read_text() == "seed: 0\n"
 
 
-def test_two_processes_do_not_work_in_one_folder(run):
-    code = (
-        "import pathlib, sys\n"
-        "from gdiff.store.outputs import RunFolder\n"
-        "with RunFolder.open(pathlib.Path(sys.argv[1])): pass\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code, run.path], capture_output=True, text=True)
-    assert "UserError: another process is at work" in result.stderr
+def test_nobody_else_works_in_a_folder(run):
+    with pytest.raises(UserError, match="another process is at work"), RunFolder.open(run.path):
+        pass
 
 
 def test_the_lock_goes_with_the_block_and_with_a_killed_process(tmp_path):
