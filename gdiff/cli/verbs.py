@@ -162,7 +162,9 @@ def plan(
         print(json.dumps(found.result | {"overrides": words}))
         return
     show(study.table(found.result))
-    print(shlex.join(["gdiff", "sample", *words]))
+    options = [] if config_dir is None else ["--config-dir", str(config_dir)]
+    options += [word for name in plugin or () for word in ("--plugin", name)]
+    print(shlex.join(["gdiff", "sample", *options, *words]))
 
 
 def _priors(composer: "Composer", overrides: list[str]) -> "dict[str, PriorSpec]":

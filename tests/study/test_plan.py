@@ -1,8 +1,16 @@
 import json
 import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from commands import gdiff
+
+from gdiff.schedule.las import LAS
+from gdiff.study.plan import Found, Setting
+
+PLUGIN = Path(__file__).parents[1] / "plugin"
 
 MOONS = ("dataset=moons", "dataset.num_points=200")
 
@@ -35,6 +43,31 @@ def test_the_setting_found_is_cheap_and_keeps_its_promise():
     assert found["denoiser_evaluations"] == plan["setting"]["evaluations"]
     assert plan["times_fewer_evaluations"] > 3
     assert plan["usual"]["total"] <= 0.3
+
+
+def test_the_command_finds_the_users_own_parts_again(tmp_path, monkeypatch):
+    """The search itself stands in for one that finds what it was given, with another schedule."""
+
+    def found(experiment, priors, tolerance):
+        schedule = LAS(steps=5, sigma_max=3.0)
+        setting = Setting("mine", 3.0, 5, None, 0.0, 0.0, 0.0)
+        result = {"tolerance": tolerance, "setting": setting._asdict() | {"total": 0.0}}
+        result |= {"usual": None, "times_fewer_evaluations": None}
+        own = {"schedule": "las", "prior": "mine"}
+        return Found(result, replace(experiment, schedule=schedule), own)
+
+    monkeypatch.setattr("gdiff.study.plan.main", found)
+    shutil.copytree(PLUGIN, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "my groups").mkdir()
+    options = ("--config-dir", "my groups", "--plugin", "tiny_parts")
+    words = ("prior=mine", "prior.factor=2", "schedule.rho=3", "seed=1")
+    result = gdiff("plan", *options, "tolerance=1", *words)
+    assert result.code == 0, result.err
+    command = shlex.split(result.last)
+    changed = ["schedule.steps=5", "schedule.sigma_max=3.0"]
+    expected = [*options, "prior=mine", "prior.factor=2", "seed=1", "schedule=las", *changed]
+    assert command == ["gdiff", "sample", *expected]
+    assert gdiff(*command[1:], "--dry-run").code == 0
 
 
 @pytest.mark.parametrize(
