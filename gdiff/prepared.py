@@ -16,7 +16,7 @@ from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
 from gdiff.errors import require, require_one_of
 from gdiff.kernels.streamed import AUTO as ANYWHERE
-from gdiff.metrics import DISTANCES, SCORE_ERRORS, MetricsSpec
+from gdiff.metrics import SCORE_ERRORS, MetricsSpec
 from gdiff.prior.base import Prior, PriorSpec
 from gdiff.process.base import ProcessSpec
 from gdiff.runtime import Runtime
@@ -72,7 +72,7 @@ class Experiment:
             value = getattr(self, key)
             require(value >= 1, f"{key}={value} must be at least 1")
         if self.objective is not None:
-            distances = DISTANCES if self.metrics.enabled else ()
+            distances = self.metrics.names
             errors = SCORE_ERRORS if self.measures_score else ()
             nats = BUDGETS if self.metrics.has_budget else ()
             require_one_of("objective", self.objective, [*ACCOUNT, *distances, *errors, *nats])

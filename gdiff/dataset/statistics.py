@@ -1,12 +1,13 @@
 """Mean and principal directions of a data set: computed once, then kept in the cache."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from gdiff.dataset import Dataset
-from gdiff.dataset.base import blocks
+from gdiff.dataset.base import as_stored, blocks
 from gdiff.progress import track
 from gdiff.store import cache
 
@@ -21,6 +22,8 @@ _DEFAULT_RANK = 512
 # Subspace iteration: passes over the data, and directions carried along for the sake of the last.
 _PASSES = 4
 _SPARE = 32
+# Rows in whose principal directions those of all are sketched.
+_SOME = 4096
 
 
 class Statistics(NamedTuple):
@@ -75,7 +78,33 @@ def statistics(dataset: Dataset, rank: int | None = None) -> Statistics:
         found = _unpacked(cache.cached(key, lambda: _packed(_whole(dataset))))
         return found if rank is None else found.truncated(rank)
     wanted = min(rank or _DEFAULT_RANK, len(dataset), dataset.dim)
-    return _unpacked(cache.cached(f"{key} {wanted}", lambda: _packed(_leading(dataset, wanted))))
+    return _unpacked(cache.cached(f"{key} {wanted}", lambda: _packed(leading(dataset, wanted))))
+
+
+def cost(dataset: Dataset) -> int:
+    """Products of numbers that `statistics` takes, but for smaller terms."""
+    n, d = len(dataset), dataset.dim
+    width = d if d <= _WHOLE_DIM else 2 * _PASSES * min(_DEFAULT_RANK + _SPARE, n, d)
+    return n * d * width
+
+
+def sketch(dataset: Dataset, products: int) -> Statistics:
+    """Moments along as many directions as so many products of numbers allow, from the cache.
+
+    The directions are principal ones of 4 096 rows; what is said of them is true of all rows: the
+    mean, the variance along each of them, the total, in one pass for each of the two moments.
+    """
+    n, d = len(dataset), dataset.dim
+    rank = int(np.clip(products // (2 * n * d), 1, min(_DEFAULT_RANK, n, d)))
+
+    def build() -> np.ndarray:
+        index = np.linspace(0, n - 1, min(n, _SOME)).astype(int)
+        part = replace(dataset, x=as_stored(dataset.x, index), labels=None)
+        start = leading(part, min(rank, len(index))).eigenvectors
+        return _packed(leading(dataset, start.shape[1], 1, start))
+
+    key = cache.key("sketch", _VERSION, dataset.fingerprint(), rank)
+    return _unpacked(cache.cached(key, build))
 
 
 def _packed(found: Statistics) -> np.ndarray:
@@ -105,16 +134,28 @@ def _whole(dataset: Dataset) -> Statistics:
     return Statistics(_in_model(dataset, mean), eigenvalues, eigenvectors[:, ::-1], 0.0)
 
 
-def _leading(dataset: Dataset, rank: int) -> Statistics:
-    """The first `rank` directions by subspace iteration, with products in float32."""
+def leading(
+    dataset: Dataset, rank: int, passes: int = _PASSES, start: np.ndarray | None = None
+) -> Statistics:
+    """The first `rank` directions by subspace iteration, with products in float32; not cached.
+
+    Own code, since that of libraries takes an array in memory.
+
+    Args:
+        dataset: as for `statistics`.
+        rank: number of directions, at most n and d.
+        passes: over the data.
+        start: [d, rank] directions to begin with; None for random ones, and some more of them.
+    """
     n, d = len(dataset), dataset.dim
     mean = _mean(dataset)
-    width = min(rank + _SPARE, n, d)
-    image = np.random.default_rng(0).standard_normal((d, width))
-    with track(f"principal directions of {dataset.name}", _PASSES * n, "rows") as progress:
-        for _ in range(_PASSES):
-            basis, image, total = np.linalg.qr(image)[0], np.zeros((d, width)), 0.0
-            narrow = basis.astype(np.float32)
+    if start is None:
+        start = np.random.default_rng(0).standard_normal((d, min(rank + _SPARE, n, d)))
+    image = start
+    with track(f"principal directions of {dataset.name}", passes * n, "rows") as progress:
+        for _ in range(passes):
+            basis, total = np.linalg.qr(image)[0], 0.0
+            image, narrow = np.zeros_like(basis), basis.astype(np.float32)
             for rows in _rows(dataset):
                 rows = (rows - mean).astype(np.float32)
                 image += rows.T @ (rows @ narrow)
@@ -123,8 +164,8 @@ def _leading(dataset: Dataset, rank: int) -> Statistics:
     within = basis.T @ image
     eigenvalues, turn = np.linalg.eigh((within + within.T) / 2)
     eigenvalues = np.maximum(eigenvalues[::-1][:rank], 0.0)
-    # n rows vary in n - 1 directions, so that with as many nothing but rounding is left over.
-    rest = 0.0 if rank >= n - 1 else max(total - eigenvalues.sum(), 0.0) / (d - rank)
+    # n rows vary in n - 1 directions; with as many, or all, nothing but rounding is left over.
+    rest = 0.0 if rank >= min(n - 1, d) else max(total - eigenvalues.sum(), 0.0) / (d - rank)
     unit = n * dataset.scale**2
     return Statistics(
         _in_model(dataset, mean),

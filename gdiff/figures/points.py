@@ -100,7 +100,7 @@ def plane_of(dataset: Dataset) -> tuple[PcaFeatures, tuple[str, str]]:
         first_two = np.eye(dataset.dim, 2, dtype=np.float32)
         zero = np.zeros(dataset.dim, np.float32)
         return PcaFeatures(zero, first_two, np.ones(2)), ("first coordinate", "second coordinate")
-    pca = fit_pca(dataset, evenly(len(dataset), DRAWN), 2, seed=0)
+    pca = fit_pca(dataset, evenly(len(dataset), DRAWN), 2)
     return pca, ("first principal component", "second principal component")
 
 

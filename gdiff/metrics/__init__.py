@@ -1,26 +1,17 @@
-"""Numbers that compare samples with the data set; pure functions, one idea a file."""
+"""Numbers that compare samples with the data set, one idea a file."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from gdiff.dataset.base import Dataset
 from gdiff.errors import require, require_one_of
-from gdiff.metrics.features import fit_pca
-from gdiff.metrics.frechet import frechet_distance
-from gdiff.metrics.kid import kernel_distance
-from gdiff.metrics.neighbours import copy_fraction, nearest_two, nn_distance
-from gdiff.metrics.sliced import sliced_w2_with_null
+from gdiff.metrics.base import Metric
+from gdiff.metrics.features import FeatureDistances
+from gdiff.metrics.neighbours import NearestNeighbours
+from gdiff.metrics.sliced import SlicedW2
 
-# What `compute` gives where everything can be computed, in its order.
-DISTANCES = (
-    "nn_distance",
-    "copy_fraction",
-    "sliced_w2",
-    "sliced_w2_null",
-    "frechet_pca",
-    "kid_pca",
-)
 # What a measurement of the score always gives; violations of bounds need a score that has some.
 SCORE_ERRORS = ("score_relative_error_max", "score_relative_error_median")
 _WHEN = ("auto", "always", "never")
@@ -43,7 +34,8 @@ class MetricsSpec:
         score_queries: at most so many samples of the first batch serve as queries, each at up to
             16 noise levels; fewer for data so large that the exact score of these would take
             minutes; 0 for none.
-        budget: also account for the divergence between data and samples, in nats.
+        budget: also say where the divergence between data and samples comes from, in nats.
+        others: further metrics, under any names.
     """
 
     enabled: bool = True
@@ -54,6 +46,7 @@ class MetricsSpec:
     score_error: str = "auto"
     score_queries: int = 32
     budget: bool = True
+    others: dict[str, Metric] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in ("projections", "features"):
@@ -64,10 +57,30 @@ class MetricsSpec:
             value = getattr(self, key)
             require(value >= 0, f"metrics.{key}={value} must not be negative")
         require_one_of("metrics.score_error", self.score_error, _WHEN)
+        twice = [name for name, count in Counter(self.names).items() if count > 1]
+        require(not twice, f"metrics.others gives {', '.join(twice)} again: choose another name")
+
+    @property
+    def parts(self) -> tuple[Metric, ...]:
+        """The metrics that are computed, in their order."""
+        if not self.enabled:
+            return ()
+        drawn = {"data_points": self.data_points, "seed": self.seed}
+        return (
+            NearestNeighbours(),
+            SlicedW2(projections=self.projections, **drawn),
+            FeatureDistances(features=self.features, **drawn),
+            *self.others.values(),
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What `compute` gives where everything can be computed, in its order."""
+        return tuple(name for part in self.parts for name in part.names)
 
     @property
     def has_budget(self) -> bool:
-        """Whether a run gets its account in nats."""
+        """Whether a run gets its budget in nats."""
         return self.enabled and self.budget
 
     def measures_score(self, *, is_exact: bool) -> bool:
@@ -76,26 +89,25 @@ class MetricsSpec:
         return self.enabled and self.score_queries > 0 and is_wanted
 
 
+DISTANCES = MetricsSpec().names
+
+
 def compute(spec: MetricsSpec, samples: np.ndarray, dataset: Dataset) -> dict[str, float]:
     """All metrics of a set of samples: name → finite number.
 
-    - nn_distance: mean Euclidean distance to the nearest data point;
-    - copy_fraction: samples with d1 / d2 < 1/3 for the two nearest data points;
-    - sliced_w2, and sliced_w2_null: the same for as many points drawn at random from the data;
-    - frechet_pca: squared Fréchet distance in principal components of the data;
-    - kid_pca: unbiased kernel distance on the same, scaled to mean square 1;
-    - nonfinite_samples: how many samples hold NaN or infinity, if any do; the other metrics are
-      then those of the rest.
-
-    What cannot be computed is left out: frechet_pca and kid_pca for one sample; everything but
-    nn_distance for a data set of one point; all but nonfinite_samples where no sample is finite.
+    Samples that hold NaN or infinity are counted in nonfinite_samples, if there are any, and the
+    metrics are those of the rest. What cannot be computed is left out.
 
     Args:
-        spec: the options; with `enabled` False the result is empty.
+        spec: the metrics.
         samples: [n, *event] float32, model coordinates.
         dataset: what they are compared with.
+
+    Raises:
+        UserError: the samples are of another shape than the data.
     """
-    if not spec.enabled:
+    parts = spec.parts
+    if not parts:
         return {}
     require(
         samples.shape[1:] == dataset.event_shape,
@@ -107,35 +119,10 @@ def compute(spec: MetricsSpec, samples: np.ndarray, dataset: Dataset) -> dict[st
     if not finite.all():
         metrics["nonfinite_samples"] = float(np.sum(~finite))
         samples = samples[finite]
-    if len(samples):
-        metrics |= _nearest(samples, dataset)
-    if len(samples) and len(dataset) > 1:
-        metrics["sliced_w2"], metrics["sliced_w2_null"] = sliced_w2_with_null(
-            samples, dataset, spec.projections, spec.seed, spec.data_points
-        )
-    if len(samples) > 1 and len(dataset) > 1:
-        metrics |= _on_features(spec, samples, dataset)
-    return {name: value for name, value in metrics.items() if np.isfinite(value)}
+    for part in parts:
+        if len(samples) >= part.fewest_samples and len(dataset) >= part.fewest_points:
+            metrics |= part.compute(samples, dataset)
+    return {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
 
 
-def _nearest(samples: np.ndarray, dataset: Dataset) -> dict[str, float]:
-    """Metrics of the nearest neighbours."""
-    neighbours = nearest_two(samples, dataset)
-    metrics = {"nn_distance": nn_distance(neighbours)}
-    if len(dataset) > 1:
-        metrics["copy_fraction"] = copy_fraction(neighbours)
-    return metrics
-
-
-def _on_features(spec: MetricsSpec, samples: np.ndarray, dataset: Dataset) -> dict[str, float]:
-    """Metrics on principal components, fitted to a random part of a large data set."""
-    index = np.arange(len(dataset))
-    if len(dataset) > spec.data_points:
-        rng = np.random.default_rng(spec.seed)
-        index = np.sort(rng.choice(len(dataset), spec.data_points, replace=False))
-    pca = fit_pca(dataset, index, spec.features, spec.seed)
-    ours, theirs = pca.of_samples(samples), pca.of_data(dataset, index)
-    return {
-        "frechet_pca": frechet_distance(ours, theirs),
-        "kid_pca": kernel_distance(ours / pca.scale, theirs / pca.scale),
-    }
+__all__ = ["DISTANCES", "SCORE_ERRORS", "Metric", "MetricsSpec", "compute"]

@@ -19,27 +19,18 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
         a: [n, r] features, n ≥ 2.
         b: [m, r] features, m ≥ 2.
     """
-    n, m = len(a), len(b)
-    within_a = (_kernel_sum(a, a) - _self_sum(a)) / (n * (n - 1))
-    within_b = (_kernel_sum(b, b) - _self_sum(b)) / (m * (m - 1))
-    return float(within_a + within_b - 2 * _kernel_sum(a, b) / (n * m))
+    within = ((_sum(x, x) - _own(x)) / (len(x) * (len(x) - 1)) for x in (a, b))
+    return float(sum(within) - 2 * _sum(a, b) / (len(a) * len(b)))
 
 
-def _kernel_sum(a: np.ndarray, b: np.ndarray) -> float:
+def _sum(a: np.ndarray, b: np.ndarray) -> float:
     """Σ_ij k(a_i, b_j)."""
-    total = 0.0
-    for i in spans(len(a), _BLOCK):
-        for j in spans(len(b), _BLOCK):
-            total += _cube(a[i] @ b[j].T, a.shape[1]).sum()
-    return total
+    from sklearn.metrics.pairwise import polynomial_kernel  # takes a second
+
+    blocks = [(a[i], b[j]) for i in spans(len(a), _BLOCK) for j in spans(len(b), _BLOCK)]
+    return sum(polynomial_kernel(x, y, degree=3, coef0=1).sum() for x, y in blocks)
 
 
-def _self_sum(a: np.ndarray) -> float:
+def _own(a: np.ndarray) -> float:
     """Σ_i k(a_i, a_i)."""
-    return _cube(np.einsum("ij,ij->i", a, a), a.shape[1]).sum()
-
-
-def _cube(products: np.ndarray, r: int) -> np.ndarray:
-    """(p / r + 1)³; plain products are ten times faster than `**`."""
-    base = products / r + 1
-    return base * base * base
+    return np.sum((np.einsum("ij,ij->i", a, a) / a.shape[1] + 1) ** 3)

@@ -9,15 +9,41 @@ There is no factor for the dimension: a shift by v gives ‖v‖ / sqrt(dim), th
 shift of a coordinate, so that numbers compare between data sets.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from gdiff.dataset.base import Dataset
+from gdiff.metrics.base import Metric
 from gdiff.metrics.chunks import flat_chunks, rows_per_chunk, spans
 
 _PROJECTED_BYTES = 256 * 2**20
 _BYTES_PER_POINT = 32  # of a sample or data point on one direction, with all intermediate arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlicedW2(Metric):
+    """The samples' distance from the data, and that of as many points drawn from the data.
+
+    Attributes:
+        projections: random directions.
+        data_points: of the reference, at most; drawn at random where the data have more.
+        seed: of both.
+    """
+
+    projections: int
+    data_points: int
+    seed: int
+
+    names: ClassVar[tuple[str, ...]] = ("sliced_w2", "sliced_w2_null")
+    fewest_points: ClassVar[int] = 2
+
+    def compute(self, samples: np.ndarray, dataset: Dataset) -> dict[str, float]:
+        """Both distances; see `sliced_w2_with_null`."""
+        options = (self.projections, self.seed, self.data_points)
+        found = sliced_w2_with_null(samples, dataset, *options)
+        return dict(zip(self.names, found, strict=True))
 
 
 class Pairing(NamedTuple):

@@ -5,7 +5,7 @@ from sklearn.decomposition import PCA
 from gdiff.dataset import Dataset
 from gdiff.dataset import statistics as module
 from gdiff.dataset.digits import Digits
-from gdiff.dataset.statistics import statistics
+from gdiff.dataset.statistics import cost, sketch, statistics
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +144,18 @@ def test_are_built_once_for_the_same_content(monkeypatch):
     assert all(np.array_equal(a, b) for a, b in zip(built, same, strict=True))
     with pytest.raises(AssertionError, match="built again"):
         statistics(Digits(subset=51).load())
+
+
+def test_a_sketch_has_as_many_directions_as_are_paid_for_and_their_exact_variances(monkeypatch):
+    monkeypatch.setattr(module, "_SOME", 100)
+    data = Digits().load()
+    whole, found = statistics(data), sketch(data, 20 * data.x.size)
+    U = found.eigenvectors
+    assert U.shape == (64, 10)
+    assert cost(data) == 64 * data.x.size
+    assert np.allclose(found.mean, whole.mean)
+    assert np.allclose(U.T @ covariance(whole) @ U, np.diag(found.eigenvalues), atol=1e-5)
+    assert np.isclose(np.trace(covariance(found)), np.trace(covariance(whole)))
+    # Those of a hundred rows hold nearly as much as any.
+    assert found.eigenvalues.sum() > 0.9 * whole.eigenvalues[:10].sum()
+    assert len(sketch(data, 1).eigenvalues) == 1
