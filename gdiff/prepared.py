@@ -84,8 +84,10 @@ class Experiment:
         if self.objective is None:
             return
         plan, lacking = self.plan(), {}
-        if self.num_samples == 1:
-            lacking |= dict.fromkeys(("frechet_pca", "kid_pca"), "needs num_samples of at least 2")
+        for part in self.metrics.parts:
+            if self.num_samples < part.fewest_samples:
+                needs = f"needs num_samples of at least {part.fewest_samples}"
+                lacking |= dict.fromkeys(part.names, needs)
         if not is_ancestral(plan, self.grid()):
             lacking |= dict.fromkeys(BUDGETS[1:], "is for sampler=ancestral without a corrector")
         if self.sampler.block_size == 1:

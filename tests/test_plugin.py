@@ -16,7 +16,8 @@ from gdiff import config
 from gdiff.errors import UserError
 
 HERE = Path(__file__).parent / "plugin"
-GROUPS = sorted(path.name for path in (HERE / "tiny_parts" / "configs").iterdir())
+OPTIONS = HERE / "tiny_parts" / "configs"
+GROUPS = sorted(path.name for path in OPTIONS.iterdir() if path.name != "metrics")
 ALL = [f"{group}=mine" for group in GROUPS]
 JOB = (
     *("sample", "-q", "--plugin", "tiny_parts", *ALL, "dataset.path=points.txt"),
@@ -72,6 +73,43 @@ def test_they_are_used_from_the_command_in_its_own_process(tmp_path, monkeypatch
     process = start(*JOB, *words, cwd=tmp_path / "elsewhere")
     out, err = process.communicate()
     assert (process.returncode, out, err) == (0, "run\n", "")
+
+
+def test_a_metric_of_the_users_own_stands_beside_the_others():
+    words = [word for word in JOB if word != "metrics=none"]
+    brief = ("metrics.budget=false", "metrics.score_error=never", "metrics.projections=8")
+    named = ("objective=norm_quantile", "hydra.run.dir=run")
+    result = gdiff(*words, "metrics=mine", *brief, *named)
+    assert result.code == 0, result.err
+    found = json.loads(Path("run/metrics.json").read_text())
+    assert list(found)[-1] == "norm_quantile"
+    assert "kid_pca" in found
+    again = ("evaluate", "-q", "run", "--plugin", "tiny_parts")
+    assert gdiff(*again, "metrics.others.quantile.level=1").code == 0
+    other = json.loads(Path("run/metrics.json").read_text())
+    assert other["norm_quantile"] != found["norm_quantile"]
+    saved = yaml.safe_load(Path("run/config.yaml").read_text())["metrics"]["others"]
+    assert saved == {"quantile": {"_target_": "tiny_parts.metric.Quantile", "level": 0.5}}
+
+
+@pytest.mark.parametrize(
+    "others, message",
+    [
+        ("{a: 3}", "metrics.others.a=3 must have a _target_"),
+        ("{a: {}}", "metrics.others.a has no _target_"),
+        ("{a: {_target_: gdiff.prior.standard.Standard}}", "metrics.others.a: .* be used there"),
+        ("{a: {_target_: gdiff.metrics.neighbours.NearestNeighbours}}", "gives nn_distance, copy"),
+        ("{a: {_target_: tiny_parts.metric.Quantile, lvl: 1}}", "metrics.others.a.level"),
+        ("{a: {_target_: tiny_parts.metric.Quantile, level: x}}", "others.a.level=x is not a num"),
+        ("3", "metrics.others=3"),
+    ],
+)
+def test_metrics_that_are_none_are_refused_by_name(others, message):
+    with (
+        config.composer(plugins=["tiny_parts"]) as composer,
+        pytest.raises(UserError, match=message),
+    ):
+        composer.experiment([f"++metrics.others={others}"])
 
 
 def test_a_sweep_uses_them_too():

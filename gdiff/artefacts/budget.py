@@ -9,8 +9,8 @@ from gdiff.store.outputs import RUN
 BUDGET, PLOT = "budget.json", "budget.png"
 
 
-class Account(Artefact):
-    """The budget term by term."""
+class Budget(Artefact):
+    """It term by term."""
 
     phase = "budget"
     files = (BUDGET, PLOT)
@@ -34,5 +34,7 @@ class Account(Artefact):
                 *(experiment.score, denoiser, blocks),
             )
             folder.write_json(BUDGET, found.to_json())
-            folder.write_bytes(PLOT, figures.budget_figure(found.terms, found.dim))
+            folder.write_bytes(
+                PLOT, figures.budget_figure([term[:4] for term in found.terms], found.dim)
+            )
         return found.metrics()

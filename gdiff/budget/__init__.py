@@ -1,1 +1,1 @@
-"""The account in nats: where the divergence between data and samples comes from."""
+"""The budget in nats: where the divergence between data and samples comes from."""

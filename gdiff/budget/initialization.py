@@ -10,9 +10,10 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from gdiff.budget.noised import call_width, draw, evaluate
+from gdiff.budget import noised
+from gdiff.budget.noised import Effort, affordable, call_width, draw, evaluate
 from gdiff.dataset.placed import Placed
-from gdiff.dataset.statistics import Statistics, statistics
+from gdiff.dataset.statistics import Statistics, cost, sketch, statistics
 from gdiff.denoiser import Denoiser
 from gdiff.errors import UserError, require
 from gdiff.prior.base import Prior, PriorSpec
@@ -20,9 +21,11 @@ from gdiff.score.exact import Exact
 from gdiff.store import cache
 
 # Part of the key: to be raised when what is stored changes.
-_VERSION = 1
+_VERSION = 2
 _SEED = 1
 _PRODUCTS, _FEWEST, _MOST = 2**36, 64, 4096
+# Draws that are left, however large the data: four weights are fitted to them.
+_LEAST = 16
 # Halvings of the range of log σ in the search for a horizon, and how far above the tolerance an
 # estimate may be by chance.
 _HALVINGS, _ERRORS = 10, 2.0
@@ -45,18 +48,30 @@ class Noised:
     Attributes:
         data: x_0 is uniform over its rows.
         sigma: noise level.
-        count: of draws.
+        effort: number of draws, at one level.
     """
 
     data: Placed
     sigma: float
-    count: int
+    effort: Effort
 
     @classmethod
     def of(cls, data: Placed, sigma: float, samples: int | None = None) -> "Noised":
-        """As many draws as are asked for, or as a moment of work allows."""
-        affordable = _PRODUCTS // data.dataset.x.size
-        return cls(data, sigma, samples or int(np.clip(affordable, _FEWEST, _MOST)))
+        """As many draws as are asked for, or as a moment of work allows, and a minute for 64."""
+        usual = int(np.clip(_PRODUCTS // data.dataset.x.size, _FEWEST, _MOST))
+        effort = Effort(1, usual).within(affordable(data.dataset), _LEAST)
+        effort = effort._replace(is_capped=effort.is_capped or cost(data.dataset) > noised.WORK)
+        return cls(data, sigma, effort if samples is None else effort._replace(draws=samples))
+
+    @cached_property
+    def moments(self) -> Statistics:
+        """Of the data, along few directions where these are too many numbers."""
+        dataset = self.data.dataset
+        return statistics(dataset) if cost(dataset) <= noised.WORK else sketch(dataset, noised.WORK)
+
+    def __str__(self) -> str:
+        """What an estimate rests on, in words."""
+        return f"{self.effort}, controlled along {len(self.moments.eigenvalues)} directions"
 
     def divergence(self, prior: PriorSpec) -> Nats:
         """KL(p_σ ‖ prior) = E[log p_σ(z) - log prior(z)], z ~ p_σ; from the cache if there.
@@ -65,8 +80,8 @@ class Noised:
         Gaussian with the moments of p_σ, ‖z‖² and ‖ε‖², whose expectations are known. For Gaussian
         priors little but log p_σ is left to chance.
         """
-        parts = (self.data.dataset.fingerprint(), self._moments.digest(), self.sigma, self.count)
-        key = cache.key("initialization", _VERSION, *parts, prior)
+        parts = (self.moments.digest(), self.sigma, self.effort.draws)
+        key = cache.key("initialization", _VERSION, self.data.dataset.fingerprint(), *parts, prior)
         return Nats(*map(float, cache.cached(key, lambda: self._estimate(prior))))
 
     def _estimate(self, prior: PriorSpec) -> np.ndarray:
@@ -77,21 +92,18 @@ class Noised:
         # By least squares, on controls that vary at all and are not one another.
         design = np.column_stack([np.ones(len(excess)), self.controls])
         scale = np.linalg.norm(design, axis=0)
-        weights, _, rank, _ = np.linalg.lstsq(
-            design / np.where(scale > 0, scale, 1), excess, rcond=1e-9
-        )
-        rest = excess - design / np.where(scale > 0, scale, 1) @ weights
-        deviation = np.sqrt(np.sum(rest**2) / max(1, len(rest) - rank))
-        return np.array([weights[0] / scale[0], deviation / np.sqrt(len(rest))])
-
-    @cached_property
-    def _moments(self) -> Statistics:
-        return statistics(self.data.dataset)
+        design /= np.where(scale > 0, scale, 1)
+        weights, _, rank, _ = np.linalg.lstsq(design, excess, rcond=1e-9)
+        rest = excess - design @ weights
+        variance = np.sum(rest**2) / max(1, len(rest) - rank)
+        # Of the first weight: more than 1 / n, as few draws do not have the controls' means.
+        share = np.linalg.pinv(design, rcond=1e-9)[0]
+        return np.array([weights[0], np.sqrt(variance * np.sum(share**2))]) / scale[0]
 
     @cached_property
     def _draws(self) -> tuple[np.ndarray, np.ndarray]:
         """z and ε: [n, d] float64."""
-        points = draw(self.data.dataset, self.count, _SEED)
+        points = draw(self.data.dataset, self.effort.draws, _SEED)
         clean, noise = (x.reshape(-1, self.data.dataset.dim) for x in points[:2])
         noise = noise.astype(np.float64)
         return clean + self.sigma * noise, noise
@@ -107,7 +119,7 @@ class Noised:
     def controls(self) -> np.ndarray:
         """Functions of the draws less their expectations: [n, 3]."""
         z, noise = self._draws
-        moments = self._moments
+        moments = self.moments
         d = self.data.dataset.dim
         total = moments.eigenvalues.sum() + (d - len(moments.eigenvalues)) * moments.tail
         square = np.sum(moments.mean**2) + total + d * self.sigma**2

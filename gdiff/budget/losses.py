@@ -50,9 +50,10 @@ def measure(
     ends: tuple[float, float],
     *,
     samples: int | None = None,
-    fewest: int = _FEWEST,
+    levels: int | None = None,
     test: Dataset | None = None,
     seed: int = GRID_SEED,
+    is_lifted: bool = True,
 ) -> LossCurve:
     """Loss ℓ(σ) = E‖x_0 - D(x_0 + σ ε, σ)‖² on levels that span two, from the cache if there.
 
@@ -64,16 +65,19 @@ def measure(
         score: what is measured.
         data: that it is fitted to.
         ends: the largest and the smallest noise level.
-        samples: at each level, rounded up to a multiple of 8; None chooses by size, but at least
-            `fewest`, which is what data sets of images get.
+        samples: at each level, rounded up to a multiple of 8; None chooses by size, as `effort`.
+        levels: within the usual range, 80 to .002; None chooses as `effort`.
         test: points that the score does not know; None for those that it is fitted to.
         seed: of points and noise.
+        is_lifted: whether losses that are chance follow a power law, for the sake of a grid;
+            without it they are unbiased.
 
     Returns:
         A curve with 8 replicates, to five digits.
     """
     dataset = data.dataset
-    levels, count = effort(dataset, samples, fewest)
+    usual, count = effort(dataset, samples)
+    levels = levels or usual
     sigma, wanted = _lattice(levels, ends)
     where = "train" if test is None else test.fingerprint()
     what = (score, where, sigma[0], sigma[-1], levels, count, seed, jnp.result_type(float))
@@ -87,7 +91,8 @@ def measure(
         return _replicates(denoiser, chosen, data.mesh, sigma, is_posterior, dataset)
 
     replicates = cache.cached(key, build)
-    replicates = _with_tail(sigma, np.array(replicates))[:, wanted]
+    replicates = np.array(replicates)
+    replicates = (_with_tail(sigma, replicates) if is_lifted else replicates)[:, wanted]
     return LossCurve(sigma[wanted], rounded(replicates.mean(axis=0)), replicates)
 
 

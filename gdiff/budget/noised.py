@@ -19,6 +19,50 @@ REPLICATES = 8
 _MOST_SOBOL = 256
 _CALL_BYTES = 2**26
 _MOST_ROWS = 2**16
+# Numbers of the data multiplied for one term of a budget, up to which nothing is cut: a minute of
+# full scans on four CPU cores.
+WORK = 2**40
+# What is left of the noise levels where more are too many.
+_FEWEST_LEVELS = 12
+
+
+class Effort(NamedTuple):
+    """What an estimate rests on.
+
+    Attributes:
+        levels: noise levels at which it is measured.
+        draws: noised points at each of them.
+        is_capped: whether these are fewer than usual, since the data are large.
+    """
+
+    levels: int
+    draws: int
+    is_capped: bool = False
+
+    def within(self, work: float, fewest: int = REPLICATES) -> "Effort":
+        """As much, in whole replicates; beyond so many evaluations fewer draws, then fewer levels.
+
+        Args:
+            work: evaluations.
+            fewest: draws that are left.
+        """
+        usual = -(-self.draws // REPLICATES) * REPLICATES
+        if self.levels * self.draws <= work:
+            return Effort(self.levels, usual)
+        draws = int(work // (self.levels * REPLICATES)) * REPLICATES
+        draws = min(usual, max(fewest, draws))
+        levels = min(self.levels, max(_FEWEST_LEVELS, int(work // draws)))
+        return Effort(levels, draws, is_capped=(levels, draws) != (self.levels, usual))
+
+    def __str__(self) -> str:
+        """In words."""
+        text = f"{self.draws} draws at {self.levels} level{'s' if self.levels > 1 else ''}"
+        return f"only {text}, since the data are large" if self.is_capped else text
+
+
+def affordable(dataset: Dataset) -> float:
+    """Evaluations of the exact score that a term may take."""
+    return WORK / dataset.x.size
 
 
 class Points(NamedTuple):

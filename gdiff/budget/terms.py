@@ -9,9 +9,9 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from gdiff.budget import losses
 from gdiff.budget.initialization import Noised
-from gdiff.budget.losses import JUDGE_SEED, measure
-from gdiff.budget.noised import REPLICATES, call_width, draw, evaluate
+from gdiff.budget.noised import REPLICATES, Effort, affordable, call_width, draw, evaluate
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
 from gdiff.prior.base import PriorSpec
@@ -47,12 +47,26 @@ class Term(NamedTuple):
         nats: the estimate; None where it does not apply.
         standard_error: of the estimate; 0 where that is exact.
         statement: where the number comes from, or why there is none.
+        effort: what it was measured with; None where nothing was.
     """
 
     name: str
     nats: float | None
     standard_error: float | None
     statement: str
+    effort: Effort | None = None
+
+    def to_json(self, dim: int) -> dict[str, Any]:
+        """Its part of budget.json; where levels were cut, `draws` and `levels` are what is left."""
+        measured = {} if self.effort is None else self.effort._asdict()
+        return {
+            "nats": self.nats,
+            "standard_error": self.standard_error,
+            "nats_per_dimension": None if self.nats is None else self.nats / dim,
+            "statement": self.statement,
+            "capped": measured.pop("is_capped", False),
+            **measured,
+        }
 
 
 class Budget(NamedTuple):
@@ -63,12 +77,12 @@ class Budget(NamedTuple):
         KL(p_T ‖ prior) + ½ Σ Δγ mmse(γ_k) - ½ ∫ mmse dγ + ½ Σ Δγ E‖D - D̃‖² + stopping early,
 
     with γ = 1/σ², the mmse of the exact score D, and expectations over noised data. The last step
-    onto 0 belongs to no account: nothing has a density there.
+    onto 0 belongs to no term: nothing has a density there.
 
     Attributes:
         terms: the parts; the total comes last.
         dim: number of coordinates of a point.
-        sigma: first and last noise level of the account.
+        sigma: first and last noise level of the terms.
     """
 
     terms: tuple[Term, ...]
@@ -77,15 +91,8 @@ class Budget(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Content of budget.json."""
-        parts: dict[str, Any] = {
-            term.name: {
-                "nats": term.nats,
-                "standard_error": term.standard_error,
-                "nats_per_dimension": None if term.nats is None else term.nats / self.dim,
-                "statement": term.statement,
-            }
-            for term in self.terms
-        }
+        parts: dict[str, Any] = {term.name: term.to_json(self.dim) for term in self.terms}
+        parts[TOTAL]["capped"] = any(part["capped"] for part in parts.values())
         return parts | {"dimensions": self.dim, "sigma": list(self.sigma)}
 
     def metrics(self) -> dict[str, float]:
@@ -114,13 +121,10 @@ def budget(
         prior: where the run starts.
         score: the run's.
         denoiser: what it gave for the data; None will do for the exact score.
-        blocks: run.json's account of parallel blocks; none for sequential steps.
+        blocks: run.json's numbers of parallel blocks; none for sequential steps.
     """
     levels = grid[grid > 0]
-    start = Noised.of(data, float(levels[0])).divergence(prior)
-    terms = [
-        Term(INITIALIZATION, *start, f"KL(p_T ‖ prior) at sigma = {levels[0]:.4g}, Monte Carlo")
-    ]
+    terms = [_initialization(data, float(levels[0]), prior)]
     if is_ancestral(plan, grid):
         terms += [
             _discretization(data, levels),
@@ -150,18 +154,33 @@ def is_ancestral(plan: Plan, grid: np.ndarray) -> bool:
     )
 
 
+def _initialization(data: Placed, sigma: float, prior: PriorSpec) -> Term:
+    start = Noised.of(data, sigma)
+    found = start.divergence(prior)
+    statement = f"KL(p_T ‖ prior) at sigma = {sigma:.4g}, Monte Carlo: {start}"
+    return Term(INITIALIZATION, *found, statement, start.effort)
+
+
 def _discretization(data: Placed, levels: np.ndarray) -> Term:
     if len(levels) < 2:
         return Term(DISCRETIZATION, 0.0, 0.0, "no step ends above noise level 0")
-    curve = exact_curve(data, (float(levels[0]), float(levels[-1])))
-    statement = f"{len(levels) - 1} steps, from the exact denoising loss"
+    usual = Effort(*losses.effort(data.dataset, fewest=_LOSS_SAMPLES))
+    effort = usual.within(affordable(data.dataset))
+    ends = (float(levels[0]), float(levels[-1]))
+    options = {"samples": effort.draws, "levels": effort.levels, "seed": losses.JUDGE_SEED}
+    curve = losses.measure(Exact(), data, ends, **options, is_lifted=False)
     nats, error = curve.discretization(levels), curve.discretization_error(levels)
-    return Term(DISCRETIZATION, nats, error, statement)
+    if effort.is_capped:
+        some = _every_other(len(curve.sigma))
+        coarse = LossCurve(curve.sigma[some], curve.loss[some])
+        error = math.hypot(error, coarse.discretization(levels) - nats)
+    statement = f"{len(levels) - 1} steps, from the exact denoising loss: {effort}"
+    return Term(DISCRETIZATION, nats, error, statement, effort)
 
 
-def exact_curve(data: Placed, ends: tuple[float, float]) -> LossCurve:
-    """The mmse of the data between two noise levels, as finely as a budget needs it."""
-    return measure(Exact(), data, ends, fewest=_LOSS_SAMPLES, seed=JUDGE_SEED)
+def _every_other(count: int) -> np.ndarray:
+    """Every other of so many levels, and the last: what they miss tells what the levels miss."""
+    return np.append(np.arange(0, count - 1, 2), count - 1)
 
 
 def _score(data: Placed, levels: np.ndarray, score: ScoreSpec, denoiser: Denoiser | None) -> Term:
@@ -169,23 +188,38 @@ def _score(data: Placed, levels: np.ndarray, score: ScoreSpec, denoiser: Denoise
         return Term(SCORE, 0.0, 0.0, "none: the score is the exact one")
     if len(levels) < 2:
         return Term(SCORE, 0.0, 0.0, "no step ends above noise level 0")
+    effort = _score_effort(data, levels)
     nats, error = score_error(data, levels, denoiser)
-    return Term(SCORE, nats, error, "measured against the full scan on noised data")
+    return Term(SCORE, nats, error, f"measured against the full scan: {effort}", effort)
+
+
+def _score_effort(data: Placed, levels: np.ndarray) -> Effort:
+    count = min(len(levels) - 1, _SCORE_LEVELS)
+    usual = np.clip(_PRODUCTS // (count * data.dataset.x.size), REPLICATES, _MOST)
+    return Effort(count, int(usual)).within(affordable(data.dataset))
 
 
 def score_error(data: Placed, levels: np.ndarray, denoiser: Denoiser) -> tuple[float, float]:
     """½ Σ (γ_{k+1} - γ_k) E‖D - D̃‖² on a grid of positive levels, and its standard error.
 
-    On a long grid the expectation is measured at some of the levels, and linear in log σ between.
+    On a long grid the expectation is measured at some of the levels, and linear in log σ between;
+    where the size of the data leaves few levels, the error holds what half of them would miss.
     """
-    few = levels[np.linspace(0, len(levels) - 2, min(len(levels) - 1, _SCORE_LEVELS)).astype(int)]
-    affordable = _PRODUCTS // (len(few) * data.dataset.x.size)
-    gaps = _gaps(data, few, denoiser, int(np.clip(affordable, REPLICATES, _MOST)))
+    effort = _score_effort(data, levels)
+    few = levels[np.linspace(0, len(levels) - 2, effort.levels).astype(int)]
+    gaps = _gaps(data, few, denoiser, effort.draws)
     weights = np.diff(levels**-2.0) / 2
-    # np.interp wants increasing places.
-    at, places = np.log(levels[:-1][::-1]), np.log(few[::-1])
-    totals = [weights[::-1] @ np.interp(at, places, gap[::-1]) for gap in gaps]
-    return float(np.mean(totals)), float(np.std(totals, ddof=1) / math.sqrt(len(totals)))
+
+    def totals(some: np.ndarray) -> np.ndarray:
+        # np.interp wants increasing places.
+        at, places = np.log(levels[:-1][::-1]), np.log(few[some][::-1])
+        return np.array([weights[::-1] @ np.interp(at, places, gap[some][::-1]) for gap in gaps])
+
+    found = totals(np.arange(len(few)))
+    error = float(np.std(found, ddof=1)) / math.sqrt(len(found))
+    if effort.is_capped:
+        error = math.hypot(error, np.mean(totals(_every_other(len(few))) - found))
+    return float(np.mean(found)), error
 
 
 def _gaps(data: Placed, sigma: np.ndarray, denoiser: Denoiser, count: int) -> np.ndarray:

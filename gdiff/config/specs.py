@@ -85,11 +85,21 @@ def _build(node: DictConfig, kind: Any, path: str, sources: Sources) -> Any:
             raise UserError(no_key(path + str(key), [path + name for name in fields]))
         if isinstance(value, DictConfig) and (hints[key] is Any or _is_part(hints[key])):
             values[key] = _build(value, hints[key], f"{path}{key}.", sources)
+        elif isinstance(value, DictConfig) and typing.get_origin(hints[key]) is dict:
+            values[key] = _parts(value, typing.get_args(hints[key])[1], f"{path}{key}.", sources)
         else:
             values[key] = _typed(path + key, value, hints[key], sources.folder)
     missing = [path + key for key, f in fields.items() if key not in values and _is_required(f)]
     require(not missing, f"{', '.join(missing)} is missing")
     return cls(**values)
+
+
+def _parts(node: DictConfig, kind: type, path: str, sources: Sources) -> dict[str, Any]:
+    """Instances of a kind, by any names."""
+    for name, part in node.items():
+        is_part = isinstance(part, DictConfig)
+        require(is_part, f"{path}{name}={part} must have a {TARGET} and its options")
+    return {name: _build(part, kind, f"{path}{name}.", sources) for name, part in node.items()}
 
 
 def _typed(key: str, value: Any, hint: Any, folder: Path) -> Any:
@@ -174,6 +184,8 @@ def _plain(spec: Any) -> Any:
         cls = type(spec)
         values = {f.name: _plain(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
         return {TARGET: f"{cls.__module__}.{cls.__name__}", **values}
+    if isinstance(spec, dict):
+        return {name: _plain(part) for name, part in spec.items()}
     return str(spec) if isinstance(spec, Path) else spec
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from gdiff.budget import initialization, noised
 from gdiff.budget.initialization import Noised, shortest
 from gdiff.dataset.base import Dataset
 from gdiff.dataset.digits import Digits
@@ -100,3 +101,27 @@ def test_mixtures_are_nearer_than_gaussians(mesh):
     gmm = noised.divergence(GMM(components=8))
     gaussian = noised.divergence(Gaussian())
     assert gmm.nats + 5 * gmm.standard_error < gaussian.nats
+
+
+def test_standard_errors_of_few_draws_are_honest(mesh, monkeypatch):
+    placed = Placed(Digits(subset=200).load(), mesh)
+    truth = Noised.of(placed, 1.0, 2048).divergence(Standard())
+    monkeypatch.setattr(noised, "_MOST_SOBOL", 0)
+    scores = []
+    for seed in range(40):
+        monkeypatch.setattr(initialization, "_SEED", 100 + seed)
+        monkeypatch.setattr(initialization, "_VERSION", f"seed {seed}")
+        found = Noised.of(placed, 1.0, 16).divergence(Standard())
+        scores.append((found.nats - truth.nats) / found.standard_error)
+    # Student's t of 12 degrees of freedom has a mean square of 1.2.
+    assert 0.6 < np.mean(np.square(scores)) < 2.2
+
+
+def test_controls_along_few_directions_have_mean_zero_all_the_same(mesh, monkeypatch):
+    data = Digits(subset=200).load()
+    monkeypatch.setattr(noised, "WORK", 10 * data.x.size)
+    found = Noised.of(Placed(data, mesh), 0.5, 4096)
+    assert found.moments.eigenvectors.shape == (64, 5)
+    assert found.effort.is_capped
+    error = found.controls.std(axis=0) / 64
+    assert np.all(np.abs(found.controls.mean(axis=0)) < 4 * error)

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from gdiff.budget import noised
 from gdiff.budget.terms import METRICS, budget, is_ancestral, score_error
 from gdiff.dataset.base import Dataset
 from gdiff.dataset.digits import Digits
@@ -147,3 +148,38 @@ def test_accepted_changes_of_parallel_steps_are_charged(mesh):
 def test_one_step_has_a_budget(mesh, grid):
     found = of(TwoPoints().load(), mesh, grid=grid)
     assert found.terms[-1].nats >= term(found, "initialization").nats - 1e-6
+
+
+def test_large_data_get_less_work_larger_errors_and_a_word_about_it(mesh, monkeypatch):
+    data, grid = Digits(subset=100).load(), np.append(np.geomspace(20.0, 0.1, 30), 0.0)
+    usual = of(data, mesh, score=Wiener(), grid=grid)
+    # Sixty evaluations a term, and thirty directions.
+    monkeypatch.setattr(noised, "WORK", 60 * data.x.size)
+    found = of(data, mesh, score=Wiener(), grid=grid)
+    before, after = usual.to_json(), found.to_json()
+    expected = {"initialization": (1, 56), "discretization": (12, 8), "score": (12, 8)}
+    for name, (levels, draws) in expected.items():
+        assert (after[name]["levels"], after[name]["draws"]) == (levels, draws)
+        assert before[name]["levels"] * before[name]["draws"] > 3 * levels * draws
+        assert (before[name]["capped"], after[name]["capped"]) == (False, True)
+        assert "only" in term(found, name).statement
+        gap = abs(term(found, name).nats - term(usual, name).nats)
+        assert gap < 4 * term(found, name).standard_error
+        assert term(found, name).standard_error > 2 * term(usual, name).standard_error
+    assert "30 directions" in term(found, "initialization").statement
+    assert (before["total"]["capped"], after["total"]["capped"]) == (False, True)
+    assert after["picard"]["capped"] is False
+    json.dumps(after, allow_nan=False)
+
+
+def test_the_work_for_a_term_is_bounded_whatever_the_size():
+    usual = noised.Effort(24, 128)
+    # ImageNet-64: a minute and a half of full scans, and not half an hour.
+    found = usual.within(
+        noised.affordable(Dataset("d", np.broadcast_to(np.uint8(0), (1_281_167, 12288))))
+    )
+    assert found == (12, 8, True)
+    assert usual.within(24 * 128) == usual
+    assert usual.within(24 * 40) == (24, 40, True)
+    assert usual.within(1) == (12, 8, True)
+    assert noised.Effort(1, 17).within(1e9) == (1, 24, False)
