@@ -65,7 +65,9 @@ def check_node(node, *, has_defaults):
             fields = {k: f for k, f in fields.items() if k in node or k not in root[group]}
     assert node.keys() - {"_target_", "defaults"} == fields.keys()
     for key, value in node.items():
-        if isinstance(value, dict):
+        if value == {}:
+            assert fields[key].default_factory is dict
+        elif isinstance(value, dict):
             check_node(value, has_defaults=True)
         elif key not in ("_target_", "defaults") and has_defaults:
             assert value == fields[key].default

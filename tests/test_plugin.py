@@ -84,7 +84,7 @@ def test_a_metric_of_the_users_own_stands_beside_the_others():
     found = json.loads(Path("run/metrics.json").read_text())
     assert list(found)[-1] == "norm_quantile"
     assert "kid_pca" in found
-    again = ("evaluate", "-q", "run", "--plugin", "tiny_parts")
+    again = ("evaluate", "run", "--plugin", "tiny_parts")
     assert gdiff(*again, "metrics.others.quantile.level=1").code == 0
     other = json.loads(Path("run/metrics.json").read_text())
     assert other["norm_quantile"] != found["norm_quantile"]
