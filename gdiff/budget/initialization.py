@@ -69,9 +69,9 @@ class Noised:
         dataset = self.data.dataset
         return statistics(dataset) if cost(dataset) <= noised.WORK else sketch(dataset, noised.WORK)
 
-    def __str__(self) -> str:
-        """What an estimate rests on, in words."""
-        return f"{self.effort}, controlled along {len(self.moments.eigenvalues)} directions"
+    def words(self) -> str:
+        """What an estimate rests on."""
+        return self.effort.words(f", controlled along {len(self.moments.eigenvalues)} directions")
 
     def divergence(self, prior: PriorSpec) -> Nats:
         """KL(p_σ ‖ prior) = E[log p_σ(z) - log prior(z)], z ~ p_σ; from the cache if there.

@@ -2,15 +2,13 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from gdiff.budget.noised import REPLICATES, Points, call_width, draw, evaluate, rounded
+from gdiff.budget.noised import REPLICATES, at_levels, draw, rounded
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
-from gdiff.progress import track
 from gdiff.schedule.losses import LossCurve
 from gdiff.score.base import ScoreSpec
 from gdiff.store import cache
@@ -88,7 +86,8 @@ def measure(
         denoiser = score.fit(data, sigma)
         points = test if test is not None else dataset
         chosen = draw(points, count, seed, _SPREAD if points.dim <= _FEW else 1.0)
-        return _replicates(denoiser, chosen, data.mesh, sigma, is_posterior, dataset)
+        loss = Partial(_trace if is_posterior else _squared_error, denoiser)
+        return at_levels(loss, data, chosen, sigma, "denoising loss")
 
     replicates = cache.cached(key, build)
     replicates = np.array(replicates)
@@ -132,34 +131,6 @@ def _with_tail(sigma: np.ndarray, replicates: np.ndarray) -> np.ndarray:
     lifted = np.maximum(mean[last + 1 :], tail)
     share = replicates[:, last] / mean[last]
     return np.concatenate([replicates[:, : last + 1], share[:, None] * lifted], axis=1)
-
-
-def _replicates(
-    denoiser: Denoiser,
-    points: Points,
-    mesh: Mesh,
-    sigma: np.ndarray,
-    is_posterior: bool,
-    fitted: Dataset,
-) -> np.ndarray:
-    """Mean losses at levels `sigma` [L], replicate by replicate: [R, L]."""
-    clean, noise = (x.reshape(-1, *fitted.event_shape) for x in points[:2])
-    total, levels = len(clean), len(sigma)
-    dtype = jnp.result_type(float)
-
-    def rows(index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        # Level by level, so that a call holds few levels.
-        level, sample = np.divmod(index, total)
-        at = sigma[level].astype(dtype)
-        x = clean[sample].astype(dtype)
-        shape = (-1,) + (1,) * len(fitted.event_shape)
-        return x, x + at.reshape(shape) * noise[sample], at
-
-    with track("denoising loss", levels * total, "evaluations") as progress:
-        width = call_width(fitted)
-        loss = Partial(_trace if is_posterior else _squared_error, denoiser)
-        found = evaluate(loss, mesh, rows, levels * total, width, progress)
-    return (found.reshape(levels, *points.weight.shape) * points.weight).mean(axis=2).T
 
 
 def _trace(denoiser: Denoiser, x: Array, z: Array, sigma: Array) -> Float[Array, " b"]:

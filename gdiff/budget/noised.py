@@ -5,13 +5,15 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from gdiff.dataset import Dataset
+from gdiff.dataset.placed import Placed
 from gdiff.parallel import processes
 from gdiff.parallel.mesh import BATCH, batch_sharding
-from gdiff.progress import Progress
+from gdiff.progress import Progress, track
 
 # Independent estimates from whose spread standard errors come.
 REPLICATES = 8
@@ -54,10 +56,10 @@ class Effort(NamedTuple):
         levels = min(self.levels, max(_FEWEST_LEVELS, int(work // draws)))
         return Effort(levels, draws, is_capped=(levels, draws) != (self.levels, usual))
 
-    def __str__(self) -> str:
-        """In words."""
-        text = f"{self.draws} draws at {self.levels} level{'s' if self.levels > 1 else ''}"
-        return f"only {text}, since the data are large" if self.is_capped else text
+    def words(self, more: str = "") -> str:
+        """It as part of a statement, with more about it."""
+        text = f"{self.draws} draws at {self.levels} level{'s' if self.levels > 1 else ''}{more}"
+        return f"{text} (cut, since the data are large)" if self.is_capped else text
 
 
 def affordable(dataset: Dataset) -> float:
@@ -150,6 +152,41 @@ def evaluate(
         if progress is not None:
             progress.advance(len(index))
     return values
+
+
+def at_levels(
+    function: Callable[..., Any],
+    data: Placed,
+    points: Points,
+    sigma: np.ndarray,
+    description: str,
+    *,
+    is_level_alone: bool = False,
+) -> np.ndarray:
+    """Weighted means of a function of points, noised to each of many levels: [R, L].
+
+    Args:
+        function: of x [b, *event], z = x + sigma ε and sigma [b]; gives one number a row, [b].
+        data: what it is a function of.
+        points: x and ε, the same at all levels.
+        sigma: [L] the levels.
+        description: of the progress.
+        is_level_alone: whether no call holds two levels, as for scores that plan by level.
+    """
+    shape = data.dataset.event_shape
+    clean, noise = (x.reshape(-1, *shape) for x in points[:2])
+    total, levels, dtype = len(clean), len(sigma), jnp.result_type(float)
+
+    def rows(index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        level, sample = np.divmod(index, total)
+        at, x = sigma[level].astype(dtype), clean[sample].astype(dtype)
+        return x, x + at.reshape(-1, *[1] * len(shape)) * noise[sample], at
+
+    width = call_width(data.dataset)
+    width = min(width, total) if is_level_alone else width
+    with track(description, levels * total, "evaluations") as progress:
+        found = evaluate(function, data.mesh, rows, levels * total, width, progress)
+    return (found.reshape(levels, *points.weight.shape) * points.weight).mean(axis=2).T
 
 
 def call_width(dataset: Dataset, most: int = _MOST_ROWS) -> int:

@@ -11,11 +11,10 @@ from jaxtyping import Array, Float
 
 from gdiff.budget import losses
 from gdiff.budget.initialization import Noised
-from gdiff.budget.noised import REPLICATES, Effort, affordable, call_width, draw, evaluate
+from gdiff.budget.noised import REPLICATES, Effort, affordable, at_levels, draw
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
 from gdiff.prior.base import PriorSpec
-from gdiff.progress import track
 from gdiff.sampler.base import Plan
 from gdiff.sampler.methods.ancestral import Ancestral
 from gdiff.schedule.losses import LossCurve
@@ -57,7 +56,7 @@ class Term(NamedTuple):
     effort: Effort | None = None
 
     def to_json(self, dim: int) -> dict[str, Any]:
-        """Its part of budget.json; where levels were cut, `draws` and `levels` are what is left."""
+        """Its part of budget.json."""
         measured = {} if self.effort is None else self.effort._asdict()
         return {
             "nats": self.nats,
@@ -157,7 +156,7 @@ def is_ancestral(plan: Plan, grid: np.ndarray) -> bool:
 def _initialization(data: Placed, sigma: float, prior: PriorSpec) -> Term:
     start = Noised.of(data, sigma)
     found = start.divergence(prior)
-    statement = f"KL(p_T ‖ prior) at sigma = {sigma:.4g}, Monte Carlo: {start}"
+    statement = f"KL(p_T ‖ prior) at sigma = {sigma:.4g}, Monte Carlo: {start.words()}"
     return Term(INITIALIZATION, *found, statement, start.effort)
 
 
@@ -174,7 +173,7 @@ def _discretization(data: Placed, levels: np.ndarray) -> Term:
         some = _every_other(len(curve.sigma))
         coarse = LossCurve(curve.sigma[some], curve.loss[some])
         error = math.hypot(error, coarse.discretization(levels) - nats)
-    statement = f"{len(levels) - 1} steps, from the exact denoising loss: {effort}"
+    statement = f"{len(levels) - 1} steps, from the exact denoising loss: {effort.words()}"
     return Term(DISCRETIZATION, nats, error, statement, effort)
 
 
@@ -190,7 +189,7 @@ def _score(data: Placed, levels: np.ndarray, score: ScoreSpec, denoiser: Denoise
         return Term(SCORE, 0.0, 0.0, "no step ends above noise level 0")
     effort = _score_effort(data, levels)
     nats, error = score_error(data, levels, denoiser)
-    return Term(SCORE, nats, error, f"measured against the full scan: {effort}", effort)
+    return Term(SCORE, nats, error, f"measured against the full scan: {effort.words()}", effort)
 
 
 def _score_effort(data: Placed, levels: np.ndarray) -> Effort:
@@ -207,7 +206,9 @@ def score_error(data: Placed, levels: np.ndarray, denoiser: Denoiser) -> tuple[f
     """
     effort = _score_effort(data, levels)
     few = levels[np.linspace(0, len(levels) - 2, effort.levels).astype(int)]
-    gaps = _gaps(data, few, denoiser, effort.draws)
+    points = draw(data.dataset, effort.draws, _SEED)
+    gap = Partial(_squared_gap, Exact().fit(data), denoiser)
+    gaps = at_levels(gap, data, points, few, "error of the score", is_level_alone=True)
     weights = np.diff(levels**-2.0) / 2
 
     def totals(some: np.ndarray) -> np.ndarray:
@@ -222,27 +223,9 @@ def score_error(data: Placed, levels: np.ndarray, denoiser: Denoiser) -> tuple[f
     return float(np.mean(found)), error
 
 
-def _gaps(data: Placed, sigma: np.ndarray, denoiser: Denoiser, count: int) -> np.ndarray:
-    """E‖D - D̃‖² at levels sigma [L], replicate by replicate: [R, L]."""
-    points = draw(data.dataset, count, _SEED)
-    clean, noise = (x.reshape(-1, *data.dataset.event_shape) for x in points[:2])
-    total, dtype = len(clean), jnp.result_type(float)
-
-    def rows(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        level, sample = np.divmod(index, total)
-        at = sigma[level].astype(dtype)
-        shape = (-1,) + (1,) * len(data.dataset.event_shape)
-        return clean[sample].astype(dtype) + at.reshape(shape) * noise[sample], at
-
-    gap = Partial(_squared_gap, Exact().fit(data), denoiser)
-    with track("error of the score", len(sigma) * total, "evaluations") as progress:
-        # One level a call where that is possible: some scores plan by level.
-        width = min(call_width(data.dataset), total)
-        found = evaluate(gap, data.mesh, rows, len(sigma) * total, width, progress)
-    return found.reshape(len(sigma), REPLICATES, -1).mean(axis=2).T
-
-
-def _squared_gap(exact: Denoiser, used: Denoiser, z: Array, sigma: Array) -> Float[Array, " b"]:
+def _squared_gap(
+    exact: Denoiser, used: Denoiser, _: Array, z: Array, sigma: Array
+) -> Float[Array, " b"]:
     gap = exact(z, sigma).mean - used(z, sigma).mean
     return jnp.sum(gap.reshape(len(z), -1) ** 2, axis=1)
 
