@@ -243,7 +243,7 @@ def parallel(sampler, grid, blocks, dim):
         sampler = replace(sampler, **options)
         engine = ParallelEngine(denoiser, sampler.plan(grid, blocks), sampler, mesh)
         gap = float(jnp.sqrt(jnp.sum((engine.sample(z, keys) - exact) ** 2) / len(z)))
-    return engine.account["rounds"].sum(1), gap
+    return engine.account["sweeps"].sum(1), gap
 
 
 def errors_row(method, evaluations):

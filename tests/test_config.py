@@ -219,6 +219,20 @@ def test_a_damaged_configuration_of_a_run_is_a_users_error(tmp_path, text, messa
         config.load(tmp_path)
 
 
+@pytest.mark.parametrize("key", ["window: 3", "anderson: 2"])
+def test_keys_that_are_no_more_are_dropped_where_they_were_not_used(tmp_path, key):
+    experiment = composed("sampler=ddim")
+    text = config.to_yaml(experiment)
+    old = text.replace("  split: denoiser\n", "  split: denoiser\n  window: null\n  anderson: 0\n")
+    assert "anderson" in old
+    (tmp_path / "config.yaml").write_text(old)
+    assert config.load(tmp_path) == experiment
+    (tmp_path / "config.yaml").write_text(text.replace("  split: denoiser\n", f"  {key}\n"))
+    expected = rf"^sampler\.{key.replace(': ', '=')}: this option is no more; leave it out$"
+    with pytest.raises(UserError, match=expected):
+        config.load(tmp_path)
+
+
 def test_values_take_the_types_of_their_fields():
     experiment = composed("schedule.sigma_max=50", "schedule=edm", "prior.data_variance=2")
     assert isinstance(experiment.schedule.sigma_max, float)

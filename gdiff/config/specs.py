@@ -30,6 +30,8 @@ _MOVED = {
     "gdiff.score.pca_local": "gdiff.score.local",
     **{f"gdiff.sampler.{name}": f"gdiff.sampler.methods.{name}" for name in _METHODS},
 }
+# Keys of older run folders that are no more, with the value that meant that they were not used.
+_GONE = {"sampler.window": None, "sampler.anderson": 0}
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -80,6 +82,10 @@ def _build(node: DictConfig, kind: Any, path: str, sources: Sources) -> Any:
     values = {}
     for key, value in node.items():
         if key == TARGET:
+            continue
+        if path + str(key) in _GONE:
+            unused = _GONE[path + str(key)]
+            require(value == unused, f"{path}{key}={value}: this option is no more; leave it out")
             continue
         if key not in fields:
             raise UserError(no_key(path + str(key), [path + name for name in fields]))

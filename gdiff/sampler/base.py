@@ -15,7 +15,7 @@ from gdiff.sampler.corrector import DRAWS, corrector
 from gdiff.sampler.steps import Steps, joined
 
 SPLITS = ("denoiser", "score")
-STARTS = ("constant", "wiener", "coarse")
+STARTS = ("constant", "wiener")
 # Block sizes with a name.
 ALL, BY_SCHEDULE = "all", "schedule"
 
@@ -45,11 +45,8 @@ class SamplerSpec(abc.ABC):
         max_sweeps: of a block; what has not converged then goes on step by step. None sets no
             limit: a block of M rows takes at most M sweeps.
         split: what a sweep keeps of the last one: the "denoiser" output, or the "score".
-        start: the first guess of a block's states: the state before it ("constant"), those that
-            a Gaussian with the data's mean and covariance has with the same noise ("wiener"), or
-            those of a denoiser that is evaluated at every √M-th row and held in between ("coarse").
-        window: rows ahead of the last converged one that are evaluated in a sweep; None is all.
-        anderson: earlier sweeps that Anderson acceleration remembers; 0 is plain Picard.
+        start: the first guess of a block's states: the state before it ("constant"), or those that
+            a Gaussian with the data's mean and covariance has with the same noise ("wiener").
         corrector: steps of underdamped Langevin dynamics after each block, at its last noise
             level; only for methods without noise.
         corrector_step: their size, in the units of time of the dynamics for u = z / sigma.
@@ -62,8 +59,6 @@ class SamplerSpec(abc.ABC):
     max_sweeps: int | None = None
     split: str = "denoiser"
     start: str = "wiener"
-    window: int | None = None
-    anderson: int = 0
     corrector: int = 0
     corrector_step: float = 0.5
     corrector_friction: float = 2.0
@@ -78,12 +73,10 @@ class SamplerSpec(abc.ABC):
         )
         require_one_of("sampler.split", self.split, SPLITS)
         require_one_of("sampler.start", self.start, STARTS)
-        for key in ("max_sweeps", "window"):
-            value = getattr(self, key)
-            require(
-                value is None or value >= 1,
-                f"sampler.{key}={value} must be at least 1, or null for no limit",
-            )
+        require(
+            self.max_sweeps is None or self.max_sweeps >= 1,
+            f"sampler.max_sweeps={self.max_sweeps} must be at least 1, or null for no limit",
+        )
         require(
             self.tolerance is None or 0 <= self.tolerance < math.inf,
             f"sampler.tolerance={self.tolerance} must not be negative",
@@ -92,9 +85,7 @@ class SamplerSpec(abc.ABC):
             self.tolerance is not None or self.max_sweeps is not None,
             "sampler.tolerance=null asks for a fixed number of sweeps: set sampler.max_sweeps",
         )
-        for key in ("anderson", "corrector"):
-            value = getattr(self, key)
-            require(value >= 0, f"sampler.{key}={value} must not be negative")
+        require(self.corrector >= 0, f"sampler.corrector={self.corrector} must not be negative")
         for key in ("corrector_step", "corrector_friction"):
             value = getattr(self, key)
             require(0 < value < math.inf, f"sampler.{key}={value} must be positive and finite")

@@ -130,7 +130,7 @@ def test_picard_blocks_repeat_the_steps_one_by_one(mesh):
     found = engine.sample(*start(mesh))
     expected = Engine(denoiser, DDIM().steps(GRID)).sample(*start(mesh))
     assert np.abs(np.asarray(found) - expected).max() < 1e-3
-    assert engine.account["rounds"].max() <= 20
+    assert engine.account["sweeps"].max() <= 20
 
 
 @pytest.mark.parametrize("sigma", [0.02, 2.0])

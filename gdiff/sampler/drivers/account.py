@@ -23,22 +23,22 @@ def summary(plan: Plan, accounts: Sequence[Account]) -> dict[str, Any]:
     Returns:
         sampling_seconds; denoiser_evaluations, for one sample on average; rounds, which is how
         many of them are made one after the other when all samples run together; for parallel
-        sampling speedup_in_rounds, over sequential sampling, and an account of every block;
+        sampling speedup_in_rounds, over sequential sampling, and blocks, one by one;
         clip_rate for methods with a bounded part.
     """
     seconds = float(sum(account["seconds"] for account in accounts))
     columns = {
         name: np.concatenate([account[name] for account in accounts])
-        for name in accounts[0]
-        if name != "seconds"
+        for name in ("clip_rate", "sweeps", "evaluations", "residual", "unconverged")
+        if name in accounts[0]
     }
     found: dict[str, Any] = {"sampling_seconds": seconds}
     if "clip_rate" in columns:
         found["clip_rate"] = float(columns["clip_rate"].mean())
     total = plan.steps.evaluations
-    if "rounds" not in columns:
+    if "sweeps" not in columns:
         return found | {"denoiser_evaluations": total, "rounds": total}
-    rounds = int(columns["rounds"].max(axis=0).sum())
+    rounds = int(columns["sweeps"].max(axis=0).sum())
     blocks = [
         {
             "rows": stop - start,

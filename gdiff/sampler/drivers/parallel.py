@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from gdiff.denoiser import Denoiser
 from gdiff.parallel import processes
@@ -44,10 +44,10 @@ class ParallelEngine:
     Attributes:
         steps: the table.
         is_compiled: whether `compile` was called.
-        account: of the last batch, by block: `sweeps` and `rounds` (sweeps, and evaluations of a
-            coarse start) [b, blocks], `residual` [b, blocks] largest change of a state that was
-            accepted for changing little, `unconverged` [b, blocks] whether a sample went on step
-            by step; `evaluations` [b] in all, and `clip_rate` [b] for methods with a bounded part.
+        account: of the last batch, by block: `sweeps` [b, blocks], `residual` [b, blocks] largest
+            change of a state that was accepted for changing little, `unconverged` [b, blocks]
+            whether a sample went on step by step; `evaluations` [b] in all, and `clip_rate` [b]
+            for methods with a bounded part.
     """
 
     splits_samples = False
@@ -68,12 +68,9 @@ class ParallelEngine:
         self.account: Account = {}
         self._bounds = list(pairwise((0, *plan.ends)))
         self._denoiser, self._sampler, self._mesh = denoiser, sampler, mesh
-        self._is_coarse = sampler.start == "coarse"
-        self._guess = denoiser if self._is_coarse else guess
+        self._guess = guess
         self._setting = Setting(
             keeps_score=sampler.split == "score",
-            holds=sampler.window is not None and self._guess is None,
-            memory=sampler.anderson,
             is_stochastic=self.steps.is_stochastic,
             mesh=mesh,
         )
@@ -139,11 +136,8 @@ class ParallelEngine:
         self, start: int, stop: int, state: State, keys: Array, tell: Tell | None = None
     ) -> tuple[Iterate, State, Account]:
         """One block, of rows start … stop - 1, of one group of samples; of no rows, it compiles."""
-        block, nodes = self._block(start, stop)
-        window = np.int32(self._sampler.window or self._length)
-        iterate = picard.begin(
-            self._setting, self._guess, block, state, keys, jnp.asarray(nodes), window
-        )
+        block = self._block(start, stop)
+        iterate = picard.begin(self._setting, self._guess, block, state, keys)
         event, count = state.z.shape[1:], stop - start
         judge = _Judge(self._sampler, self._named(start, stop), block, len(state.z))
         while judge.sweeps == 0 or judge.base.min() < count:
@@ -154,26 +148,22 @@ class ParallelEngine:
             if tell is not None:
                 tell(start + int(judge.base.min()), judge.sweeps)
         judge.report()
-        extra = int(nodes.sum()) if self._is_coarse else 0
         account = {
             "sweeps": iterate.sweeps,
-            "rounds": iterate.sweeps + extra,
-            "evaluations": iterate.evaluations + extra,
+            "evaluations": iterate.evaluations,
             "residual": iterate.residual,
             "unconverged": judge.gave_up,
         }
         return iterate, picard.finish(self._setting, block, iterate, state), account
 
-    def _block(self, start: int, stop: int) -> tuple[Block, Bool[np.ndarray, " r"]]:
-        """Rows of a block, all blocks with the same shapes, and where the guess is evaluated."""
+    def _block(self, start: int, stop: int) -> Block:
+        """Rows of a block; all blocks have the same shapes."""
         count, sigma = stop - start, self.steps.sigma[start:stop]
         after = np.append(sigma[1:], sigma[-1:])
         scale = np.ones(self._length)
         scale[:count] = np.sqrt(1 + after**2)
         rows = on_device(jax.tree.map(lambda x: x[start:stop], self.steps), self._length)
-        nodes = np.zeros(self._length, bool)
-        nodes[: count : max(1, math.isqrt(count)) if self._is_coarse else 1] = True
-        return Block(rows, jnp.int32(count), jnp.asarray(scale, rows.a.dtype)), nodes
+        return Block(rows, jnp.int32(count), jnp.asarray(scale, rows.a.dtype))
 
     def _named(self, start: int, stop: int) -> str:
         block = self._bounds.index((start, stop)) if stop else 0
@@ -262,9 +252,7 @@ class _Judge:
 def _one_by_one(chosen: tuple[Array, Array], iterate: Iterate) -> Iterate:
     """With one row at a time for some samples [b], and for some of them from the start [b]."""
     gave_up, anew = chosen
-    return iterate._replace(
-        window=jnp.where(gave_up, 1, iterate.window), base=jnp.where(anew, 0, iterate.base)
-    )
+    return iterate._replace(gave_up=gave_up, base=jnp.where(anew, 0, iterate.base))
 
 
 def _gathered(parts: Sequence[Array], groups: Sequence[slice]) -> Array:

@@ -19,7 +19,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from gdiff.denoiser import Denoiser
 from gdiff.parallel.mesh import BATCH
-from gdiff.sampler.drivers import anderson
 from gdiff.sampler.drivers.recursion import earlier, trajectory
 from gdiff.sampler.drivers.rows import State, advanced, combined, excess, noise_of
 from gdiff.sampler.steps import Steps
@@ -33,15 +32,11 @@ class Setting(NamedTuple):
 
     Attributes:
         keeps_score: whether a sweep keeps the last score, and not the denoiser's output.
-        holds: whether rows that were not evaluated yet take over the last output.
-        memory: earlier sweeps that Anderson acceleration remembers.
         is_stochastic: whether there is noise.
         mesh: the devices.
     """
 
     keeps_score: bool
-    holds: bool
-    memory: int
     is_stochastic: bool
     mesh: Mesh
 
@@ -71,12 +66,10 @@ class Iterate(NamedTuple):
         noise: [r, b, d] that each row adds; None if there is none.
         point: [r, b, d] that is added before an evaluation; None if there is none.
         base: [b] rows that have converged.
-        window: [b] rows from there on that are evaluated.
-        known: [b] rows that have been evaluated, or guessed.
+        gave_up: [b] whether only the next row is evaluated.
         sweeps: [b] sweeps that a sample took part in.
         evaluations: [b] states that were evaluated.
         residual: [b] largest change of a state that was accepted for changing little.
-        history: of Anderson acceleration.
     """
 
     x: Float[Array, "r1 b d"]
@@ -86,12 +79,10 @@ class Iterate(NamedTuple):
     noise: Float[Array, "r b d"] | None
     point: Float[Array, "r b d"] | None
     base: Int[Array, " b"]
-    window: Int[Array, " b"]
-    known: Int[Array, " b"]
+    gave_up: Bool[Array, " b"]
     sweeps: Int[Array, " b"]
     evaluations: Int[Array, " b"]
     residual: Float[Array, " b"]
-    history: anderson.History | None
 
 
 class News(NamedTuple):
@@ -115,8 +106,6 @@ def begin(
     block: Block,
     state: State,
     keys: Key[Array, " b"],
-    nodes: Bool[Array, " r"],
-    window: Int[Array, ""],
 ) -> Iterate:
     """The first guess of all states of a block.
 
@@ -126,8 +115,6 @@ def begin(
         block: its rows.
         state: at its start.
         keys: of the samples' noise.
-        nodes: at which rows the guess is evaluated; others take over the last output.
-        window: rows that are evaluated in a sweep.
     """
     rows, b = block.rows, len(state.z)
     count = len(rows.sigma)
@@ -139,23 +126,20 @@ def begin(
 
     noise, point = jax.vmap(noise_at)(rows) if setting.is_stochastic else (None, None)
 
-    def follow(carry: tuple[State, Array], at: tuple) -> tuple[tuple[State, Array], tuple]:
-        state, last = carry
-        row, is_node, noise, point = at
+    def follow(state: State, at: tuple) -> tuple[State, tuple[Array, Array]]:
+        row, noise, point = at
         z = state.z if point is None else state.z + point
-        mean = jax.lax.cond(is_node, lambda: _guessed(setting, guess, z, row.sigma), lambda: last)
+        mean = _guessed(setting, guess, z, row.sigma)
         state = advanced(row, state, mean, noise)
-        return (state, mean), (state.z, mean)
+        return state, (state.z, mean)
 
     x = outputs = jnp.broadcast_to(state.z, (count, *state.z.shape))
-    known = jnp.int32(0)
     if guess is not None:
         # Rows of padding have no noise level.
         inside = jnp.where(rows.sigma > 0, rows.sigma, 1)
         rows = eqx.tree_at(lambda rows: rows.sigma, rows, inside)
-        start = (state._replace(clipped=_zeros_like(state.clipped)), jnp.zeros_like(state.z))
-        _, (x, outputs) = jax.lax.scan(follow, start, (rows, nodes, noise, point))
-        known = block.count
+        start = state._replace(clipped=_zeros_like(state.clipped))
+        _, (x, outputs) = jax.lax.scan(follow, start, (rows, noise, point))
     x = jnp.concatenate([state.z[None], x])
     kept = outputs - x[:-1] if setting.keeps_score else outputs
     flat = partial(_flat, setting.mesh)
@@ -168,12 +152,10 @@ def begin(
         noise=flat(noise),
         point=flat(point),
         base=zeros,
-        window=jnp.broadcast_to(window, (b,)),
-        known=jnp.broadcast_to(known, (b,)),
+        gave_up=jnp.zeros(b, bool),
         sweeps=zeros,
         evaluations=zeros,
         residual=jnp.zeros(b, state.z.dtype),
-        history=anderson.empty(setting.memory, flat(x[1:])) if setting.memory else None,
     )
 
 
@@ -191,12 +173,9 @@ def sweep(
     setting, denoiser, block, tolerance, event = fixed
     rows, count = block.rows, len(block.rows.sigma)
     row = jnp.arange(count)[:, None]
-    limit = jnp.minimum(iterate.base + iterate.window, block.count)
+    limit = jnp.where(iterate.gave_up, jnp.minimum(iterate.base + 1, block.count), block.count)
     is_active = (iterate.base <= row) & (row < limit)
     kept = _evaluated(setting, denoiser, rows.sigma, event, iterate, is_active)
-    known = jnp.maximum(iterate.known, limit)
-    if setting.holds:
-        kept = _held(setting, iterate.x, kept, known)
     iterate = iterate._replace(kept=kept)
     x = _recursion(setting, rows, iterate)
 
@@ -209,17 +188,12 @@ def sweep(
     took_part = iterate.base < block.count
     is_taken = is_active & (row > iterate.base) & (row < leading)
     residual = jnp.max(jnp.where(is_taken, change, 0), axis=0, initial=0)
-    history = iterate.history
-    if history is not None:
-        x, history = anderson.accelerated(history, iterate.x[1:], x, block.scale, base)
     iterate = iterate._replace(
         x=jnp.concatenate([iterate.x[:1], x]),
         base=base,
-        known=known,
         sweeps=iterate.sweeps + took_part,
         evaluations=iterate.evaluations + jnp.sum(is_active, axis=0),
         residual=jnp.maximum(residual, iterate.residual),
-        history=history,
     )
     first = jnp.min(jnp.where(broken, row, count), axis=0)
     return iterate, News(base, iterate.sweeps, first)
@@ -286,20 +260,6 @@ def _evaluated(
 
     kept = jax.lax.fori_loop(0, -(-total // size), part, iterate.kept.reshape(count * b, d))
     return _placed(setting.mesh, kept.reshape(count, b, d), None, None, BATCH)
-
-
-def _held(
-    setting: Setting,
-    x: Float[Array, "r1 b d"],
-    kept: Float[Array, "r b d"],
-    known: Int[Array, " b"],
-) -> Float[Array, "r b d"]:
-    """`kept` with the last known output in all rows beyond."""
-    last = (jnp.maximum(known - 1, 0))[None, :, None]
-    row = jnp.arange(len(kept))[:, None, None]
-    own = x[:-1] if setting.keeps_score else jnp.zeros_like(kept)
-    held = jnp.take_along_axis(kept + own, last, axis=0) - own
-    return jnp.where(row < known[:, None], kept, held)
 
 
 def _recursion(setting: Setting, rows: Steps, iterate: Iterate) -> Float[Array, "r b d"]:
