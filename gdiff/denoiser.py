@@ -1,9 +1,16 @@
 """The one type in which scores and samplers meet."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
+
+from gdiff.errors import require
 
 
 class Posterior(NamedTuple):
@@ -41,3 +48,68 @@ class Denoiser(Protocol):
 def per_row(sigma: Float[Array, " b"] | float, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
     """A noise level for every row of z, in its type."""
     return jnp.broadcast_to(jnp.asarray(sigma, z.dtype), z.shape[:1])
+
+
+class _Adapted(eqx.Module):
+    function: Callable[..., Any]
+
+    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+        found = self.function(z, per_row(sigma, z))
+        if isinstance(found, Posterior):
+            return found
+        mean = jnp.asarray(found, z.dtype)
+        require(
+            mean.shape == z.shape,
+            f"the denoiser answers points {z.shape} with an array {mean.shape}: it must give one "
+            "estimate of x_0 for each",
+        )
+        return Posterior(mean)
+
+
+class _OnHost(eqx.Module):
+    function: Callable[..., Any]
+
+    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"]) -> Array:
+        def call(*arrays: Array) -> np.ndarray:
+            return np.asarray(self.function(*map(np.array, arrays)), z.dtype)
+
+        return jax.pure_callback(call, jax.ShapeDtypeStruct(z.shape, z.dtype), z, sigma)
+
+
+def as_denoiser(function: Callable[..., Any], mesh: Mesh | None = None) -> Denoiser:
+    """A denoiser from any function of (z [b, *event], sigma [b]).
+
+    Args:
+        function: traceable by JAX; gives a `Posterior`, or the mean alone as an array like z.
+            Modules of equinox and other trees keep their arrays as arguments of what is compiled;
+            a plain function is compiled again where another one takes its place.
+        mesh: the devices that it will run on; None for one.
+
+    Raises:
+        UserError: a function of NumPy arrays on several devices, which would wait for each other.
+    """
+    denoiser = function if isinstance(function, _Adapted) else _Adapted(function)
+    require(
+        mesh is None or mesh.size == 1 or not isinstance(denoiser.function, _OnHost),
+        "a denoiser of NumPy arrays runs on one device only: use the mesh batch:1, or none",
+    )
+    return denoiser
+
+
+def from_numpy(function: Callable[[np.ndarray, np.ndarray], Any]) -> Denoiser:
+    """A denoiser from a function of NumPy arrays, which JAX calls on the host.
+
+    For networks of other libraries, which convert on the way in and out. On one device only:
+
+        def network(z, sigma):  # a PyTorch model of noisy images and their noise levels
+            with torch.no_grad():
+                return model(torch.from_numpy(z), torch.from_numpy(sigma)).numpy()
+
+        denoise = from_numpy(network)
+
+    Args:
+        function: of z [b, *event] and sigma [b], copies that it may overwrite; gives the mean of
+            x_0 as an array of the shape of z. It must be a function of its arguments alone, for
+            it may be called more or less often than it seems.
+    """
+    return _Adapted(_OnHost(function))

@@ -20,7 +20,8 @@ from gdiff.metrics import SCORE_ERRORS, MetricsSpec
 from gdiff.prior.base import Prior, PriorSpec
 from gdiff.process.base import ProcessSpec
 from gdiff.runtime import Runtime
-from gdiff.sampler.base import Plan, SamplerSpec
+from gdiff.sampler.base import SamplerSpec
+from gdiff.sampler.blocks import Blocks
 from gdiff.sampler.drivers.account import TOTALS
 from gdiff.sampler.drivers.parallel import ParallelEngine
 from gdiff.sampler.drivers.sequential import Engine
@@ -77,22 +78,22 @@ class Experiment:
             nats = BUDGETS if self.metrics.has_budget else ()
             require_one_of("objective", self.objective, [*ACCOUNT, *distances, *errors, *nats])
         require(0 <= self.seed < 2**32, f"seed={self.seed} must be between 0 and 2^32 - 1")
-        self.plan()
+        self.blocks()
 
     def require_objective(self) -> None:
         """Raise `UserError` if this run cannot have the metric that a sweep should minimise."""
         if self.objective is None:
             return
-        plan, lacking = self.plan(), {}
+        steps, lacking = self.blocks().steps, {}
         for part in self.metrics.parts:
             if self.num_samples < part.fewest_samples:
                 needs = f"needs num_samples of at least {part.fewest_samples}"
                 lacking |= dict.fromkeys(part.names, needs)
-        if not is_ancestral(plan, self.grid()):
+        if not is_ancestral(steps, self.grid()):
             lacking |= dict.fromkeys(BUDGETS[1:], "is for sampler=ancestral without a corrector")
         if self.sampler.block_size == 1:
             lacking["speedup_in_rounds"] = "needs another sampler.block_size than 1"
-        if plan.steps.clip is None:
+        if steps.clip is None:
             lacking["clip_rate"] = "needs a sampler that clips, such as li_cai"
         reason = lacking.get(self.objective)
         require(reason is None, f"objective={self.objective} {reason}")
@@ -109,9 +110,9 @@ class Experiment:
         """
         return self.schedule.grid(self.process)
 
-    def plan(self) -> Plan:
+    def blocks(self) -> Blocks:
         """The sampler's table on these levels, cut into blocks."""
-        return self.sampler.plan(self.grid(), self.schedule.blocks(self.process))
+        return self.sampler.blocks(self.grid(), self.schedule.blocks(self.process))
 
 
 @dataclass(eq=False)
@@ -180,15 +181,15 @@ class Prepared:
         return float(levels[0]), float(levels[-1])
 
     @cached_property
-    def plan(self) -> Plan:
-        """The method's table on the grid, and its blocks."""
-        blocks = self.schedule.blocks(self.experiment.process)
-        return self.experiment.sampler.plan(self.grid, blocks)
+    def blocks(self) -> Blocks:
+        """The method's table on the grid, cut into blocks."""
+        own = self.schedule.blocks(self.experiment.process)
+        return self.experiment.sampler.blocks(self.grid, own)
 
     @property
     def steps(self) -> Steps:
         """The table alone."""
-        return self.plan.steps
+        return self.blocks.steps
 
     @cached_property
     def denoiser(self) -> Denoiser:
@@ -227,10 +228,10 @@ class Prepared:
             engine = Engine(denoiser, self.steps)
         else:
             guess = None
-            if sampler.start == "wiener":
+            if sampler.wants_guess:
                 with self.clock.phase("fit first guess"):
                     guess = Wiener(rank=_GUESS_RANK).fit(self.data)
-            engine = ParallelEngine(denoiser, self.plan, sampler, self.mesh, guess)
+            engine = ParallelEngine(denoiser, self.blocks, sampler, self.mesh, guess)
         return Batches(engine, self.prior, self.mesh, size, self.experiment.seed, self.clock)
 
     def samples(self) -> np.ndarray:

@@ -170,7 +170,7 @@ def _sample(prepared: Prepared, folder: RunFolder, wanted: list[Artefact], recor
             accounts.append({k: v for k, v in chunk.items() if k not in ("samples", "index")})
             first += len(chunk["index"])
             progress.reach(before(first), skipped=is_done)
-    return {"chunks": len(accounts)} | summary(prepared.plan, accounts)
+    return {"chunks": len(accounts)} | summary(prepared.blocks, accounts)
 
 
 def _draw(

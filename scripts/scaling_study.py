@@ -241,7 +241,7 @@ def parallel(sampler, grid, blocks, dim):
         tolerance *= min(0.5, PICARD_ERROR / gap) if math.isfinite(gap) else 0.5
         options = {"tolerance": tolerance, "block_size": "schedule", "start": "constant"}
         sampler = replace(sampler, **options)
-        engine = ParallelEngine(denoiser, sampler.plan(grid, blocks), sampler, mesh)
+        engine = ParallelEngine(denoiser, sampler.blocks(grid, blocks), sampler, mesh)
         gap = float(jnp.sqrt(jnp.sum((engine.sample(z, keys) - exact) ** 2) / len(z)))
     return engine.account["sweeps"].sum(1), gap
 

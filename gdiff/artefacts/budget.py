@@ -27,10 +27,10 @@ class Budget(Artefact):
         experiment = prepared.experiment
         denoiser = None if experiment.score.is_exact else prepared.denoiser
         blocks = folder.read_json(RUN).get("blocks", ())
-        plan = prepared.plan
+        steps = prepared.steps
         with prepared.clock.phase(self.phase):
             found = budget(
-                *(prepared.data, prepared.grid, plan, experiment.prior),
+                *(prepared.data, prepared.grid, steps, experiment.prior),
                 *(experiment.score, denoiser, blocks),
             )
             folder.write_json(BUDGET, found.to_json())

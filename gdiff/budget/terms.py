@@ -15,8 +15,8 @@ from gdiff.budget.noised import REPLICATES, Effort, affordable, at_levels, draw
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
 from gdiff.prior.base import PriorSpec
-from gdiff.sampler.base import Plan
 from gdiff.sampler.methods.ancestral import Ancestral
+from gdiff.sampler.steps import Steps
 from gdiff.schedule.losses import LossCurve
 from gdiff.score.base import ScoreSpec
 from gdiff.score.exact import Exact
@@ -105,7 +105,7 @@ METRICS = tuple(f"kl_{name}" for name in (INITIALIZATION, DISCRETIZATION, SCORE,
 def budget(
     data: Placed,
     grid: np.ndarray,
-    plan: Plan,
+    steps: Steps,
     prior: PriorSpec,
     score: ScoreSpec,
     denoiser: Denoiser | None,
@@ -116,7 +116,7 @@ def budget(
     Args:
         data: the data.
         grid: [K + 1] noise levels, the last maybe 0.
-        plan: the sampler's table on them.
+        steps: the sampler's table on them.
         prior: where the run starts.
         score: the run's.
         denoiser: what it gave for the data; None will do for the exact score.
@@ -124,7 +124,7 @@ def budget(
     """
     levels = grid[grid > 0]
     terms = [_initialization(data, float(levels[0]), prior)]
-    if is_ancestral(plan, grid):
+    if is_ancestral(steps, grid):
         terms += [
             _discretization(data, levels),
             _score(data, levels, score, denoiser),
@@ -141,14 +141,13 @@ def budget(
     return Budget((*terms, total), data.dataset.dim, (float(levels[0]), float(levels[-1])))
 
 
-def is_ancestral(plan: Plan, grid: np.ndarray) -> bool:
+def is_ancestral(steps: Steps, grid: np.ndarray) -> bool:
     """Whether a table is that of the ancestral sampler, by whatever name, without a corrector."""
     own = Ancestral().steps(grid)
-    table = plan.steps
-    if table.c.shape != own.c.shape or table.a.shape != own.a.shape:
+    if steps.c.shape != own.c.shape or steps.a.shape != own.a.shape:
         return False
-    return table.before is None and all(
-        np.allclose(getattr(table, name), getattr(own, name), rtol=1e-9, atol=1e-12)
+    return steps.before is None and all(
+        np.allclose(getattr(steps, name), getattr(own, name), rtol=1e-9, atol=1e-12)
         for name in ("a", "b", "c")
     )
 

@@ -38,9 +38,9 @@ def _own_cache(tmp_path, monkeypatch):
 def of(dataset, mesh, *, sampler=None, score=None, prior=None, grid=GRID, **options):
     sampler, score = sampler or Ancestral(), score or Exact()
     denoiser = None if score.is_exact else score.fit(Placed(dataset, mesh))
-    plan = sampler.plan(grid)
+    steps = sampler.blocks(grid).steps
     return budget(
-        Placed(dataset, mesh), grid, plan, prior or Standard(), score, denoiser, **options
+        Placed(dataset, mesh), grid, steps, prior or Standard(), score, denoiser, **options
     )
 
 
@@ -71,10 +71,10 @@ def test_only_the_start_is_charged_where_the_identity_does_not_hold(mesh, sample
 
 
 def test_the_ancestral_sampler_is_known_by_its_table():
-    assert is_ancestral(DDIM(eta=1.0).plan(GRID), GRID)
-    assert is_ancestral(Ancestral(block_size="all").plan(GRID), GRID)
-    assert not is_ancestral(DDIM(eta=0.99).plan(GRID), GRID)
-    assert is_ancestral(Ancestral().plan(GRID[:-1]), GRID[:-1])
+    assert is_ancestral(DDIM(eta=1.0).blocks(GRID).steps, GRID)
+    assert is_ancestral(Ancestral(block_size="all").blocks(GRID).steps, GRID)
+    assert not is_ancestral(DDIM(eta=0.99).blocks(GRID).steps, GRID)
+    assert is_ancestral(Ancestral().blocks(GRID[:-1]).steps, GRID[:-1])
 
 
 def test_path_divergence_of_two_points_by_simulation(mesh):

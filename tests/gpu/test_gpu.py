@@ -126,7 +126,7 @@ def test_samples_are_those_of_the_cpu(method, mesh, host):
 def test_picard_blocks_repeat_the_steps_one_by_one(mesh):
     denoiser = Exact().fit(Placed(Digits().load(), mesh))
     sampler = DDIM(block_size="all", tolerance=1e-5, start="constant")
-    engine = ParallelEngine(denoiser, sampler.plan(GRID), sampler, mesh)
+    engine = ParallelEngine(denoiser, sampler.blocks(GRID), sampler, mesh)
     found = engine.sample(*start(mesh))
     expected = Engine(denoiser, DDIM().steps(GRID)).sample(*start(mesh))
     assert np.abs(np.asarray(found) - expected).max() < 1e-3

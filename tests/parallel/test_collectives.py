@@ -10,7 +10,8 @@ from gdiff.bench.collectives import Program, groups, size
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.parallel.mesh import batch_sharding, make_mesh
-from gdiff.sampler.drivers.sequential import Engine, _advance, start_of
+from gdiff.sampler.drivers.rows import Carry
+from gdiff.sampler.drivers.sequential import Engine, _advance
 from gdiff.sampler.methods.ddpm import DDPM
 from gdiff.score.exact import Exact
 from gdiff.score.golden.spec import Golden
@@ -71,7 +72,7 @@ def test_a_step_exchanges_no_more_than_its_scan_and_one_flag(dataset):
         Exact().fit(Placed(dataset, mesh)), DDPM().steps(np.array([3.0, 1.0, 0.3, 0.0]))
     )
     fixed = (engine._denoiser, engine._table, jax.device_put(keys, batch_sharding(mesh)))
-    step = (start_of(engine.steps, z), jnp.int32(0), jnp.int32(1))
+    step = (Carry.before(engine.steps, z), jnp.int32(0), jnp.int32(1))
     text = _advance.lower(fixed, *step, is_stochastic=True).compile().compiled.as_text()
     # Whether all samples are finite is all that those of different ones need to know.
     moved = check(Program.of(text, is_once=True), across=1)

@@ -49,8 +49,8 @@ def start(b=B, seed=0):
 def engine_of(method, grid=GRID, layout="batch:1", denoiser=denoise, blocks=None, **options):
     sampler = dataclasses.replace(method, **options)
     guess = gaussian if sampler.start == "wiener" else None
-    plan = sampler.plan(grid, blocks)
-    return ParallelEngine(denoiser, plan, sampler, make_mesh(layout), guess)
+    cut = sampler.blocks(grid, blocks)
+    return ParallelEngine(denoiser, cut, sampler, make_mesh(layout), guess)
 
 
 def both(method, b=B, grid=GRID, **options):
@@ -159,12 +159,12 @@ def test_samples_do_not_depend_on_each_other(double):
 def test_devices_share_the_states_of_a_single_sample(layout):
     data = Digits(subset=64).load()
     mesh, sampler = make_mesh(layout), Ancestral(block_size=6, tolerance=0.0)
-    plan = sampler.plan(GRID)
+    cut = sampler.blocks(GRID)
     z = 20 * jax.random.normal(jax.random.key(1), (1, 8, 8, 1))
     keys = rng.sample_keys(0, rng.Role.STEP, jnp.arange(1))
-    expected = Engine(Exact().fit(Placed(data, make_mesh("batch:1"))), plan.steps).sample(z, keys)
+    expected = Engine(Exact().fit(Placed(data, make_mesh("batch:1"))), cut.steps).sample(z, keys)
     guess = lambda z, sigma: Posterior(jnp.zeros_like(z))  # noqa: E731
-    got = ParallelEngine(Exact().fit(Placed(data, mesh)), plan, sampler, mesh, guess).sample(z, keys)
+    got = ParallelEngine(Exact().fit(Placed(data, mesh)), cut, sampler, mesh, guess).sample(z, keys)
     assert np.abs(np.asarray(got) - np.asarray(expected)).max() < 1e-4
 
 
@@ -318,14 +318,14 @@ def test_a_corrector_follows_every_block(name, block, double):
     method = METHODS[name]
     grid = np.geomspace(20.0, 0.05, 10)
     sampler = dataclasses.replace(method, corrector=3, block_size=block, tolerance=0.0)
-    plan = sampler.plan(grid)
+    cut = sampler.blocks(grid)
     blocks = -(-9 // block)
-    assert plan.steps.evaluations == method.steps(grid).evaluations + 3 * blocks
-    assert len(plan.ends) == 2 * blocks
-    assert plan.steps.count == 9
+    assert cut.steps.evaluations == method.steps(grid).evaluations + 3 * blocks
+    assert len(cut.ends) == 2 * blocks
+    assert cut.steps.count == 9
     z, keys = start()
-    expected = Engine(denoise, plan.steps).sample(z, keys)
-    got = ParallelEngine(denoise, plan, sampler, make_mesh("batch:1"), gaussian).sample(z, keys)
+    expected = Engine(denoise, cut.steps).sample(z, keys)
+    got = ParallelEngine(denoise, cut, sampler, make_mesh("batch:1"), gaussian).sample(z, keys)
     assert np.abs(got - expected).max() < 1e-10
 
 
@@ -355,12 +355,12 @@ def test_every_score_is_sampled_as_one_step_after_the_other(score, method, doubl
     data, mesh = Digits(subset=80).load(), make_mesh("batch:1")
     grid = np.append(np.geomspace(20.0, 0.05, 7), 0.0)
     sampler = dataclasses.replace(experiment.sampler, block_size=5, tolerance=0.0)
-    plan = sampler.plan(grid)
-    denoiser = experiment.score.fit(Placed(data, mesh), plan.steps.levels)
+    cut = sampler.blocks(grid)
+    denoiser = experiment.score.fit(Placed(data, mesh), cut.steps.levels)
     z = 20 * jax.random.normal(jax.random.key(0), (3, 8, 8, 1), jnp.float64)
     keys = rng.sample_keys(0, rng.Role.STEP, jnp.arange(3))
-    expected = Engine(denoiser, plan.steps).sample(z, keys)
+    expected = Engine(denoiser, cut.steps).sample(z, keys)
     guess = lambda z, sigma: Posterior(jnp.zeros_like(z))  # noqa: E731
-    got = ParallelEngine(denoiser, plan, sampler, mesh, guess).sample(z, keys)
+    got = ParallelEngine(denoiser, cut, sampler, mesh, guess).sample(z, keys)
     # The golden scan plans for all queries of a call, here of several noise levels.
     assert np.abs(got - expected).max() < (1e-2 if score == "golden" else 1e-10)

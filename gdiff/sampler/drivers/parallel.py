@@ -14,15 +14,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
-from gdiff.denoiser import Denoiser
+from gdiff.denoiser import as_denoiser
 from gdiff.parallel import processes
-from gdiff.sampler.base import Plan, SamplerSpec
+from gdiff.sampler.blocks import Blocks, Driving
 from gdiff.sampler.drivers import picard
+from gdiff.sampler.drivers.account import Account
 from gdiff.sampler.drivers.picard import Block, Iterate, News, Setting
-from gdiff.sampler.drivers.rows import State, on_device
-from gdiff.sampler.drivers.sequential import Account, start_of
-
-Tell = Callable[[int, int], None]
+from gdiff.sampler.drivers.rows import Carry, on_device
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +33,11 @@ class ParallelEngine:
     """Runs one method with one denoiser, block by block; see `picard`.
 
     Args:
-        denoiser: maps (z [b, *event], sigma [b]) to a Posterior.
-        plan: the method's table on the grid of the run, and its blocks.
-        sampler: how blocks are run.
-        mesh: the devices; the states of a block are split over its axis `batch`.
-        guess: denoiser for `sampler.start=wiener`; else None.
+        denoiser: maps (z [b, *event], sigma [b]) to a Posterior, or to the mean alone.
+        blocks: the method's table on the grid of the run, and how it is cut.
+        driving: how blocks are run; any sampler.
+        mesh: the devices; the states of a block are split over its axis `batch`. None for one.
+        guess: denoiser that sweeps start from; without one they start from the state before.
 
     Attributes:
         steps: the table.
@@ -54,26 +52,23 @@ class ParallelEngine:
 
     def __init__(
         self,
-        denoiser: Denoiser,
-        plan: Plan,
-        sampler: SamplerSpec,
-        mesh: Mesh,
-        guess: Denoiser | None = None,
+        denoiser: Callable[..., object],
+        blocks: Blocks,
+        driving: Driving,
+        mesh: Mesh | None = None,
+        guess: Callable[..., object] | None = None,
     ) -> None:
-        self.steps = plan.steps
-        if sampler.split == "score":  # the weights of outputs become weights of states too
+        self.steps = blocks.steps
+        keeps_score = driving.split == "score"
+        if keeps_score:  # the weights of outputs become weights of states too
             missing = max(0, self.steps.b.shape[1] - self.steps.a.shape[1])
             self.steps = replace(self.steps, a=np.pad(self.steps.a, ((0, 0), (0, missing))))
         self.is_compiled = False
         self.account: Account = {}
-        self._bounds = list(pairwise((0, *plan.ends)))
-        self._denoiser, self._sampler, self._mesh = denoiser, sampler, mesh
-        self._guess = guess
-        self._setting = Setting(
-            keeps_score=sampler.split == "score",
-            is_stochastic=self.steps.is_stochastic,
-            mesh=mesh,
-        )
+        self._bounds = list(pairwise((0, *blocks.ends)))
+        self._denoiser, self._driving = as_denoiser(denoiser, mesh), driving
+        self._guess = None if guess is None else as_denoiser(guess, mesh)
+        self._setting = Setting(keeps_score, mesh)
         # Padded to a power of two, so that lengths share programs; the padding is not evaluated.
         longest = max(stop - start for start, stop in self._bounds)
         self._length = max(_SHORTEST, 1 << (longest - 1).bit_length())
@@ -105,48 +100,50 @@ class ParallelEngine:
         Raises:
             FloatingPointError: a value is not finite, even step by step.
         """
-        groups = self._groups(z)
-        states = [self._start(z, group) for group in groups]
+        ends, groups = self.steps.ends, self._groups(z)
+        carries = [self._start(z, group) for group in groups]
         accounts = []
         for block, (start, stop) in enumerate(self._bounds):
-            inside = [k for k in sorted(stops) if start < self.steps.ends[k] < stop]
+            inside = [k for k in sorted(stops) if start < ends[k] < stop]
             passed, found = [], []
             for i, group in enumerate(groups):
                 tell = partial(self._tell, report, block)
-                iterate, states[i], account = self._run(start, stop, states[i], keys[group], tell)
-                rows = self.steps.ends[inside] - start
-                passed.append(iterate.x[rows].swapaxes(0, 1))
+                iterate, carries[i], account = self._run(start, stop, carries[i], keys[group], tell)
+                passed.append(iterate.x[ends[inside] - start].swapaxes(0, 1))
                 found.append(account)
-            found = jax.tree.map(lambda *x: processes.gathered(_gathered(x, groups)), *found)
-            accounts.append(found)
+            accounts.append(jax.tree.map(lambda *x: processes.gathered(_joined(x, groups)), *found))
             if report is not None:
-                for k, x in zip(inside, _gathered(passed, groups).swapaxes(0, 1), strict=True):
+                for k, x in zip(inside, _joined(passed, groups).swapaxes(0, 1), strict=True):
                     report(k, x.reshape(z.shape))
-                done = int(np.searchsorted(self.steps.ends, stop))
-                if self.steps.ends[done] == stop:
-                    report(done, _gathered([state.z for state in states], groups))
+                done = int(np.searchsorted(ends, stop))
+                if ends[done] == stop:
+                    report(done, _joined([carry.z for carry in carries], groups))
         self.account = {key: np.stack([x[key] for x in accounts], axis=1) for key in accounts[0]}
         self.account["evaluations"] = self.account["evaluations"].sum(axis=1)
         if self.steps.clip is not None:
-            clipped = processes.gathered(_gathered([state.clipped for state in states], groups))
+            clipped = processes.gathered(_joined([carry.clipped for carry in carries], groups))
             self.account["clip_rate"] = clipped / max(self.steps.corrections, 1)
-        return _gathered([state.z for state in states], groups)
+        return _joined([carry.z for carry in carries], groups)
 
     def _run(
-        self, start: int, stop: int, state: State, keys: Array, tell: Tell | None = None
-    ) -> tuple[Iterate, State, Account]:
+        self,
+        start: int,
+        stop: int,
+        carry: Carry,
+        keys: Array,
+        tell: Callable[[int, int], None] = lambda *_: None,
+    ) -> tuple[Iterate, Carry, Account]:
         """One block, of rows start … stop - 1, of one group of samples; of no rows, it compiles."""
-        block = self._block(start, stop)
-        iterate = picard.begin(self._setting, self._guess, block, state, keys)
-        event, count = state.z.shape[1:], stop - start
-        judge = _Judge(self._sampler, self._named(start, stop), block, len(state.z))
-        while judge.sweeps == 0 or judge.base.min() < count:
-            fixed = (self._setting, self._denoiser, block, judge.tolerance(), event)
+        block, setting = self._block(start, stop), self._setting
+        drawn = keys if self.steps.is_stochastic else None
+        iterate = picard.begin(setting, self._guess, block, carry, drawn)
+        judge = _Judge(self._driving, self._named(start, stop), block, len(carry.z))
+        while judge.sweeps == 0 or judge.base.min() < stop - start:
+            fixed = (setting, self._denoiser, block, judge.tolerance(), carry.z.shape[1:])
             iterate, news = picard.sweep(fixed, iterate)
-            if judge.sees(news) or count == 0:
+            if judge.sees(news) or start == stop:
                 iterate = _one_by_one((judge.gave_up, judge.is_broken), iterate)
-            if tell is not None:
-                tell(start + int(judge.base.min()), judge.sweeps)
+            tell(start + int(judge.base.min()), judge.sweeps)
         judge.report()
         account = {
             "sweeps": iterate.sweeps,
@@ -154,16 +151,15 @@ class ParallelEngine:
             "residual": iterate.residual,
             "unconverged": judge.gave_up,
         }
-        return iterate, picard.finish(self._setting, block, iterate, state), account
+        return iterate, picard.finish(setting, block, iterate, carry), account
 
     def _block(self, start: int, stop: int) -> Block:
         """Rows of a block; all blocks have the same shapes."""
-        count, sigma = stop - start, self.steps.sigma[start:stop]
-        after = np.append(sigma[1:], sigma[-1:])
+        sigma = self.steps.sigma[start:stop]
         scale = np.ones(self._length)
-        scale[:count] = np.sqrt(1 + after**2)
+        scale[: stop - start] = np.sqrt(1 + np.append(sigma[1:], sigma[-1:]) ** 2)
         rows = on_device(jax.tree.map(lambda x: x[start:stop], self.steps), self._length)
-        return Block(rows, jnp.int32(count), jnp.asarray(scale, rows.a.dtype))
+        return Block(rows, jnp.int32(stop - start), jnp.asarray(scale, rows.a.dtype))
 
     def _named(self, start: int, stop: int) -> str:
         block = self._bounds.index((start, stop)) if stop else 0
@@ -174,10 +170,12 @@ class ParallelEngine:
             done = int(np.searchsorted(self.steps.ends, row, side="right")) - 1
             report(done, None, f"block {block + 1}/{len(self._bounds)}, sweep {sweep}")
 
-    def _start(self, z: Array, group: slice) -> State:
+    def _start(self, z: Array, group: slice) -> Carry:
         """A group of samples before the first row, in full on every device."""
-        everywhere = NamedSharding(self._mesh, PartitionSpec())
-        return start_of(self.steps, jax.device_put(z[group], everywhere))
+        z, mesh = z[group], self._setting.mesh
+        if mesh is not None:
+            z = jax.device_put(z, NamedSharding(mesh, PartitionSpec()))
+        return Carry.before(self.steps, z)
 
     def _groups(self, z: Array) -> list[slice]:
         """Samples that fit into memory together: ranges of one length, the last may overlap."""
@@ -198,16 +196,15 @@ class _Judge:
         is_broken: [b] those whose block begins anew, for a value that is not finite.
     """
 
-    def __init__(self, sampler: SamplerSpec, name: str, block: Block, b: int) -> None:
+    def __init__(self, driving: Driving, name: str, block: Block, b: int) -> None:
         self.sweeps = 0
         self.base = np.zeros(b, int)
-        self.gave_up, self.is_broken = np.zeros(b, bool), np.zeros(b, bool)
-        self._sampler, self._name, self._block = sampler, name, block
-        self._late = np.zeros(b, bool)
+        self.gave_up, self.is_broken, self._late = np.zeros((3, b), bool)
+        self._driving, self._name, self._block = driving, name, block
 
     def tolerance(self) -> Float[Array, ""]:
         """Of the next sweep; -1 accepts all states."""
-        tolerance, limit = self._sampler.tolerance, self._sampler.max_sweeps
+        tolerance, limit = self._driving.tolerance, self._driving.max_sweeps
         if tolerance is None:
             tolerance = 0.0 if (self.sweeps + 1) % limit else -1.0
         return jnp.asarray(tolerance, self._block.scale.dtype)
@@ -223,16 +220,15 @@ class _Judge:
         count = int(self._block.count)
         self.is_broken = first < count
         if self.is_broken.any():
-            row = int(first[self.is_broken].min())
-            where = f"sweep {self.sweeps} of {self._name} (sigma = {self._sigma(row):.4g})"
+            sigma = float(self._block.rows.sigma[first.min()])
+            where = f"sweep {self.sweeps} of {self._name} (sigma = {sigma:.4g})"
             if (self.is_broken & self.gave_up).any():
                 raise FloatingPointError(f"a sample is not finite after {where}")
             log.warning("%s: a value is not finite; going through the block step by step", where)
             self.base = np.where(self.is_broken, 0, self.base)
-        is_late = np.zeros_like(self._late)
-        if self._sampler.tolerance is not None and self._sampler.max_sweeps is not None:
-            is_late = (self.base < count) & (taken >= self._sampler.max_sweeps) & ~self.gave_up
-        self._late |= is_late
+        limit = self._driving.max_sweeps if self._driving.tolerance is not None else None
+        is_late = (self.base < count) & (taken >= (limit or math.inf)) & ~self.gave_up
+        self._late = self._late | is_late
         self.gave_up = self.gave_up | is_late | self.is_broken
         return bool((is_late | self.is_broken).any())
 
@@ -241,11 +237,8 @@ class _Judge:
         if self._late.any():
             log.warning(
                 "%s: %d of %d samples had not converged after %d sweeps; they went on step by step",
-                *(self._name, self._late.sum(), len(self._late), self._sampler.max_sweeps),
+                *(self._name, self._late.sum(), len(self._late), self._driving.max_sweeps),
             )
-
-    def _sigma(self, row: int) -> float:
-        return float(self._block.rows.sigma[row])
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -255,7 +248,7 @@ def _one_by_one(chosen: tuple[Array, Array], iterate: Iterate) -> Iterate:
     return iterate._replace(gave_up=gave_up, base=jnp.where(anew, 0, iterate.base))
 
 
-def _gathered(parts: Sequence[Array], groups: Sequence[slice]) -> Array:
+def _joined(parts: Sequence[Array], groups: Sequence[slice]) -> Array:
     """Samples of all groups in order, those of two groups once."""
     if len(parts) == 1:
         return jnp.asarray(parts[0])

@@ -8,7 +8,6 @@ The first k states are right after k sweeps at the latest; mostly all are right 
 """
 
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -20,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from gdiff.denoiser import Denoiser
 from gdiff.parallel.mesh import BATCH
 from gdiff.sampler.drivers.recursion import earlier, trajectory
-from gdiff.sampler.drivers.rows import State, advanced, combined, excess, noise_of
+from gdiff.sampler.drivers.rows import Carry, excess, noise_of
 from gdiff.sampler.steps import Steps
 
 # States of one call of the denoiser, on each device along the axis `batch`.
@@ -28,17 +27,34 @@ POINTS = 64
 
 
 class Setting(NamedTuple):
-    """What is compiled into the programs; see `gdiff.sampler.base.SamplerSpec`.
+    """What is compiled into the programs.
 
     Attributes:
         keeps_score: whether a sweep keeps the last score, and not the denoiser's output.
-        is_stochastic: whether there is noise.
-        mesh: the devices.
+        mesh: the devices; None for one.
     """
 
     keeps_score: bool
-    is_stochastic: bool
-    mesh: Mesh
+    mesh: Mesh | None
+
+    @property
+    def devices(self) -> int:
+        """How many share the states of a call."""
+        return 1 if self.mesh is None else self.mesh.shape[BATCH]
+
+    def placed(self, x: Array, *spec: Any) -> Array:
+        """`x` laid out over the mesh; in full on every device where it cannot be split evenly."""
+        if self.mesh is None:
+            return x
+        if spec and x.shape[len(spec) - 1] % self.devices:
+            spec = ()
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*spec)))
+
+    def flat(self, x: Array | None) -> Array | None:
+        """[r, b, *event] → [r, b, d], split over the devices by coordinates."""
+        if x is None:
+            return None
+        return self.placed(x.reshape(*x.shape[:2], math.prod(x.shape[2:])), None, None, BATCH)
 
 
 class Block(eqx.Module):
@@ -66,7 +82,7 @@ class Iterate(NamedTuple):
         noise: [r, b, d] that each row adds; None if there is none.
         point: [r, b, d] that is added before an evaluation; None if there is none.
         base: [b] rows that have converged.
-        gave_up: [b] whether only the next row is evaluated.
+        gave_up: [b] whether only the next row is evaluated in a sweep.
         sweeps: [b] sweeps that a sample took part in.
         evaluations: [b] states that were evaluated.
         residual: [b] largest change of a state that was accepted for changing little.
@@ -104,58 +120,50 @@ def begin(
     setting: Setting,
     guess: Denoiser | None,
     block: Block,
-    state: State,
-    keys: Key[Array, " b"],
+    carry: Carry,
+    keys: Key[Array, " b"] | None,
 ) -> Iterate:
     """The first guess of all states of a block.
 
     Args:
-        setting: of the sampler.
+        setting: of the driver.
         guess: denoiser of the guess; None repeats the state.
         block: its rows.
-        state: at its start.
-        keys: of the samples' noise.
+        carry: before them.
+        keys: of the samples' noise; None for a method without noise.
     """
-    rows, b = block.rows, len(state.z)
-    count = len(rows.sigma)
+    rows, b = block.rows, len(carry.z)
+    noise = point = None
+    if keys is not None:
+        noise, point = jax.vmap(lambda row: noise_of(row, keys, carry.z))(rows)
 
-    def noise_at(row: Steps) -> tuple[Array, Array | None]:
-        noise = noise_of(row, keys, state.z)
-        point = None if row.before is None else combined(row.before, noise)
-        return combined(row.c, noise), point
-
-    noise, point = jax.vmap(noise_at)(rows) if setting.is_stochastic else (None, None)
-
-    def follow(state: State, at: tuple) -> tuple[State, tuple[Array, Array]]:
+    def follow(carry: Carry, at: tuple) -> tuple[Carry, tuple[Array, Array]]:
         row, noise, point = at
-        z = state.z if point is None else state.z + point
+        z = carry.z if point is None else carry.z + point
         mean = _guessed(setting, guess, z, row.sigma)
-        state = advanced(row, state, mean, noise)
-        return state, (state.z, mean)
+        carry = carry.advanced(row, mean, noise)
+        return carry, (carry.z, mean)
 
-    x = outputs = jnp.broadcast_to(state.z, (count, *state.z.shape))
+    x = outputs = jnp.broadcast_to(carry.z, (len(rows.sigma), *carry.z.shape))
     if guess is not None:
         # Rows of padding have no noise level.
         inside = jnp.where(rows.sigma > 0, rows.sigma, 1)
         rows = eqx.tree_at(lambda rows: rows.sigma, rows, inside)
-        start = state._replace(clipped=_zeros_like(state.clipped))
-        _, (x, outputs) = jax.lax.scan(follow, start, (rows, noise, point))
-    x = jnp.concatenate([state.z[None], x])
-    kept = outputs - x[:-1] if setting.keeps_score else outputs
-    flat = partial(_flat, setting.mesh)
+        _, (x, outputs) = jax.lax.scan(follow, carry, (rows, noise, point))
+    x = jnp.concatenate([carry.z[None], x])
     zeros = jnp.zeros(b, jnp.int32)
     return Iterate(
-        x=flat(x),
-        kept=flat(kept),
-        before=flat(state.states),
-        outputs=flat(state.outputs),
-        noise=flat(noise),
-        point=flat(point),
+        x=setting.flat(x),
+        kept=setting.flat(outputs - x[:-1] if setting.keeps_score else outputs),
+        before=setting.flat(carry.states),
+        outputs=setting.flat(carry.outputs),
+        noise=setting.flat(noise),
+        point=setting.flat(point),
         base=zeros,
         gave_up=jnp.zeros(b, bool),
         sweeps=zeros,
         evaluations=zeros,
-        residual=jnp.zeros(b, state.z.dtype),
+        residual=jnp.zeros(b, carry.z.dtype),
     )
 
 
@@ -184,24 +192,23 @@ def sweep(
     leading = jnp.sum(jnp.cumprod(is_right & (row < limit), axis=0), axis=0, dtype=jnp.int32)
     # The state after the last right one comes from a right output.
     base = jnp.minimum(jnp.maximum(leading, iterate.base) + 1, limit)
-    broken = ~jnp.all(jnp.isfinite(x), axis=2) & is_active
-    took_part = iterate.base < block.count
+    is_broken = ~jnp.all(jnp.isfinite(x), axis=2) & is_active
     is_taken = is_active & (row > iterate.base) & (row < leading)
     residual = jnp.max(jnp.where(is_taken, change, 0), axis=0, initial=0)
     iterate = iterate._replace(
         x=jnp.concatenate([iterate.x[:1], x]),
         base=base,
-        sweeps=iterate.sweeps + took_part,
+        sweeps=iterate.sweeps + (iterate.base < block.count),
         evaluations=iterate.evaluations + jnp.sum(is_active, axis=0),
         residual=jnp.maximum(residual, iterate.residual),
     )
-    first = jnp.min(jnp.where(broken, row, count), axis=0)
+    first = jnp.min(jnp.where(is_broken, row, count), axis=0)
     return iterate, News(base, iterate.sweeps, first)
 
 
 @eqx.filter_jit
-def finish(setting: Setting, block: Block, iterate: Iterate, state: State) -> State:
-    """The state after the block; `state` is that at its start, for its shape and count of clips."""
+def finish(setting: Setting, block: Block, iterate: Iterate, carry: Carry) -> Carry:
+    """After the block; `carry` is what it began with, for its shapes and its count of clips."""
     rows, end = block.rows, block.count
     outputs = iterate.kept + (iterate.x[:-1] if setting.keeps_score else 0)
 
@@ -210,15 +217,15 @@ def finish(setting: Setting, block: Block, iterate: Iterate, state: State) -> St
         places = last + len(before) - jnp.arange(len(like))
         return line[places].reshape(like.shape)
 
-    clipped = state.clipped
+    clipped = carry.clipped
     if clipped is not None:
         is_clipped = _excesses(setting, rows, iterate)[1]
         counts = jnp.arange(len(rows.sigma))[:, None] < end
         clipped = clipped + jnp.sum(is_clipped & counts, axis=0)
     # The last state is no row's own: rows begin at states.
-    z = latest(iterate.x, iterate.before, end, state.z[None])[0]
-    states = latest(iterate.x, iterate.before, end - 1, state.states)
-    return State(z, states, latest(outputs, iterate.outputs, end - 1, state.outputs), clipped)
+    z = latest(iterate.x, iterate.before, end, carry.z[None])[0]
+    states = latest(iterate.x, iterate.before, end - 1, carry.states)
+    return Carry(z, states, latest(outputs, iterate.outputs, end - 1, carry.outputs), clipped)
 
 
 def _guessed(
@@ -226,9 +233,9 @@ def _guessed(
 ) -> Float[Array, "b *event"]:
     """The guess's output for all samples, as many as the devices want."""
     b = len(z)
-    padding = [(0, -b % setting.mesh.shape[BATCH])] + [(0, 0)] * (z.ndim - 1)
-    z = _placed(setting.mesh, jnp.pad(z, padding, mode="edge"), BATCH)
-    return _placed(setting.mesh, guess(z, jnp.full(len(z), sigma)).mean[:b])
+    padding = [(0, -b % setting.devices)] + [(0, 0)] * (z.ndim - 1)
+    z = setting.placed(jnp.pad(z, padding, mode="edge"), BATCH)
+    return setting.placed(guess(z, jnp.full(len(z), sigma)).mean[:b])
 
 
 def _evaluated(
@@ -239,27 +246,32 @@ def _evaluated(
     iterate: Iterate,
     is_active: Bool[Array, "r b"],
 ) -> Float[Array, "r b d"]:
-    """`kept`, new where active; a fixed number of states at a time, and none of the others."""
+    """`kept`, new where active; a fixed number of states at a time, and none of the others.
+
+    States come row by row, so that those of a call, on each device, have as few and as near
+    noise levels as they can: a denoiser may do for all of them what the dearest one needs.
+    """
     count, b, d = iterate.kept.shape
     x = iterate.x[:-1].reshape(count * b, d)
     points = x if iterate.point is None else x + iterate.point.reshape(count * b, d)
-    devices = setting.mesh.shape[BATCH]
-    size = min(POINTS, -(-count * b // devices)) * devices
+    size = min(POINTS, -(-count * b // setting.devices)) * setting.devices
     order = jnp.argsort(~is_active.reshape(-1), stable=True)
     total = jnp.sum(is_active)
     order = jnp.pad(order, (0, -len(order) % size))
 
     def part(i: Array, kept: Array) -> Array:
         counts = i * size + jnp.arange(size) < total
-        # What the last part lacks repeats a state that counts: others may be hard to evaluate.
-        chosen = jnp.where(counts, jax.lax.dynamic_slice_in_dim(order, i * size, size), order[0])
-        z = _placed(setting.mesh, points[chosen], BATCH).reshape(size, *event)
+        # What the last part lacks repeats its last state: others are of other levels, or may be
+        # hard to evaluate.
+        chosen = jax.lax.dynamic_slice_in_dim(order, i * size, size)
+        chosen = jnp.where(counts, chosen, order[total - 1])
+        z = setting.placed(points[chosen], BATCH).reshape(size, *event)
         mean = denoiser(z, sigma[chosen // b]).mean.reshape(size, d)
         new = mean - x[chosen] if setting.keeps_score else mean
         return kept.at[jnp.where(counts, chosen, count * b)].set(new, mode="drop")
 
     kept = jax.lax.fori_loop(0, -(-total // size), part, iterate.kept.reshape(count * b, d))
-    return _placed(setting.mesh, kept.reshape(count, b, d), None, None, BATCH)
+    return setting.placed(kept.reshape(count, b, d), None, None, BATCH)
 
 
 def _recursion(setting: Setting, rows: Steps, iterate: Iterate) -> Float[Array, "r b d"]:
@@ -269,7 +281,8 @@ def _recursion(setting: Setting, rows: Steps, iterate: Iterate) -> Float[Array, 
         # D changes with its own state: the weights of outputs go to states too.
         weights = weights.at[:, : rows.b.shape[1]].add(rows.b)
         outputs = outputs - iterate.before[: len(outputs)]
-    forces = _row_sums(rows.b, earlier(iterate.kept, outputs))
+    lines = earlier(iterate.kept, outputs)
+    forces = sum(rows.b[:, n, None, None] * line for n, line in enumerate(lines))
     if rows.clip is not None:
         forces = forces - _excesses(setting, rows, iterate)[0]
     if iterate.noise is not None:
@@ -285,26 +298,3 @@ def _excesses(setting: Setting, rows: Steps, iterate: Iterate) -> tuple[Array, A
     states = jnp.stack(earlier(x, iterate.before)[: rows.clip.a.shape[1]], axis=1)
     outputs = jnp.stack(earlier(outputs, iterate.outputs), axis=1)
     return jax.vmap(excess)(rows.clip, states, outputs)
-
-
-def _row_sums(weights: Float[Array, "r n"], values: list[Float[Array, "r b d"]]) -> Array:
-    return sum(weights[:, n, None, None] * value for n, value in enumerate(values))
-
-
-def _flat(mesh: Mesh, x: Array | None) -> Array | None:
-    """[r, b, *event] → [r, b, d], split over the devices by coordinates."""
-    if x is None:
-        return None
-    d = math.prod(x.shape[2:])
-    return _placed(mesh, x.reshape(*x.shape[:2], d), None, None, BATCH)
-
-
-def _placed(mesh: Mesh, x: Array, *spec: Any) -> Array:
-    """`x` laid out over the mesh; in full on every device where it cannot be split evenly."""
-    if spec and x.shape[len(spec) - 1] % mesh.shape[BATCH]:
-        spec = ()
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
-
-
-def _zeros_like(x: Array | None) -> Array | None:
-    return None if x is None else jnp.zeros_like(x)

@@ -6,18 +6,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from gdiff import rng
 from gdiff.sampler.steps import Clip, Steps
 
 
-class State(NamedTuple):
-    """Where a batch of trajectories is.
+class Carry(NamedTuple):
+    """What a loop over rows carries along for a batch.
 
     Attributes:
-        z: [b, *event].
-        states: [A - 1, b, *event] the previous z, latest first.
+        z: [b, *event] the state.
+        states: [A - 1, b, *event] the previous states, latest first.
         outputs: [B - 1, b, *event] the previous denoiser outputs, latest first.
         clipped: [b] how often a sample was clipped; None for a method without a bounded part.
     """
@@ -26,6 +27,44 @@ class State(NamedTuple):
     states: Float[Array, "h b *event"]
     outputs: Float[Array, "h b *event"]
     clipped: Int[Array, " b"] | None
+
+    @classmethod
+    def before(cls, steps: Steps, z: Float[Array, "b *event"]) -> "Carry":
+        """Before the first row, laid out over the devices as z is."""
+        split = z.sharding.spec if isinstance(z.sharding, NamedSharding) else None
+
+        def zeros(shape: tuple[int, ...], dtype: jnp.dtype, spec: PartitionSpec) -> Array:
+            x = jnp.zeros(shape, dtype)
+            return x if split is None else jax.device_put(x, NamedSharding(z.sharding.mesh, spec))
+
+        def history(columns: Array) -> Array:
+            depth = columns.shape[1] - 1
+            # The compiler returns an empty history unsplit; another layout would compile again.
+            spec = PartitionSpec(None, *split) if split and depth else PartitionSpec()
+            return zeros((depth, *z.shape), z.dtype, spec)
+
+        clipped = None
+        if steps.clip is not None:
+            clipped = zeros(z.shape[:1], jnp.int32, PartitionSpec(*(split or ())[:1]))
+        return cls(jnp.copy(z), history(steps.a), history(steps.b), clipped)
+
+    def advanced(self, row: Steps, mean: Float[Array, "b *event"], noise: Array | None) -> "Carry":
+        """After a row.
+
+        Args:
+            row: of the table.
+            mean: the denoiser's output.
+            noise: [b, *event] weighted; None if there is none.
+        """
+        states = jnp.concatenate([self.z[None], self.states])
+        outputs = jnp.concatenate([mean[None], self.outputs])
+        z, clipped = combined(row.a, states) + combined(row.b, outputs), self.clipped
+        if row.clip is not None:
+            surplus, is_clipped = excess(row.clip, states, outputs)
+            z, clipped = z - surplus, clipped + is_clipped
+        if noise is not None:
+            z = z + noise
+        return Carry(z, states[:-1], outputs[:-1], clipped)
 
 
 def on_device(steps: Steps, length: int) -> Steps:
@@ -38,9 +77,12 @@ def on_device(steps: Steps, length: int) -> Steps:
     return jax.tree.map(padded, steps)
 
 
-def noise_of(row: Steps, keys: Key[Array, " b"], like: Float[Array, "b *event"]) -> list[Array]:
-    """The standard normal vectors of a row, in the order of its columns."""
-    return [rng.normal(rng.at_step(keys, row.noise - ago, n), like) for ago, n in row.columns]
+def noise_of(
+    row: Steps, keys: Key[Array, " b"], like: Float[Array, "b *event"]
+) -> tuple[Array, Array | None]:
+    """What a row adds to the state, and what to the point of evaluation: [b, *event] each."""
+    noise = [rng.normal(rng.at_step(keys, row.noise - ago, n), like) for ago, n in row.columns]
+    return combined(row.c, noise), None if row.before is None else combined(row.before, noise)
 
 
 def combined(weights: Array, values: Array | Sequence[Array]) -> Array:
@@ -59,25 +101,3 @@ def excess(
     is_long = length > limit
     surplus = jnp.where(is_long, 1 - limit / jnp.where(is_long, length, 1), 0)
     return surplus * part, is_long.reshape(-1)
-
-
-def advanced(
-    row: Steps, state: State, mean: Float[Array, "b *event"], added: Array | None
-) -> State:
-    """The state after a row.
-
-    Args:
-        row: of the table.
-        state: before it.
-        mean: the denoiser's output.
-        added: [b, *event] the noise, weighted; None if there is none.
-    """
-    states = jnp.concatenate([state.z[None], state.states])
-    outputs = jnp.concatenate([mean[None], state.outputs])
-    z, clipped = combined(row.a, states) + combined(row.b, outputs), state.clipped
-    if row.clip is not None:
-        surplus, is_clipped = excess(row.clip, states, outputs)
-        z, clipped = z - surplus, clipped + is_clipped
-    if added is not None:
-        z = z + added
-    return State(z, states[:-1], outputs[:-1], clipped)
