@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 
 import equinox as eqx
@@ -19,7 +18,7 @@ from gdiff.parallel import processes
 from gdiff.sampler.blocks import Blocks, Driving
 from gdiff.sampler.drivers import picard
 from gdiff.sampler.drivers.account import Account
-from gdiff.sampler.drivers.picard import Block, Iterate, News, Setting
+from gdiff.sampler.drivers.picard import Block, Iterate, Setting
 from gdiff.sampler.drivers.rows import Carry, on_device
 
 log = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ class ParallelEngine:
     def compile(self, z: Float[Array, "b *event"], keys: Key[Array, " b"]) -> None:
         """Compile for batches like `z`, by running no row of one."""
         group = self._groups(z)[0]
-        self._run(0, 0, self._start(z, group), keys[group])
+        self._run(0, self._start(z, group), keys[group], is_empty=True)
         self.is_compiled = True
 
     def sample(
@@ -107,8 +106,7 @@ class ParallelEngine:
             inside = [k for k in sorted(stops) if start < ends[k] < stop]
             passed, found = [], []
             for i, group in enumerate(groups):
-                tell = partial(self._tell, report, block)
-                iterate, carries[i], account = self._run(start, stop, carries[i], keys[group], tell)
+                iterate, carries[i], account = self._run(block, carries[i], keys[group], report)
                 passed.append(iterate.x[ends[inside] - start].swapaxes(0, 1))
                 found.append(account)
             accounts.append(jax.tree.map(lambda *x: processes.gathered(_joined(x, groups)), *found))
@@ -127,23 +125,29 @@ class ParallelEngine:
 
     def _run(
         self,
-        start: int,
-        stop: int,
+        number: int,
         carry: Carry,
         keys: Array,
-        tell: Callable[[int, int], None] = lambda *_: None,
+        report: Callable[..., None] | None = None,
+        *,
+        is_empty: bool = False,
     ) -> tuple[Iterate, Carry, Account]:
-        """One block, of rows start … stop - 1, of one group of samples; of no rows, it compiles."""
-        block, setting = self._block(start, stop), self._setting
+        """One block of one group of samples; or, to compile, of its rows none."""
+        start, stop = self._bounds[number]
+        count, total = 0 if is_empty else stop - start, len(self._bounds)
+        block, setting = self._block(start, start + count), self._setting
         drawn = keys if self.steps.is_stochastic else None
         iterate = picard.begin(setting, self._guess, block, carry, drawn)
-        judge = _Judge(self._driving, self._named(start, stop), block, len(carry.z))
-        while judge.sweeps == 0 or judge.base.min() < stop - start:
+        judge = _Judge(self._driving, f"block {number + 1} of {total}", block, len(carry.z))
+        while judge.sweeps == 0 or judge.base.min() < count:
             fixed = (setting, self._denoiser, block, judge.tolerance(), carry.z.shape[1:])
             iterate, news = picard.sweep(fixed, iterate)
-            if judge.sees(news) or start == stop:
+            if judge.sees(news) or is_empty:
                 iterate = _one_by_one((judge.gave_up, judge.is_broken), iterate)
-            tell(start + int(judge.base.min()), judge.sweeps)
+            if report is not None:
+                row = start + int(judge.base.min())
+                done = int(np.searchsorted(self.steps.ends, row, side="right")) - 1
+                report(done, None, f"block {number + 1}/{total}, sweep {judge.sweeps}")
         judge.report()
         account = {
             "sweeps": iterate.sweeps,
@@ -160,15 +164,6 @@ class ParallelEngine:
         scale[: stop - start] = np.sqrt(1 + np.append(sigma[1:], sigma[-1:]) ** 2)
         rows = on_device(jax.tree.map(lambda x: x[start:stop], self.steps), self._length)
         return Block(rows, jnp.int32(stop - start), jnp.asarray(scale, rows.a.dtype))
-
-    def _named(self, start: int, stop: int) -> str:
-        block = self._bounds.index((start, stop)) if stop else 0
-        return f"block {block + 1} of {len(self._bounds)}"
-
-    def _tell(self, report: Callable | None, block: int, row: int, sweep: int) -> None:
-        if report is not None:
-            done = int(np.searchsorted(self.steps.ends, row, side="right")) - 1
-            report(done, None, f"block {block + 1}/{len(self._bounds)}, sweep {sweep}")
 
     def _start(self, z: Array, group: slice) -> Carry:
         """A group of samples before the first row, in full on every device."""
@@ -209,8 +204,8 @@ class _Judge:
             tolerance = 0.0 if (self.sweeps + 1) % limit else -1.0
         return jnp.asarray(tolerance, self._block.scale.dtype)
 
-    def sees(self, news: News) -> bool:
-        """Take in the news of a sweep; whether other samples go on step by step now.
+    def sees(self, news: tuple[Array, Array, Array]) -> bool:
+        """Take in what a sweep tells; whether other samples go on step by step now.
 
         Raises:
             FloatingPointError: a value is not finite although its sample went step by step.

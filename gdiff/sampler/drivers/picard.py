@@ -101,20 +101,6 @@ class Iterate(NamedTuple):
     residual: Float[Array, " b"]
 
 
-class News(NamedTuple):
-    """What a sweep tells the host.
-
-    Attributes:
-        base: [b] rows that have converged.
-        sweeps: [b].
-        broken: [b] the first row whose new state is not finite; the number of rows if none.
-    """
-
-    base: Int[Array, " b"]
-    sweeps: Int[Array, " b"]
-    broken: Int[Array, " b"]
-
-
 @eqx.filter_jit
 def begin(
     setting: Setting,
@@ -170,13 +156,17 @@ def begin(
 @eqx.filter_jit(donate="all-except-first")
 def sweep(
     fixed: tuple[Setting, Denoiser, Block, Array, tuple[int, ...]], iterate: Iterate
-) -> tuple[Iterate, News]:
+) -> tuple[Iterate, tuple[Array, Array, Array]]:
     """Evaluate the states that have not converged, and redo the recursion.
 
     Args:
         fixed: setting, denoiser, block, tolerance [] and shape of a point; a negative tolerance
             accepts every state.
         iterate: is used up.
+
+    Returns:
+        The new states; and for the host, by samples [b]: rows that have converged, sweeps, and
+        the first row whose new state is not finite, the number of rows if there is none.
     """
     setting, denoiser, block, tolerance, event = fixed
     rows, count = block.rows, len(block.rows.sigma)
@@ -195,15 +185,15 @@ def sweep(
     is_broken = ~jnp.all(jnp.isfinite(x), axis=2) & is_active
     is_taken = is_active & (row > iterate.base) & (row < leading)
     residual = jnp.max(jnp.where(is_taken, change, 0), axis=0, initial=0)
+    sweeps = iterate.sweeps + (iterate.base < block.count)
     iterate = iterate._replace(
         x=jnp.concatenate([iterate.x[:1], x]),
         base=base,
-        sweeps=iterate.sweeps + (iterate.base < block.count),
+        sweeps=sweeps,
         evaluations=iterate.evaluations + jnp.sum(is_active, axis=0),
         residual=jnp.maximum(residual, iterate.residual),
     )
-    first = jnp.min(jnp.where(is_broken, row, count), axis=0)
-    return iterate, News(base, iterate.sweeps, first)
+    return iterate, (base, sweeps, jnp.min(jnp.where(is_broken, row, count), axis=0))
 
 
 @eqx.filter_jit
