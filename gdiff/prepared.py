@@ -22,9 +22,8 @@ from gdiff.process.base import ProcessSpec
 from gdiff.runtime import Runtime
 from gdiff.sampler.base import SamplerSpec
 from gdiff.sampler.blocks import Blocks
+from gdiff.sampler.drivers import driver
 from gdiff.sampler.drivers.account import TOTALS
-from gdiff.sampler.drivers.parallel import ParallelEngine
-from gdiff.sampler.drivers.sequential import Engine
 from gdiff.sampler.steps import Steps
 from gdiff.schedule.base import AUTO, ScheduleSpec
 from gdiff.schedule.losses import LossCurve
@@ -224,14 +223,11 @@ class Prepared:
     def drawing(self, denoiser: Denoiser, size: int) -> Batches:
         """What draws samples of this experiment with any denoiser, so many at a time."""
         sampler = self.experiment.sampler
-        if sampler.block_size == 1:
-            engine = Engine(denoiser, self.steps)
-        else:
-            guess = None
-            if sampler.wants_guess:
-                with self.clock.phase("fit first guess"):
-                    guess = Wiener(rank=_GUESS_RANK).fit(self.data)
-            engine = ParallelEngine(denoiser, self.blocks, sampler, self.mesh, guess)
+        guess = None
+        if sampler.wants_guess:
+            with self.clock.phase("fit first guess"):
+                guess = Wiener(rank=_GUESS_RANK).fit(self.data)
+        engine = driver(denoiser, self.blocks, sampler, self.mesh, guess)
         return Batches(engine, self.prior, self.mesh, size, self.experiment.seed, self.clock)
 
     def samples(self) -> np.ndarray:

@@ -274,7 +274,7 @@ def test_data_that_changed_meanwhile_are_refused():
     np.save("x.npy", rng.normal(size=(20, 2)))
     words = ("dataset=array", "dataset.path=x.npy", "dataset.subset=null", "hydra.run.dir=run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gdiff.prepared.Engine", lambda *_: 1 / 0)
+        patch.setattr("gdiff.prepared.driver", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             gdiff("sample", "-q", *SHORT, *words)
     np.save("x.npy", rng.normal(size=(20, 2)))

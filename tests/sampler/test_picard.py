@@ -22,9 +22,10 @@ from gdiff.sampler.methods.ddim import DDIM
 from gdiff.sampler.methods.exponential import Exponential
 from gdiff.score.exact import Exact
 
-from .methods import METHODS
+from .methods import METHODS, STAGES
 
-GRID = np.append(np.geomspace(20.0, 0.05, 11), 0.0)
+# Blocks of up to eight rows, and whole tables of up to sixteen, share their programs.
+GRID = np.append(np.geomspace(20.0, 0.05, 7), 0.0)
 POINTS = np.random.default_rng(0).standard_normal((7, 3))
 B = 4
 
@@ -67,8 +68,8 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow, id="-".join(map(str, values)))
 
 
-@pytest.fixture
-def double():
+@pytest.fixture(autouse=True)
+def _in_double_precision():
     with jax.enable_x64(True):
         yield
 
@@ -76,10 +77,13 @@ def double():
 @pytest.mark.parametrize(
     "name, block",
     # dpmpp_2m looks back on evaluations, too.
-    [slow(name, 5) if name == "accelerated_ode" else (name, 5) for name in METHODS]
+    [
+        slow(name, 5) if name == "accelerated_ode" else (name, 5 if STAGES[name] == 1 else 4)
+        for name in METHODS
+    ]
     + [slow("heun", "all"), ("srk", 1)],
 )
-def test_repeats_the_sequential_engine(name, block, double):
+def test_repeats_the_sequential_engine(name, block):
     _, got, expected = both(METHODS[name], block_size=block, tolerance=0.0)
     assert np.abs(got - expected).max() < 1e-10
 
@@ -98,19 +102,19 @@ OPTIONS = {
     # With a clip, and with noise before the evaluation.
     + [slow("li_cai", "score_from_constant"), slow("srk", "step_by_step")],
 )
-def test_no_option_changes_the_fixed_point(name, options, double):
+def test_no_option_changes_the_fixed_point(name, options):
     method = METHODS[name]
-    _, got, expected = both(method, block_size=7, tolerance=0.0, **OPTIONS[options])
+    _, got, expected = both(method, block_size=4, tolerance=0.0, **OPTIONS[options])
     assert np.abs(got - expected).max() < 1e-10
 
 
 @pytest.mark.parametrize("name", [slow("ancestral"), "heun", slow("li_cai")])
-def test_k_states_are_exact_after_k_sweeps(name, double):
+def test_k_states_are_exact_after_k_sweeps(name):
     sampler = dataclasses.replace(METHODS[name], block_size="all", tolerance=0.0, start="constant")
     z, keys = start()
     seen = []
     whole = Engine(denoise, sampler.steps(GRID))
-    whole.sample(z, keys, report=lambda k, z: seen.append(np.array(z)), stops=frozenset(range(12)))
+    whole.sample(z, keys, report=lambda k, z: seen.append(np.array(z)), stops=frozenset(range(8)))
     engine, old, found = engine_of(sampler), picard.sweep, []
 
     def spy(fixed, iterate):
@@ -141,7 +145,7 @@ def test_takes_fewer_rounds_and_stays_close(name):
     assert not account["unconverged"].any()
 
 
-def test_samples_do_not_depend_on_each_other(double):
+def test_samples_do_not_depend_on_each_other():
     z, keys = start()
     options = {"block_size": 40, "tolerance": 1e-3}
     grid = np.append(np.geomspace(20.0, 0.05, 100), 0.0)
@@ -168,24 +172,24 @@ def test_devices_share_the_states_of_a_single_sample(layout):
     assert np.abs(np.asarray(got) - np.asarray(expected)).max() < 1e-4
 
 
-def test_groups_of_samples_change_nothing(monkeypatch, double):
-    engine, _, expected = both(METHODS["srk"], b=5, block_size=6, tolerance=0.0)
+def test_groups_of_samples_change_nothing(monkeypatch):
+    engine, _, expected = both(METHODS["srk"], block_size=5, tolerance=0.0)
     account = engine.account
-    monkeypatch.setattr(parallel, "_LARGEST_ARRAY", 2 * 12 * 3)
-    engine = engine_of(METHODS["srk"], block_size=6, tolerance=0.0)
-    again = engine.sample(*start(5))
-    assert np.allclose(again, expected, rtol=0, atol=1e-10)
+    monkeypatch.setattr(parallel, "_LARGEST_ARRAY", 2 * 8 * 3)
+    engine = engine_of(METHODS["srk"], block_size=5, tolerance=0.0)
+    again = engine.sample(*(x[:3] for x in start()))  # two and two, of which one is the same
+    assert np.allclose(again, expected[:3], rtol=0, atol=1e-10)
     for name, values in engine.account.items():
-        assert values.shape == account[name].shape
-        assert np.allclose(values, account[name], atol=1e-10), name
+        assert values.shape == account[name][:3].shape
+        assert np.allclose(values, account[name][:3], atol=1e-10), name
 
 
-def test_a_fixed_number_of_sweeps_is_made(double):
+def test_a_fixed_number_of_sweeps_is_made():
     engine, got, expected = both(
-        DDIM(), block_size=6, tolerance=None, max_sweeps=4, start="constant"
+        DDIM(), block_size=5, tolerance=None, max_sweeps=3, start="constant"
     )
-    assert np.all(engine.account["sweeps"] <= 4)
-    assert engine.account["sweeps"].max() == 4
+    assert np.all(engine.account["sweeps"] <= 3)
+    assert engine.account["sweeps"].max() == 3
     assert np.isfinite(got).all()
     assert 0 < np.abs(got - expected).max() < 1
     assert engine.account["residual"].max() > 0
@@ -202,13 +206,11 @@ def test_what_does_not_converge_goes_on_step_by_step_and_is_reported(caplog):
 def test_a_sweep_that_breaks_is_named_and_the_block_redone(caplog):
     def brittle(z, sigma):
         # Defined where trajectories go, but not where a constant start looks.
-        far = jnp.max(jnp.abs(z), axis=1) > 30 * (sigma + 1)
+        far = jnp.max(jnp.abs(z), axis=1) > 20 * (sigma + 1)
         return Posterior(jnp.where(far[:, None], jnp.nan, denoise(z, sigma).mean))
 
     with caplog.at_level(logging.WARNING):
-        engine, got, expected = both(
-            DDIM(), block_size="all", start="constant", denoiser=brittle, b=16
-        )
+        engine, got, expected = both(DDIM(), block_size="all", start="constant", denoiser=brittle)
     assert "sweep 1 of block 1 of 1 (sigma = " in caplog.text
     assert "not finite" in caplog.text
     assert np.allclose(got, expected, atol=1e-3)
@@ -224,7 +226,7 @@ def test_a_value_that_stays_broken_ends_the_run():
         engine_of(DDIM(), denoiser=broken, block_size=4).sample(z, keys)
 
 
-def test_reports_states_within_blocks_and_where_it_is(double):
+def test_reports_states_within_blocks_and_where_it_is():
     z, keys = start()
     seen, notes = {}, []
 
@@ -236,12 +238,12 @@ def test_reports_states_within_blocks_and_where_it_is(double):
 
     expected = {}
     Engine(denoise, DDIM().steps(GRID)).sample(
-        z, keys, report=lambda k, z: expected.update({k: np.asarray(z)}), stops=frozenset({3, 8})
+        z, keys, report=lambda k, z: expected.update({k: np.asarray(z)}), stops=frozenset({2, 4})
     )
-    engine = engine_of(DDIM(), block_size=5, tolerance=0.0)
-    engine.sample(z, keys, report=report, stops=frozenset({3, 8}))
-    assert {3, 5, 8, 10, 11} <= seen.keys()
-    for k in (3, 8, 11):
+    engine = engine_of(DDIM(), block_size=3, tolerance=0.0)
+    engine.sample(z, keys, report=report, stops=frozenset({2, 4}))
+    assert {2, 3, 4, 6, 7} <= seen.keys()
+    for k in (2, 4, 7):
         assert np.abs(seen[k] - expected[k]).max() < 1e-10
     assert notes[0][1] == "block 1/3, sweep 1"
     assert [done for done, _ in notes] == sorted(done for done, _ in notes)
@@ -258,23 +260,24 @@ def test_blocks_of_all_sizes_and_seeds_share_a_program():
 
 
 def test_single_precision_stays_close_on_nearly_all_samples():
-    points = jnp.asarray(Digits(subset=300).load().rows(slice(None)).reshape(300, 64))
+    points = jnp.asarray(Digits(subset=300).load().rows(slice(None)).reshape(300, 64), jnp.float32)
 
     def denoiser(z, sigma):
         distance = jnp.sum((z[:, None] - points) ** 2, axis=2)
         return Posterior(jax.nn.softmax(-distance / (2 * sigma[:, None] ** 2), axis=1) @ points)
 
     grid = np.append(np.geomspace(20.0, 0.01, 40), 0.0)
-    z = 20 * jax.random.normal(jax.random.key(0), (100, 64))
-    keys = rng.sample_keys(0, rng.Role.STEP, jnp.arange(100))
-    engine = engine_of(Ancestral(), grid, denoiser=denoiser, start="constant", block_size="all")
-    got = engine.sample(z, keys)
-    expected = Engine(denoiser, engine.steps).sample(z, keys)
+    with jax.enable_x64(False):
+        z = 20 * jax.random.normal(jax.random.key(0), (100, 64))
+        keys = rng.sample_keys(0, rng.Role.STEP, jnp.arange(100))
+        engine = engine_of(Ancestral(), grid, denoiser=denoiser, start="constant", block_size="all")
+        got = engine.sample(z, keys)
+        expected = Engine(denoiser, engine.steps).sample(z, keys)
     error = np.abs(np.asarray(got - expected)).max(axis=1)
     assert np.mean(error < 1e-3) >= 0.99
 
 
-def test_the_corrector_is_the_two_component_recursion(double):
+def test_the_corrector_is_the_two_component_recursion():
     sigma, count, size, friction = 1.7, 6, 0.3, 1.5
     table = corrector(sigma, count, size, friction, step=0, noise=5)
     z, keys = start()
@@ -297,7 +300,7 @@ def test_the_corrector_is_the_two_component_recursion(double):
     assert np.abs(got - u * sigma).max() < 1e-10
 
 
-def test_the_corrector_leads_to_the_law_at_its_level(double):
+def test_the_corrector_leads_to_the_law_at_its_level():
     sigma = 0.5
     table = corrector(sigma, 400, 0.2, 2.0, step=0, noise=0)
     keys = rng.sample_keys(0, rng.Role.STEP, jnp.arange(4000))
@@ -314,23 +317,23 @@ def test_the_corrector_leads_to_the_law_at_its_level(double):
         *[slow("ddim", 1), slow("ddim", 4), slow("heun", 1), slow("dpmpp_2m", 4)],
     ],
 )
-def test_a_corrector_follows_every_block(name, block, double):
+def test_a_corrector_follows_every_block(name, block):
     method = METHODS[name]
-    grid = np.geomspace(20.0, 0.05, 10)
+    grid = GRID[:-1]
     sampler = dataclasses.replace(method, corrector=3, block_size=block, tolerance=0.0)
     cut = sampler.blocks(grid)
-    blocks = -(-9 // block)
+    blocks = -(-6 // block)
     assert cut.steps.evaluations == method.steps(grid).evaluations + 3 * blocks
     assert len(cut.ends) == 2 * blocks
-    assert cut.steps.count == 9
+    assert cut.steps.count == 6
     z, keys = start()
     expected = Engine(denoise, cut.steps).sample(z, keys)
     got = ParallelEngine(denoise, cut, sampler, make_mesh("batch:1"), gaussian).sample(z, keys)
     assert np.abs(got - expected).max() < 1e-10
 
 
-def test_the_blocks_of_the_schedule_are_used(double):
-    options = {"block_size": "schedule", "tolerance": 0.0, "split": "score", "blocks": (2, 9, 11)}
+def test_the_blocks_of_the_schedule_are_used():
+    options = {"block_size": "schedule", "tolerance": 0.0, "split": "score", "blocks": (2, 5, 7)}
     engine = engine_of(Exponential(), **options)
     z, keys = start()
     got = engine.sample(z, keys)
@@ -347,7 +350,7 @@ def test_the_blocks_of_the_schedule_are_used(double):
         *("wiener", "patch_ls", "patch_els", "smoothed"),
     ],
 )
-def test_every_score_is_sampled_as_one_step_after_the_other(score, method, double):
+def test_every_score_is_sampled_as_one_step_after_the_other(score, method):
     from gdiff import config
 
     with config.composer() as composer:
