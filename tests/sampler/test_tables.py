@@ -1,5 +1,6 @@
 """What holds for the coefficients of every method."""
 
+from dataclasses import dataclass
 from decimal import Decimal, localcontext
 
 import jax
@@ -115,6 +116,23 @@ def test_a_method_that_asks_above_the_first_level_is_refused_in_one_line():
 
     with pytest.raises(UserError, match=r"^this sampler evaluates .* at sigma = 6, above .* 3 of"):
         Above().steps(np.array([3.0, 2.0, 1.0, 0.0]))
+
+
+def test_a_method_of_ones_own_is_its_parameters_and_a_table():
+    @dataclass(frozen=True)
+    class Mine(SamplerSpec):
+        power: float
+
+        def table(self, sigma):
+            a = (sigma[1:] / sigma[:-1]) ** self.power
+            return Steps(sigma=sigma[:-1], a=a, b=1 - a)
+
+    grid = np.array([3.0, 2.0, 1.0, 0.0])
+    mine = Mine(1.0, block_size=2)
+    assert mine.blocks(grid).ends == (2, 3)
+    assert np.array_equal(mine.steps(grid).a, METHODS["ddim"].steps(grid).a)
+    with pytest.raises(UserError, match=r"^sampler\.block_size=0 must be at least 1"):
+        Mine(2.0, block_size=0)
 
 
 def _decimal_table(name, sigma, s):

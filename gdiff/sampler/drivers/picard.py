@@ -190,7 +190,7 @@ def sweep(
         x=jnp.concatenate([iterate.x[:1], x]),
         base=base,
         sweeps=sweeps,
-        evaluations=iterate.evaluations + jnp.sum(is_active, axis=0),
+        evaluations=iterate.evaluations + jnp.sum(is_active, axis=0, dtype=jnp.int32),
         residual=jnp.maximum(residual, iterate.residual),
     )
     return iterate, (base, sweeps, jnp.min(jnp.where(is_broken, row, count), axis=0))
@@ -211,7 +211,7 @@ def finish(setting: Setting, block: Block, iterate: Iterate, carry: Carry) -> Ca
     if clipped is not None:
         is_clipped = _excesses(setting, rows, iterate)[1]
         counts = jnp.arange(len(rows.sigma))[:, None] < end
-        clipped = clipped + jnp.sum(is_clipped & counts, axis=0)
+        clipped = clipped + jnp.sum(is_clipped & counts, axis=0, dtype=jnp.int32)
     # The last state is no row's own: rows begin at states.
     z = latest(iterate.x, iterate.before, end, carry.z[None])[0]
     states = latest(iterate.x, iterate.before, end - 1, carry.states)
