@@ -44,25 +44,23 @@ class Runtime:
 
     def __post_init__(self) -> None:
         names = ("coordinator", "process_id", "num_processes")
-        missing = [f"runtime.{name}" for name in names if getattr(self, name) is None]
+        missing = [f"{name}=null" for name in names if getattr(self, name) is None]
         if len(missing) == len(names):
             return
-        require(not missing, f"{' and '.join(missing)} missing: set all three of them, or none")
-        require(
-            self.distributed, "runtime.coordinator is without use: add runtime.distributed=true"
-        )
+        require(not missing, f"{' and '.join(missing)}: set all three of them, or none")
+        require(self.distributed, "coordinator is without use: add distributed=true")
         require(
             re.fullmatch(r".+:\d+", self.coordinator) is not None,
-            f"runtime.coordinator={self.coordinator} must be an address and a port, host:port",
+            f"coordinator={self.coordinator} must be an address and a port, host:port",
         )
         require(
             self.num_processes >= 1,
-            f"runtime.num_processes={self.num_processes} must be at least 1",
+            f"num_processes={self.num_processes} must be at least 1",
         )
         require(
             0 <= self.process_id < self.num_processes,
-            f"runtime.process_id={self.process_id} must be between 0 and "
-            f"{self.num_processes - 1}, one less than runtime.num_processes",
+            f"process_id={self.process_id} must be between 0 and "
+            f"{self.num_processes - 1}, one less than num_processes={self.num_processes}",
         )
 
     def join(self) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import re
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -97,7 +98,19 @@ def _build(node: DictConfig, kind: Any, path: str, sources: Sources) -> Any:
             values[key] = _typed(path + key, value, hints[key], sources.folder)
     missing = [path + key for key, f in fields.items() if key not in values and _is_required(f)]
     require(not missing, f"{', '.join(missing)} is missing")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except UserError as error:
+        raise UserError(_with_path(str(error), fields, path)) from error
+
+
+def _with_path(message: str, names: Iterable[str], path: str) -> str:
+    """What a class says of its fields, said of the keys that they have in the configuration.
+
+    A field is meant at the start, and wherever a value follows: `low=2 must be below high=1`.
+    """
+    name = "|".join(names)
+    return re.sub(rf"^(?:{name})\b|(?<![\w.])(?:{name})(?==)", rf"{path}\g<0>", message)
 
 
 def _parts(node: DictConfig, kind: type, path: str, sources: Sources) -> dict[str, Any]:

@@ -36,8 +36,8 @@ class Array(DatasetSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.path is not None, "dataset.path is missing: give the .npy or .npz file")
-        require_one_of("dataset.scale", self.scale, ("auto", "none"))
+        require(self.path is not None, "path is missing: give the .npy or .npz file")
+        require_one_of("scale", self.scale, ("auto", "none"))
 
     def read(self) -> Dataset:
         """Points in their stored type."""

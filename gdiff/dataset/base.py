@@ -131,12 +131,12 @@ class DatasetSpec(abc.ABC):
     def __post_init__(self) -> None:
         require(
             self.subset is None or self.subset >= 2,
-            f"dataset.subset={self.subset} must be at least 2",
+            f"subset={self.subset} must be at least 2",
         )
-        require(self.classes != [], "dataset.classes=[] keeps nothing: name a class, or use null")
+        require(self.classes != [], "classes=[] keeps nothing: name a class, or use null")
         require(
             all(type(c) in (int, str) for c in self.classes or ()),
-            f"dataset.classes={self.classes} is not a list of numbers or names, such as [0, cat]",
+            f"classes={self.classes} is not a list of numbers or names, such as [0, cat]",
         )
 
     @abc.abstractmethod

@@ -31,7 +31,7 @@ class Folder(DatasetSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.path is not None, "dataset.path is missing: give the folder of images")
+        require(self.path is not None, "path is missing: give the folder of images")
         images.check_resolution(self.resolution)
 
     def read(self) -> Dataset:

@@ -37,9 +37,7 @@ def one_line(error: BaseException) -> str:
 
 def check_resolution(resolution: int | None) -> None:
     """Raise `UserError` unless `resolution` is None or positive."""
-    require(
-        resolution is None or resolution >= 1, f"dataset.resolution={resolution} must be at least 1"
-    )
+    require(resolution is None or resolution >= 1, f"resolution={resolution} must be at least 1")
 
 
 def headers(files: Sequence[Path], name: str) -> list[tuple[tuple[int, int], bool]]:

@@ -45,7 +45,7 @@ class Tfds(DatasetSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(bool(self.name), "dataset.name is missing: give a TFDS name, such as mnist")
+        require(bool(self.name), "name is missing: give a TFDS name, such as mnist")
         images.check_resolution(self.resolution)
 
     def held_out(self) -> "Tfds":

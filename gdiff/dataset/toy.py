@@ -28,11 +28,9 @@ class ToySpec(DatasetSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.num_points >= 2, f"dataset.num_points={self.num_points} must be at least 2")
-        require(
-            0 <= self.noise < math.inf, f"dataset.noise={self.noise} must be 0 or more, and finite"
-        )
-        require(self.seed >= 0, f"dataset.seed={self.seed} must be 0 or more")
+        require(self.num_points >= 2, f"num_points={self.num_points} must be at least 2")
+        require(0 <= self.noise < math.inf, f"noise={self.noise} must be 0 or more, and finite")
+        require(self.seed >= 0, f"seed={self.seed} must be 0 or more")
 
     def held_out(self) -> "ToySpec":
         """As many points from the next seed."""
@@ -98,7 +96,7 @@ class Gaussians(ToySpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.num_modes >= 1, f"dataset.num_modes={self.num_modes} must be at least 1")
+        require(self.num_modes >= 1, f"num_modes={self.num_modes} must be at least 1")
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Component i sits at angle 2 pi i / num_modes; sizes differ by one point at most."""

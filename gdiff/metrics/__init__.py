@@ -51,14 +51,14 @@ class MetricsSpec:
     def __post_init__(self) -> None:
         for key in ("projections", "features"):
             value = getattr(self, key)
-            require(value >= 1, f"metrics.{key}={value} must be at least 1")
-        require(self.data_points >= 2, f"metrics.data_points={self.data_points} must be at least 2")
+            require(value >= 1, f"{key}={value} must be at least 1")
+        require(self.data_points >= 2, f"data_points={self.data_points} must be at least 2")
         for key in ("seed", "score_queries"):
             value = getattr(self, key)
-            require(value >= 0, f"metrics.{key}={value} must not be negative")
-        require_one_of("metrics.score_error", self.score_error, _WHEN)
+            require(value >= 0, f"{key}={value} must not be negative")
+        require_one_of("score_error", self.score_error, _WHEN)
         twice = [name for name, count in Counter(self.names).items() if count > 1]
-        require(not twice, f"metrics.others gives {', '.join(twice)} again: choose another name")
+        require(not twice, f"others gives {', '.join(twice)} again: choose another name")
 
     @property
     def parts(self) -> tuple[Metric, ...]:

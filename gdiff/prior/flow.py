@@ -80,16 +80,16 @@ class Flow(PriorSpec):
     def __post_init__(self) -> None:
         for key in ("couplings", "width", "rank", "batch_size", "steps", "patience"):
             value = getattr(self, key)
-            require(value >= 1, f"prior.{key}={value} must be at least 1")
+            require(value >= 1, f"{key}={value} must be at least 1")
         require(
             self.components is None or self.components >= 1,
-            f"prior.components={self.components} must be at least 1, or null to choose by the data",
+            f"components={self.components} must be at least 1, or null to choose by the data",
         )
         require(
             0 < self.learning_rate < 1,
-            f"prior.learning_rate={self.learning_rate} must be between 0 and 1",
+            f"learning_rate={self.learning_rate} must be between 0 and 1",
         )
-        require(0 <= self.seed < 2**32, f"prior.seed={self.seed} must be between 0 and 2^32 - 1")
+        require(0 <= self.seed < 2**32, f"seed={self.seed} must be between 0 and 2^32 - 1")
 
     def fit(self, data: Dataset | Placed, sigma: float) -> "DiffusedFlow":
         """Train the flow at `sigma`, or take it from the cache.

@@ -83,9 +83,9 @@ class MixtureSpec(PriorSpec):
     def __post_init__(self) -> None:
         require(
             self.components is None or self.components >= 1,
-            f"prior.components={self.components} must be at least 1, or null to choose by the data",
+            f"components={self.components} must be at least 1, or null to choose by the data",
         )
-        require(self.rank >= 1, f"prior.rank={self.rank} must be at least 1")
+        require(self.rank >= 1, f"rank={self.rank} must be at least 1")
 
     @abc.abstractmethod
     def estimator(self, components: int, shape: tuple[int, int], floor: float) -> "BaseMixture":

@@ -24,7 +24,7 @@ class PPCA(PriorSpec):
     rank: int = 40
 
     def __post_init__(self) -> None:
-        require(self.rank >= 1, f"prior.rank={self.rank} must be at least 1")
+        require(self.rank >= 1, f"rank={self.rank} must be at least 1")
 
     def fit(self, data: Dataset | Placed, sigma: float) -> DiffusedGaussian:
         """The prior from the data's cached statistics."""

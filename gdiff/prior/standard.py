@@ -28,9 +28,7 @@ class Standard(PriorSpec):
     data_variance: float = 1.0
 
     def __post_init__(self) -> None:
-        require(
-            self.data_variance >= 0, f"prior.data_variance={self.data_variance} must be 0 or more"
-        )
+        require(self.data_variance >= 0, f"data_variance={self.data_variance} must be 0 or more")
 
     def fit(self, data: Dataset | Placed, sigma: float) -> "IsotropicGaussian":
         """The prior for points shaped like the data set's."""

@@ -20,7 +20,7 @@ class Cosine(VariancePreserving):
     clip: float = 1e-4
 
     def __post_init__(self) -> None:
-        require(0 < self.clip < 0.5, f"process.clip={self.clip} must be between 0 and 0.5")
+        require(0 < self.clip < 0.5, f"clip={self.clip} must be between 0 and 0.5")
 
     @property
     def time_range(self) -> tuple[float, float]:

@@ -26,10 +26,10 @@ class DDPM(VariancePreserving):
     beta_max: float = 0.02
 
     def __post_init__(self) -> None:
-        require(self.timesteps >= 2, f"process.timesteps={self.timesteps} must be at least 2")
+        require(self.timesteps >= 2, f"timesteps={self.timesteps} must be at least 2")
         require(
             0 < self.beta_min <= self.beta_max < 1,
-            f"process.beta_min={self.beta_min} and process.beta_max={self.beta_max} must satisfy "
+            f"beta_min={self.beta_min} and beta_max={self.beta_max} must satisfy "
             "0 < beta_min <= beta_max < 1",
         )
 

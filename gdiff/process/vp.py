@@ -27,7 +27,7 @@ class VPLinear(VariancePreserving):
     def __post_init__(self) -> None:
         require(
             0 < self.beta_min <= self.beta_max < math.inf,
-            f"process.beta_min={self.beta_min} and process.beta_max={self.beta_max} must be finite "
+            f"beta_min={self.beta_min} and beta_max={self.beta_max} must be finite "
             "with 0 < beta_min <= beta_max",
         )
 

@@ -54,31 +54,29 @@ class ScheduleSpec(abc.ABC):
 
     def __post_init__(self) -> None:
         is_count = self.steps is not None and self.steps >= 1
-        require(is_count or self.finds_steps, f"schedule.steps={self.steps} must be at least 1")
+        require(is_count or self.finds_steps, f"steps={self.steps} must be at least 1")
         ends = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
         given = {key: sigma for key, sigma in ends.items() if sigma is not None}
         for key, sigma in given.items():
-            require(0 < sigma < math.inf, f"schedule.{key}={sigma} must be positive and finite")
+            require(0 < sigma < math.inf, f"{key}={sigma} must be positive and finite")
         require(
             len(given) < 2 or self.sigma_min < self.sigma_max,
-            f"schedule.sigma_min={self.sigma_min} must be below "
-            f"schedule.sigma_max={self.sigma_max}",
+            f"sigma_min={self.sigma_min} must be below sigma_max={self.sigma_max}",
         )
         time = self.horizon
         require(
             time in (None, AUTO) if isinstance(time, str | None) else 0 < time < math.inf,
-            f"schedule.horizon={time} must be a positive time of the process, {AUTO}, or null for "
-            "sigma_max",
+            f"horizon={time} must be a positive time of the process, {AUTO}, or null for sigma_max",
         )
         require(
             0 < self.horizon_tolerance < math.inf,
-            f"schedule.horizon_tolerance={self.horizon_tolerance} must be positive and finite",
+            f"horizon_tolerance={self.horizon_tolerance} must be positive and finite",
         )
-        require_one_of("schedule.loss_on", self.loss_on, LOSS_ON)
-        require_one_of("schedule.loss_type", self.loss_type, KINDS)
+        require_one_of("loss_on", self.loss_on, LOSS_ON)
+        require_one_of("loss_type", self.loss_type, KINDS)
         require(
             self.loss_samples is None or self.loss_samples >= 1,
-            f"schedule.loss_samples={self.loss_samples} must be at least 1, or null",
+            f"loss_samples={self.loss_samples} must be at least 1, or null",
         )
 
     @abc.abstractmethod

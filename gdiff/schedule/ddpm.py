@@ -35,10 +35,10 @@ class DDPMIndices(ScheduleSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_one_of("schedule.spacing", self.spacing, ("leading", "trailing", "quadratic"))
+        require_one_of("spacing", self.spacing, ("leading", "trailing", "quadratic"))
         require(
             self.process is None or isinstance(self.process, DDPM),
-            f"schedule.process={self.process!r} must be null or a gdiff.process.ddpm.DDPM",
+            f"process={self.process!r} must be null or a gdiff.process.ddpm.DDPM",
         )
 
     def reaching(self, sigma: float, process: ProcessSpec) -> "ScheduleSpec":

@@ -22,7 +22,7 @@ class EDM(ScheduleSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.rho < math.inf, f"schedule.rho={self.rho} must be positive and finite")
+        require(0 < self.rho < math.inf, f"rho={self.rho} must be positive and finite")
 
     def nodes(self, process: ProcessSpec, count: int) -> np.ndarray:
         """The rho-th powers of arithmetic nodes."""

@@ -29,9 +29,9 @@ class LAS(Adaptive):
         super().__post_init__()
         require(
             self.fine_levels >= max(2, self.node_count),
-            f"schedule.fine_levels={self.fine_levels} must be at least 2 and no less than the "
-            f"{self.node_count} noise levels of schedule.steps={self.steps}: raise it or lower "
-            "schedule.steps",
+            f"fine_levels={self.fine_levels} must be at least 2 and no less than the "
+            f"{self.node_count} noise levels of steps={self.steps}: raise it, or lower "
+            "the steps",
         )
 
     def place(self, losses: LossCurve, count: int) -> np.ndarray:

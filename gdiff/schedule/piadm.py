@@ -40,20 +40,19 @@ class Piadm(ScheduleSpec):
         super().__post_init__()
         require(
             self.steps is None,
-            f"schedule.steps={self.steps}: this schedule finds its steps from schedule.block and "
-            "schedule.step, leave it null",
+            f"steps={self.steps}: this schedule finds its steps from block={self.block} and "
+            f"step={self.step}, leave it null",
         )
         require(
             0 < self.step <= self.block < math.inf,
-            f"schedule.step={self.step} and schedule.block={self.block} must satisfy "
-            "0 < step <= block",
+            f"step={self.step} and block={self.block} must satisfy 0 < step <= block",
         )
         start, stop = OU().time([self.sigma_max, self.sigma_min])
         # The last block shrinks by a factor of 1 + ε at every step.
         estimate = start / self.step + math.log(self.block / stop) / math.log1p(self.step)
         require(
             estimate <= _MOST_STEPS,
-            f"schedule.step={self.step} makes more than {_MOST_STEPS} steps: make it larger",
+            f"step={self.step} makes more than {_MOST_STEPS} steps: make it larger",
         )
 
     def _times(self) -> list[np.ndarray]:

@@ -27,7 +27,7 @@ class UniformTime(ScheduleSpec):
         super().__post_init__()
         require(
             self.process is None or isinstance(self.process, ProcessSpec),
-            f"schedule.process={self.process!r} must be null or have a _target_ in gdiff.process",
+            f"process={self.process!r} must be null or have a _target_ in gdiff.process",
         )
 
     def nodes(self, process: ProcessSpec, count: int) -> np.ndarray:

@@ -56,9 +56,9 @@ class Exact(ScoreSpec):
     rows: str = AUTO
 
     def __post_init__(self) -> None:
-        require_one_of("score.precision", self.precision, PRECISIONS)
-        require_one_of("score.rows", self.rows, ROWS)
-        require(self.chunk_rows >= 0, f"score.chunk_rows={self.chunk_rows} must be 0 or more")
+        require_one_of("precision", self.precision, PRECISIONS)
+        require_one_of("rows", self.rows, ROWS)
+        require(self.chunk_rows >= 0, f"chunk_rows={self.chunk_rows} must be 0 or more")
 
     @property
     def is_exact(self) -> bool:

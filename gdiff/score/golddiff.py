@@ -74,16 +74,16 @@ class GoldDiff(ScoreSpec):
     def __post_init__(self) -> None:
         require(
             0 < self.k_min <= self.k_max <= 1,
-            f"score.k_min={self.k_min} and score.k_max={self.k_max} must satisfy "
+            f"k_min={self.k_min} and k_max={self.k_max} must satisfy "
             "0 < k_min <= k_max <= 1: they are fractions of the data set",
         )
-        require_one_of("score.estimator", self.estimator, ESTIMATORS)
-        require(self.wss_batch >= 1, f"score.wss_batch={self.wss_batch} must be at least 1")
+        require_one_of("estimator", self.estimator, ESTIMATORS)
+        require(self.wss_batch >= 1, f"wss_batch={self.wss_batch} must be at least 1")
         require(
             self.proxy_size is None or self.proxy_size >= 1,
-            f"score.proxy_size={self.proxy_size} must be at least 1, or null to choose by size",
+            f"proxy_size={self.proxy_size} must be at least 1, or null to choose by size",
         )
-        require(0 <= self.seed < 2**32, f"score.seed={self.seed} must be between 0 and 2^32 - 1")
+        require(0 <= self.seed < 2**32, f"seed={self.seed} must be between 0 and 2^32 - 1")
 
     def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> "GoldenSubset":
         """Place the data and their proxy and return the denoiser."""

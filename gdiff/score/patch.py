@@ -58,10 +58,10 @@ class Patch(ScoreSpec):
     def __post_init__(self) -> None:
         size = self.patch_size
         is_odd = isinstance(size, int) and size >= 1 and size % 2 == 1
-        require(is_odd or size == "auto", f"score.patch_size={size} must be an odd number, or auto")
+        require(is_odd or size == "auto", f"patch_size={size} must be an odd number, or auto")
         require(
             self.max_images is None or self.max_images >= 1,
-            f"score.max_images={self.max_images} must be at least 1, or null for all images",
+            f"max_images={self.max_images} must be at least 1, or null for all images",
         )
 
     def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> "PatchScan":

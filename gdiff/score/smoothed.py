@@ -45,13 +45,13 @@ class Smoothed(ScoreSpec):
     def __post_init__(self) -> None:
         require(
             self.perturbations >= 2 and self.perturbations % 2 == 0,
-            f"score.perturbations={self.perturbations} must be an even number, 2 or more",
+            f"perturbations={self.perturbations} must be an even number, 2 or more",
         )
         require(
             0 <= self.width < float("inf"),
-            f"score.width={self.width} must be 0 or more, and finite",
+            f"width={self.width} must be 0 or more, and finite",
         )
-        require(self.seed >= 0, f"score.seed={self.seed} must be 0 or more")
+        require(self.seed >= 0, f"seed={self.seed} must be 0 or more")
 
     def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> "SmoothedScan":
         """Place the data and draw the perturbations, the same for all `sigmas`."""

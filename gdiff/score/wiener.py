@@ -37,7 +37,7 @@ class Wiener(ScoreSpec):
     def __post_init__(self) -> None:
         require(
             self.rank is None or self.rank >= 1,
-            f"score.rank={self.rank} must be at least 1, or null for all directions",
+            f"rank={self.rank} must be at least 1, or null for all directions",
         )
 
     def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> "WienerFilter":

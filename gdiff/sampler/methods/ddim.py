@@ -23,7 +23,7 @@ class DDIM(SamplerSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.eta <= 1, f"sampler.eta={self.eta} must be between 0 and 1")
+        require(0 <= self.eta <= 1, f"eta={self.eta} must be between 0 and 1")
 
     def table(self, sigma: np.ndarray) -> Steps:
         """Coefficients on a grid [K + 1]."""

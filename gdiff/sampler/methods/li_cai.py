@@ -34,10 +34,10 @@ class LiCai(SamplerSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_one_of("sampler.look", self.look, ("ahead", "back"))
+        require_one_of("look", self.look, ("ahead", "back"))
         require(
             self.clip is None or 0 < self.clip < np.inf,
-            f"sampler.clip={self.clip} must be positive, or null for no limit",
+            f"clip={self.clip} must be positive, or null for no limit",
         )
 
     def table(self, sigma: np.ndarray) -> Steps:

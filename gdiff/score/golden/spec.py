@@ -44,12 +44,10 @@ class Golden(ScoreSpec):
     rows: str = AUTO
 
     def __post_init__(self) -> None:
-        require(self.tolerance > 0, f"score.tolerance={self.tolerance} must be positive")
-        require(self.max_rank >= 1, f"score.max_rank={self.max_rank} must be at least 1")
-        require(
-            self.pilot_queries >= 1, f"score.pilot_queries={self.pilot_queries} must be at least 1"
-        )
-        require_one_of("score.rows", self.rows, ROWS)
+        require(self.tolerance > 0, f"tolerance={self.tolerance} must be positive")
+        require(self.max_rank >= 1, f"max_rank={self.max_rank} must be at least 1")
+        require(self.pilot_queries >= 1, f"pilot_queries={self.pilot_queries} must be at least 1")
+        require_one_of("rows", self.rows, ROWS)
 
     @property
     def is_posterior(self) -> bool:

@@ -49,12 +49,12 @@ class PcaLocal(ScoreSpec):
     def __post_init__(self) -> None:
         require(
             self.threshold is None or 0 <= self.threshold <= 1,
-            f"score.threshold={self.threshold} must be between 0 and 1, or null for the paper's",
+            f"threshold={self.threshold} must be between 0 and 1, or null for the paper's",
         )
-        require_one_of("score.subset", self.subset, SUBSETS)
+        require_one_of("subset", self.subset, SUBSETS)
         require(
             1 <= self.min_rows <= self.max_rows,
-            f"score.min_rows={self.min_rows} and score.max_rows={self.max_rows} must satisfy "
+            f"min_rows={self.min_rows} and max_rows={self.max_rows} must satisfy "
             "1 <= min_rows <= max_rows",
         )
 
