@@ -105,7 +105,7 @@ def test_keys_are_for_archives(stored):
 
 
 def test_missing_files_are_named(tmp_path):
-    with one_line("dataset.path is missing"):
+    with one_line("path is missing"):
         Array()
     for path in (tmp_path, tmp_path / "no.npy"):
         with one_line(f"dataset.path={path}", ".npy or .npz"):
@@ -113,7 +113,7 @@ def test_missing_files_are_named(tmp_path):
 
 
 def test_an_unknown_scale_is_refused(tmp_path):
-    with one_line("dataset.scale='max'", "auto, none"):
+    with one_line("scale='max'", "auto, none"):
         Array(path=tmp_path / "x.npy", scale="max")
 
 

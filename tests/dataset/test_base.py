@@ -69,7 +69,7 @@ def test_subset_counts_points_of_the_classes():
 
 @pytest.mark.parametrize("subset", [-3, 0, 1])
 def test_a_subset_has_at_least_two_points(subset):
-    with one_line(f"dataset.subset={subset}", "at least 2"):
+    with one_line(f"subset={subset}", "at least 2"):
         Given(x=X, subset=subset)
 
 
@@ -84,7 +84,7 @@ def test_classes_need_labels():
 
 
 def test_no_classes_at_all_are_refused():
-    with one_line("dataset.classes=[]"):
+    with one_line("classes=[]"):
         Given(x=X, labels=LABELS, classes=[])
 
 
@@ -109,7 +109,7 @@ def test_classes_may_be_named():
 
 @pytest.mark.parametrize("classes", [[1.5], [True], [None], [[1]]])
 def test_classes_are_numbers_or_names(classes):
-    with one_line(f"dataset.classes={classes}", "is not a list of numbers or names"):
+    with one_line(f"classes={classes}", "is not a list of numbers or names"):
         Given(x=X, labels=LABELS, classes=classes)
 
 

@@ -203,12 +203,12 @@ def test_resizing_is_antialiased(tmp_path):
 
 @pytest.mark.parametrize("resolution", [0, -4])
 def test_a_resolution_is_positive(tmp_path, resolution):
-    with one_line(f"dataset.resolution={resolution}"):
+    with one_line(f"resolution={resolution}"):
         Folder(path=tmp_path, resolution=resolution)
 
 
 def test_a_missing_or_empty_folder_is_one_line(tmp_path):
-    with one_line("dataset.path is missing"):
+    with one_line("path is missing"):
         Folder()
     with one_line(f"dataset.path={tmp_path / 'no'}", "not a folder"):
         Folder(path=tmp_path / "no").load()

@@ -170,7 +170,7 @@ def test_without_its_library_the_cache_alone_is_read(tiny_dir, package, monkeypa
 
 
 def test_a_name_is_needed(tmp_path):
-    with one_line("dataset.name is missing"):
+    with one_line("name is missing"):
         Tfds(data_dir=tmp_path)
 
 

@@ -23,14 +23,14 @@ def test_toys_are_float32_of_order_one_and_follow_their_seed(toy):
 @pytest.mark.parametrize("toy", RANDOM)
 def test_impossible_options_are_refused(toy):
     for option, value in (("num_points", 1), ("noise", -0.1), ("noise", np.inf), ("seed", -1)):
-        with one_line(f"dataset.{option}={value}"):
+        with one_line(f"{option}={value}"):
             toy(**{option: value})
-    with one_line("dataset.subset"):
+    with one_line("subset"):
         toy(subset=0)
 
 
 def test_gaussians_need_a_component():
-    with one_line("dataset.num_modes=0"):
+    with one_line("num_modes=0"):
         Gaussians(num_modes=0)
 
 

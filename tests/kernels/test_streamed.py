@@ -125,7 +125,7 @@ def test_files_that_are_large_for_the_memory_stay_on_the_host(images, monkeypatc
 
 
 def test_another_place_for_rows_is_a_mistake():
-    with pytest.raises(UserError, match=r"score.rows='disk' is not one of: auto, device, host"):
+    with pytest.raises(UserError, match=r"rows='disk' is not one of: auto, device, host"):
         Exact(rows="disk")
 
 

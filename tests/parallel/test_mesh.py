@@ -45,13 +45,13 @@ CLUSTER = {"distributed": True, "coordinator": "node1:1234", "process_id": 0, "n
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"process_id": None}, "runtime.process_id missing: set all three of them, or none"),
-        ({"coordinator": None, "num_processes": None}, "runtime.coordinator and runtime.num_pro"),
-        ({"distributed": False}, "add runtime.distributed=true"),
-        ({"coordinator": "node1"}, "runtime.coordinator=node1 must be an address and a port"),
-        ({"num_processes": 0}, "runtime.num_processes=0 must be at least 1"),
-        ({"process_id": 2}, "runtime.process_id=2 must be between 0 and 1"),
-        ({"process_id": -1}, "runtime.process_id=-1 must be between 0 and 1"),
+        ({"process_id": None}, "process_id=null: set all three of them, or none"),
+        ({"coordinator": None, "num_processes": None}, "coordinator=null and num_processes=null: "),
+        ({"distributed": False}, "add distributed=true"),
+        ({"coordinator": "node1"}, "coordinator=node1 must be an address and a port"),
+        ({"num_processes": 0}, "num_processes=0 must be at least 1"),
+        ({"process_id": 2}, "process_id=2 must be between 0 and 1"),
+        ({"process_id": -1}, "process_id=-1 must be between 0 and 1"),
     ],
 )
 def test_what_is_said_of_the_processes_must_fit_together(changes, message):

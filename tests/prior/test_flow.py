@@ -223,5 +223,5 @@ def test_more_components_than_points_are_refused(mesh):
 )
 def test_impossible_options_are_refused(options):
     (name,) = options
-    with pytest.raises(UserError, match=f"prior.{name}="):
+    with pytest.raises(UserError, match=f"{name}="):
         Flow(**options)

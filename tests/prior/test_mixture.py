@@ -137,7 +137,7 @@ def test_a_part_of_many_rows_is_fitted(kind, monkeypatch):
 def test_bad_input_is_refused_in_one_line(kind):
     with pytest.raises(UserError, match=r"^prior\.components=301 is more than the 300 points of"):
         kind(components=301).fit(Placed(plane(), MESH), 1.0)
-    with pytest.raises(UserError, match=r"prior\.components=0 must be at least 1"):
+    with pytest.raises(UserError, match=r"components=0 must be at least 1"):
         kind(components=0)
-    with pytest.raises(UserError, match=r"prior\.rank=0 must be at least 1"):
+    with pytest.raises(UserError, match=r"rank=0 must be at least 1"):
         kind(rank=0)

@@ -19,5 +19,5 @@ def test_the_ends_are_clipped():
 
 @pytest.mark.parametrize("clip", [0.0, 0.5, -1.0, np.nan])
 def test_an_impossible_clip_is_refused_in_one_line(clip):
-    with pytest.raises(UserError, match=r"^process\.clip=.*$"):
+    with pytest.raises(UserError, match=r"^clip=.*$"):
         Cosine(clip=clip)

@@ -29,5 +29,5 @@ def test_a_constant_rate_is_allowed():
     "beta_min,beta_max", [(0.0, 1.0), (2.0, 1.0), (0.1, np.inf), (np.nan, 1.0)]
 )
 def test_impossible_rates_are_refused_in_one_line(beta_min, beta_max):
-    with pytest.raises(UserError, match=r"^process\.beta_min=.*beta_max.*$"):
+    with pytest.raises(UserError, match=r"^beta_min=.*beta_max.*$"):
         VPLinear(beta_min=beta_min, beta_max=beta_max)

@@ -22,5 +22,5 @@ def test_a_perfect_denoiser_keeps_the_noise_level(eta):
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, np.nan])
 def test_an_impossible_eta_is_refused_in_one_line(eta):
-    with pytest.raises(UserError, match=r"^sampler\.eta=.* must be between 0 and 1$"):
+    with pytest.raises(UserError, match=r"^eta=.* must be between 0 and 1$"):
         DDIM(eta=eta)

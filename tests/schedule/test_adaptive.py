@@ -133,7 +133,7 @@ def test_the_steps_of_the_asymptotic_grid_have_equal_integrals_of_the_root_of_th
     ],
 )
 def test_more_nodes_than_candidates_are_refused_in_one_line(fields):
-    with pytest.raises(UserError, match=r"^schedule\.fine_levels=.* schedule\.steps=.*$"):
+    with pytest.raises(UserError, match=r"^fine_levels=.* steps=.*$"):
         LAS(**fields)
 
 

@@ -81,9 +81,9 @@ def test_the_table_of_the_run_s_process_is_used_when_none_is_given():
 
 
 def test_unknown_options_are_refused_in_one_line():
-    with pytest.raises(UserError, match=r"^schedule\.spacing='linear' is not one of.*$"):
+    with pytest.raises(UserError, match=r"^spacing='linear' is not one of.*$"):
         DDPMIndices(spacing="linear")
-    with pytest.raises(UserError, match=r"^schedule\.process=OU.* .*$"):
+    with pytest.raises(UserError, match=r"^process=OU.* .*$"):
         DDPMIndices(process=OU())
 
 

@@ -20,5 +20,5 @@ def test_rho_one_is_the_uniform_grid_and_large_rho_the_geometric_one():
 
 @pytest.mark.parametrize("rho", [0.0, -7.0, np.inf, np.nan])
 def test_an_impossible_rho_is_refused_in_one_line(rho):
-    with pytest.raises(UserError, match=r"^schedule\.rho=.*$"):
+    with pytest.raises(UserError, match=r"^rho=.*$"):
         EDM(rho=rho)

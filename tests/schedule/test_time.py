@@ -43,5 +43,5 @@ def test_the_ends_of_a_process_may_be_copied_from_the_message():
 
 
 def test_something_else_than_a_process_is_refused_in_one_line():
-    with pytest.raises(UserError, match=r"^schedule\.process='ou' .*$"):
+    with pytest.raises(UserError, match=r"^process='ou' .*$"):
         UniformTime(process="ou")

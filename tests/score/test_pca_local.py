@@ -397,11 +397,11 @@ def test_rows_stay_as_they_are_stored():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"threshold": -0.1}, "score.threshold=-0.1 must be between 0 and 1"),
-        ({"threshold": float("nan")}, "score.threshold=nan"),
-        ({"subset": "some"}, "score.subset='some' is not one of: full, golden"),
-        ({"min_rows": 0}, "score.min_rows=0"),
-        ({"min_rows": 9, "max_rows": 8}, "score.max_rows=8"),
+        ({"threshold": -0.1}, "threshold=-0.1 must be between 0 and 1"),
+        ({"threshold": float("nan")}, "threshold=nan"),
+        ({"subset": "some"}, "subset='some' is not one of: full, golden"),
+        ({"min_rows": 0}, "min_rows=0"),
+        ({"min_rows": 9, "max_rows": 8}, "max_rows=8"),
     ],
     ids=str,
 )
