@@ -63,26 +63,26 @@ class Driving:
         size = self.block_size
         require(
             size in (ALL, BY_SCHEDULE) if isinstance(size, str) else size >= 1,
-            f"sampler.block_size={size} must be at least 1, or one of: {ALL}, {BY_SCHEDULE}",
+            f"block_size={size} must be at least 1, or one of: {ALL}, {BY_SCHEDULE}",
         )
-        require_one_of("sampler.split", self.split, SPLITS)
-        require_one_of("sampler.start", self.start, STARTS)
+        require_one_of("split", self.split, SPLITS)
+        require_one_of("start", self.start, STARTS)
         require(
             self.max_sweeps is None or self.max_sweeps >= 1,
-            f"sampler.max_sweeps={self.max_sweeps} must be at least 1, or null for no limit",
+            f"max_sweeps={self.max_sweeps} must be at least 1, or null for no limit",
         )
         require(
             self.tolerance is None or 0 <= self.tolerance < math.inf,
-            f"sampler.tolerance={self.tolerance} must not be negative",
+            f"tolerance={self.tolerance} must not be negative",
         )
         require(
             self.tolerance is not None or self.max_sweeps is not None,
-            "sampler.tolerance=null asks for a fixed number of sweeps: set sampler.max_sweeps",
+            "tolerance=null asks for a fixed number of sweeps: set max_sweeps=K",
         )
-        require(self.corrector >= 0, f"sampler.corrector={self.corrector} must not be negative")
+        require(self.corrector >= 0, f"corrector={self.corrector} must not be negative")
         for key in ("corrector_step", "corrector_friction"):
             value = getattr(self, key)
-            require(0 < value < math.inf, f"sampler.{key}={value} must be positive and finite")
+            require(0 < value < math.inf, f"{key}={value} must be positive and finite")
 
     @property
     def wants_guess(self) -> bool:
