@@ -46,8 +46,8 @@ class Denoiser(Protocol):
 
 
 def per_row(sigma: Float[Array, " b"] | float, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
-    """A noise level for every row of z, in its type."""
-    return jnp.broadcast_to(jnp.asarray(sigma, z.dtype), z.shape[:1])
+    """A noise level for every row of z, in its type; in the working precision if z is not real."""
+    return jnp.broadcast_to(jnp.asarray(sigma, jnp.result_type(z, float)), z.shape[:1])
 
 
 class _Adapted(eqx.Module):
@@ -90,10 +90,15 @@ def as_denoiser(function: Callable[..., Any], mesh: Mesh | None = None) -> Denoi
     """
     denoiser = function if isinstance(function, _Adapted) else _Adapted(function)
     require(
-        mesh is None or mesh.size == 1 or not isinstance(denoiser.function, _OnHost),
+        mesh is None or mesh.size == 1 or not is_on_host(denoiser),
         "a denoiser of NumPy arrays runs on one device only: use the mesh batch:1, or none",
     )
     return denoiser
+
+
+def is_on_host(denoiser: Callable[..., Any]) -> bool:
+    """Whether it is one of `from_numpy`."""
+    return isinstance(denoiser, _Adapted) and isinstance(denoiser.function, _OnHost)
 
 
 def from_numpy(function: Callable[[np.ndarray, np.ndarray], Any]) -> Denoiser:

@@ -118,6 +118,8 @@ class Experiment:
 class Prepared:
     """The parts of an experiment, each fitted to the data when it is first needed.
 
+    A part that there is already may be set instead.
+
     Attributes:
         experiment: what it is about.
         clock: to which the seconds of every phase are added.

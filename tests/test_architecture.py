@@ -19,7 +19,16 @@ ROOMS = {
         *("config", "run", "prepared", "store", "report", "bench", "dataset", "study"),
         "parallel",
     },
-    "config": {"prepared"},
+    "config": {"prepared", "dataset"},
+    "notebook": {
+        *("prepared", "dataset", "kernels", "metrics", "parallel", "prior", "process", "runtime"),
+        *("sampler", "schedule", "score", "figures"),
+    },
+    "priors": {"prior"},
+    "processes": {"process"},
+    "samplers": {"sampler"},
+    "schedules": {"schedule"},
+    "scores": {"score"},
     "report": {"store", "config", "dataset"},
     "bench": {
         *("prepared", "dataset", "sampler", "parallel", "report", "score", "trajectory", "clock"),

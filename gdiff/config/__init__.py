@@ -1,8 +1,8 @@
 """From Hydra's overrides to a typed experiment; the only package that knows Hydra and OmegaConf."""
 
-from gdiff.config.compose import PLACES, Composer, Place, composer, config_dir
+from gdiff.config.compose import PLACES, Composer, Place, composer
 from gdiff.config.sources import Sources
-from gdiff.config.specs import build, differences, load, to_yaml
+from gdiff.config.specs import build, config_dir, differences, load, load_dataset, to_yaml
 
 __all__ = [
     "PLACES",
@@ -14,5 +14,6 @@ __all__ = [
     "config_dir",
     "differences",
     "load",
+    "load_dataset",
     "to_yaml",
 ]

@@ -1,6 +1,5 @@
 """Hydra: overrides are composed to a configuration, runs and sweeps are started."""
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,11 +24,12 @@ from gdiff.config.specs import (
     TARGET,
     above,
     build,
-    did_you_mean,
+    config_dir,
     differences,
     flatten,
     load,
     no_key,
+    no_option,
     to_yaml,
 )
 from gdiff.errors import UserError, require
@@ -70,13 +70,6 @@ class Place(NamedTuple):
 
 # A run; what it returns is for Hydra's sweepers, which minimise it.
 Job = Callable[[DictConfig, Place], Any]
-
-
-def config_dir() -> Path:
-    """Folder of the configurations: inside the package if installed, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
 
 
 class Composer:
@@ -247,11 +240,7 @@ class Composer:
         plugins = ""
         if group in ("hydra/launcher", "hydra/sweeper"):
             plugins = "; plugins bring others; in the checkout: pip install -e '.[joblib]'"
-        return (
-            f"{group}={name}: no such option."
-            + did_you_mean(difflib.get_close_matches(name, options, n=1))
-            + f" The options are: {', '.join(options)}{plugins}"
-        )
+        return no_option(group, name, options) + plugins
 
     def _groups(self) -> list[str]:
         """Names of the groups, with those of the user."""

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from gdiff.config.sources import Sources
+from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
 
@@ -66,6 +67,37 @@ def _experiment(cfg: DictConfig, sources: Sources) -> Experiment:
     missing = sorted(OmegaConf.missing_keys(cfg))
     require(not missing, f"{', '.join(missing)} is missing: give it a value")
     return _build(cfg, Experiment, "", sources)
+
+
+def config_dir() -> Path:
+    """Folder of the configurations: inside the package if installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def load_dataset(option: str, /, **keys: Any) -> Dataset:
+    """A data set by its name.
+
+        gdiff.load("mnist", data_dir="~/data", classes=[3, 8])
+
+    Args:
+        option: of the group `dataset`: digits, moons, cifar10, folder, …
+        keys: what to change of its keys; the files `configs/dataset/*.yaml` list them.
+
+    Raises:
+        UserError: no such option or key, or data that cannot be had.
+    """
+    sources = Sources.of()
+    folders = (config_dir(), *sources.config_dirs())
+    files = {path.stem: path for f in folders for path in sorted(f.glob("dataset/*.yaml"))}
+    require(option in files, no_option("dataset", option, files))
+    keys = {key: str(value) if isinstance(value, Path) else value for key, value in keys.items()}
+    try:
+        cfg = OmegaConf.merge(OmegaConf.load(files[option]), keys)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    return _build(cfg, DatasetSpec, "", sources).load()
 
 
 def _build(node: DictConfig, kind: Any, path: str, sources: Sources) -> Any:
@@ -232,6 +264,12 @@ def no_key(key: str, known: Iterable[str]) -> str:
     if not hint and parent and beside:
         hint = f" The keys of {parent} are: {', '.join(beside)}"
     return f"there is no key {key!r}.{hint}"
+
+
+def no_option(group: str, name: str, options: Iterable[str]) -> str:
+    """An unknown option of a group, with the nearest one, and all."""
+    near = did_you_mean(difflib.get_close_matches(name, options, n=1))
+    return f"{group}={name}: no such option.{near} The options are: {', '.join(options)}"
 
 
 def did_you_mean(near: Sequence[str]) -> str:

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from gdiff.dataset.base import Dataset, DatasetSpec, blocks, first_bad_row
+from gdiff.dataset.base import Dataset, DatasetSpec, blocks, first_bad_row, usable
 from gdiff.dataset.images import one_line
 from gdiff.errors import UserError, require, require_one_of
 
 _DATA_KEYS = ("x", "images")
 _LABEL_KEYS = ("y", "labels", "label")
+SCALES = ("auto", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class Array(DatasetSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.path is not None, "path is missing: give the .npy or .npz file")
-        require_one_of("scale", self.scale, ("auto", "none"))
+        require_one_of("scale", self.scale, SCALES)
 
     def read(self) -> Dataset:
         """Points in their stored type."""
@@ -55,7 +57,7 @@ class Array(DatasetSpec):
                 reason = f"cannot be read ({one_line(error)}): give a whole .npy or .npz file"
             raise UserError(f"{asked} {reason}") from error
         x = _as_points(x, asked)
-        shift, scale = self._affine(x, asked)
+        shift, scale = _affine(x, self.scale, asked)
         return Dataset(name=path.stem, x=x, labels=labels, shift=shift, scale=scale)
 
     def _npy(self, path: Path) -> tuple[np.ndarray, None]:
@@ -80,18 +82,48 @@ class Array(DatasetSpec):
                 return x, None
             return x, _as_labels(file[label_key], len(np.atleast_1d(x)), f"{path}: {label_key}")
 
-    def _affine(self, x: np.ndarray, asked: str) -> tuple[float, float]:
-        if self.scale == "none" or x.dtype.kind not in "buif" or not x.size:
-            return 0.0, 1.0
-        if x.dtype == np.uint8:
-            return 127.5, 127.5
-        # The range of all rows, so that a subset is scaled like the whole.
-        ends = np.array([(x[rows].min(), x[rows].max()) for rows in blocks(x)], np.float64)
-        low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
-        if not np.isfinite(high - low):
-            row = first_bad_row(x)
-            raise UserError(f"{asked} holds NaN or infinity, first in row {row}: remove such rows")
-        return (high + low) / 2, (high - low) / 2 or 1.0
+
+def from_array(
+    name: str, x: ArrayLike, labels: ArrayLike | None = None, *, scale: str = "auto"
+) -> Dataset:
+    """A data set from an array in memory.
+
+    Args:
+        name: what to call it in tables.
+        x: [n, dim] or [n] vectors, [n, height, width] or [n, height, width, channels] images, of
+            any type of number. uint8 and float32 stay as they are; others become float32.
+        labels: [n] class indices.
+        scale: "auto" maps 0..255 (uint8), or the least and greatest value (other types), to
+            [-1, 1], the range of pictures; "none" takes values as they are.
+
+    Raises:
+        UserError: what is not such an array, or holds NaN or infinity, or fewer than two points.
+    """
+    require_one_of("scale", scale, SCALES)
+    try:
+        x = np.asarray(x)
+    except ValueError as error:
+        raise UserError(f"{name} is not an array ({one_line(error)})") from error
+    x = _as_points(x, name)
+    shift, factor = _affine(x, scale, name)
+    if labels is not None:
+        labels = _as_labels(np.asarray(labels), len(x), f"{name}: labels")
+    return usable(Dataset(name, x, labels, shift=shift, scale=factor))
+
+
+def _affine(x: np.ndarray, scale: str, asked: str) -> tuple[float, float]:
+    """Shift and scale that map stored values to those of the model."""
+    if scale == "none" or x.dtype.kind not in "buif" or not x.size:
+        return 0.0, 1.0
+    if x.dtype == np.uint8:
+        return 127.5, 127.5
+    # The range of all rows, so that a subset is scaled like the whole.
+    ends = np.array([(x[rows].min(), x[rows].max()) for rows in blocks(x)], np.float64)
+    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+    if not np.isfinite(high - low):
+        row = first_bad_row(x)
+        raise UserError(f"{asked} holds NaN or infinity, first in row {row}: remove such rows")
+    return (high + low) / 2, (high - low) / 2 or 1.0
 
 
 def _as_points(x: np.ndarray, asked: str) -> np.ndarray:

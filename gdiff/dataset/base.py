@@ -157,26 +157,11 @@ class DatasetSpec(abc.ABC):
     def load(self) -> Dataset:
         """The data set that the options describe: at least two points, uint8 or float32, finite.
 
-        Rows are copied only where some are left out, and values only where their type changes.
-
         Raises:
             UserError: data that cannot be read or used, or options that do not fit it.
         """
         data = self.read()
-        name, kind = data.name, data.x.dtype
-        require(kind.kind in "buif", f"{name} holds {kind} values: store plain real numbers")
-        require(data.dim > 0, f"{name} has empty points, of shape {data.event_shape}")
-        index = self._index(data)
-        n = len(data) if index is None else len(index)
-        count = "only one point" if n == 1 else f"{n} points"
-        require(n >= 2, f"{name} has {count} to use: give it at least 2")
-        labels = data.labels if data.labels is None or index is None else data.labels[index]
-        data = replace(data, x=as_stored(data.x, index), labels=labels)
-        row = first_bad_row(data.x)
-        if row is not None:
-            row = row if index is None else int(index[row])
-            raise UserError(f"{name} holds NaN or infinity, first in row {row}: remove such rows")
-        return data
+        return usable(data, self._index(data))
 
     def _index(self, data: Dataset) -> np.ndarray | None:
         """Rows to keep, in stored order, or None for all."""
@@ -194,6 +179,29 @@ class DatasetSpec(abc.ABC):
             chosen = np.sort(np.random.default_rng(_SUBSET_SEED).permutation(n)[: self.subset])
             index = chosen if index is None else index[chosen]
         return None if index is None or len(index) == len(data) else index
+
+
+def usable(data: Dataset, index: np.ndarray | None = None) -> Dataset:
+    """Rows `index` of a data set, or all: at least two points, uint8 or float32, finite.
+
+    Rows are copied only where some are left out, and values only where their type changes.
+
+    Raises:
+        UserError: there are no such rows.
+    """
+    name, kind = data.name, data.x.dtype
+    require(kind.kind in "buif", f"{name} holds {kind} values: store plain real numbers")
+    require(data.dim > 0, f"{name} has empty points, of shape {data.event_shape}")
+    n = len(data) if index is None else len(index)
+    count = "only one point" if n == 1 else f"{n} points"
+    require(n >= 2, f"{name} has {count} to use: give it at least 2")
+    labels = data.labels if data.labels is None or index is None else data.labels[index]
+    data = replace(data, x=as_stored(data.x, index), labels=labels)
+    row = first_bad_row(data.x)
+    if row is not None:
+        row = row if index is None else int(index[row])
+        raise UserError(f"{name} holds NaN or infinity, first in row {row}: remove such rows")
+    return data
 
 
 def _rows_of(data: Dataset, classes: list[int | str]) -> np.ndarray:

@@ -63,6 +63,7 @@ class Placed:
                 centre=None,
                 radius=None,
                 n=len(data),
+                event_shape=data.event_shape,
                 shift=data.shift,
                 scale=data.scale,
                 mesh=self.mesh,

@@ -120,6 +120,7 @@ class Rows(eqx.Module):
         centre: [d] a point near the mean of the rows, whole numbers where the rows are.
         radius: [] largest distance of a row from the centre, in model coordinates.
         n: how many rows there are on all devices, without padding.
+        event_shape: of a point, whose d numbers a row holds.
     """
 
     stored: Array | Streamed = split()
@@ -127,6 +128,7 @@ class Rows(eqx.Module):
     centre: Float[Array, " d"] | None
     radius: Float[Array, ""] | None
     n: int = eqx.field(static=True)
+    event_shape: tuple[int, ...] = eqx.field(static=True)
     shift: float = eqx.field(static=True)
     scale: float = eqx.field(static=True)
     mesh: Mesh = eqx.field(static=True)

@@ -219,7 +219,7 @@ def _proxy(rows: Rows, event_shape: tuple[int, ...], sides: tuple[int, int]) -> 
     run = partial(fold, f=PerRow(of))
     pooled = on_devices(rows.mesh, run, rows, gives=P(None, DATA)).T
     centre = jnp.zeros(pooled.shape[1], pooled.dtype)
-    proxy = Rows(pooled, None, centre, None, rows.n, 0.0, 1.0, rows.mesh)
+    proxy = Rows(pooled, None, centre, None, rows.n, pooled.shape[1:], 0.0, 1.0, rows.mesh)
     return replace(proxy, half_norms=half_norms(proxy))
 
 

@@ -43,7 +43,8 @@ class Wiener(ScoreSpec):
     def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> "WienerFilter":
         """Put mean and principal directions on every device; the same for all `sigmas`."""
         data = Placed.of(data)
-        return WienerFilter.of(statistics(data.dataset, self.rank), data.mesh)
+        found = statistics(data.dataset, self.rank)
+        return WienerFilter.of(found, data.mesh, data.dataset.event_shape)
 
 
 class WienerFilter(eqx.Module):
@@ -56,19 +57,24 @@ class WienerFilter(eqx.Module):
         eigenvalues: [r] λ.
         eigenvectors: [d, r] U.
         tail: [] variance of the directions beyond U.
+        event_shape: of a point; None where it is not known.
     """
 
     mean: Float[Array, " d"]
     eigenvalues: Float[Array, " r"]
     eigenvectors: Float[Array, "d r"]
     tail: Float[Array, ""]
+    event_shape: tuple[int, ...] | None = eqx.field(static=True, default=None)
 
     @classmethod
-    def of(cls, found: Statistics, mesh: Mesh) -> "WienerFilter":
+    def of(
+        cls, found: Statistics, mesh: Mesh, event_shape: tuple[int, ...] | None = None
+    ) -> "WienerFilter":
         """Replicate the statistics over `mesh` in the working precision."""
         everywhere = NamedSharding(mesh, PartitionSpec())
         dtype = jnp.result_type(float)
-        return cls(*(jax.device_put(jnp.asarray(part, dtype), everywhere) for part in found))
+        parts = (jax.device_put(jnp.asarray(part, dtype), everywhere) for part in found)
+        return cls(*parts, event_shape)
 
     def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
         """Posterior of the Gaussian at every row of z."""
