@@ -46,7 +46,7 @@ class Denoiser(Protocol):
 
 
 def per_row(sigma: Float[Array, " b"] | float, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
-    """A noise level for every row of z, in its type; in the working precision if z is not real."""
+    """A noise level for every row of z, in the type in which JAX computes with z."""
     return jnp.broadcast_to(jnp.asarray(sigma, jnp.result_type(z, float)), z.shape[:1])
 
 

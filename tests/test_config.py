@@ -197,6 +197,27 @@ def test_a_users_mistake_in_a_file_is_a_users_error(tmp_path, text, message):
         composed("dataset=mine", user_dir=tmp_path)
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("score=golden score.tolerance=-1", "score.tolerance=-1.0 must be positive"),
+        (
+            "schedule.sigma_min=90",
+            "schedule.sigma_min=90.0 must be below schedule.sigma_max=80.0",
+        ),
+        (
+            "schedule=vp schedule.process.beta_min=-1",
+            "schedule.process.beta_min=-1.0 and schedule.process.beta_max=20.0 must be finite .*",
+        ),
+        ("sampler.tolerance=null", "sampler.tolerance=null .* set sampler.max_sweeps=K"),
+        ("dataset=array", "dataset.path is missing: give the .npy or .npz file"),
+    ],
+)
+def test_what_a_class_says_of_its_fields_is_said_of_keys(words, message):
+    with pytest.raises(UserError, match=rf"^{message}$"):
+        composed(*words.split())
+
+
 def test_a_target_in_a_users_file_is_not_even_imported(tmp_path):
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "mine.yaml").write_text("_target_: antigravity.X\n")
