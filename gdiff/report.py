@@ -3,10 +3,11 @@
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from rich import box
@@ -52,6 +53,25 @@ def columns(rows: Sequence[Mapping]) -> list[str]:
     return sorted(names, key=lambda name: name == "error")
 
 
+def table(
+    headers: Iterable[str], rows: Iterable[Iterable[object]], *, left: int = 1, **options: Any
+) -> Table:
+    """Rows for the screen.
+
+    Args:
+        headers: names of the columns.
+        rows: their values, see `cell`.
+        left: so many columns are of words; those after them are of numbers, and stand to the right.
+        options: title, caption and others of rich's Table.
+    """
+    shown = Table(**options)
+    for place, name in enumerate(headers):
+        shown.add_column(name, justify="left" if place < left else "right")
+    for row in rows:
+        shown.add_row(*map(cell, row))
+    return shown
+
+
 def sweep_table(rows: Sequence[Mapping]) -> Table:
     """The runs of a sweep for the screen, without errors, and without what tells no runs apart."""
     shown: dict[str, list[str]] = {}
@@ -61,42 +81,28 @@ def sweep_table(rows: Sequence[Mapping]) -> Table:
         says_something = len(given) == 1 or len(set(given)) > 1
         if name != "error" and says_something and cells not in shown.values():
             shown[name] = cells
-    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    for name, cells in shown.items():
-        width = max(map(len, cells))
-        table.add_column(_broken(name, width), justify="right", no_wrap=True)
-    for cells in zip(*shown.values(), strict=True):
-        table.add_row(*cells)
-    return table
+    headers = [_broken(name, max(map(len, cells))) for name, cells in shown.items()]
+    look = {"box": box.SIMPLE_HEAD, "padding": 0, "show_edge": False}
+    found = table(headers, zip(*shown.values(), strict=True), left=0, **look)
+    for column in found.columns:
+        column.no_wrap = True
+    return found
 
 
 def _broken(name: str, width: int) -> str:
     """A name on lines of about `width`, broken after underscores and dots only."""
-    pieces = re.findall(r"[^_.]*[_.]|[^_.]+", name)
-    width = max(width, *map(len, pieces))
-    lines = [""]
-    for piece in pieces:
-        if len(lines[-1] + piece) > width:
-            lines.append("")
-        lines[-1] += piece
-    return "\n".join(lines)
+    pieces = re.sub(r"(?<=[_.])", " ", name)
+    return textwrap.fill(pieces, width, break_long_words=False).replace(" ", "")
 
 
 def metrics_table(metrics: Mapping[str, float]) -> Table:
     """The metrics of one run for the screen."""
-    table = Table("metric", "value")
-    table.columns[1].justify = "right"
-    for name, value in metrics.items():
-        table.add_row(name, cell(value))
-    return table
+    return table(("metric", "value"), metrics.items())
 
 
 def rows_table(rows: Sequence[NamedTuple]) -> Table:
     """Named tuples for the screen, one a row."""
-    table = Table(*rows[0]._fields)
-    for row in rows:
-        table.add_row(*map(cell, row))
-    return table
+    return table(rows[0]._fields, rows, left=len(rows[0]))
 
 
 def info_table() -> Table:
@@ -108,27 +114,16 @@ def info_table() -> Table:
     from gdiff.dataset.tfds import default_data_dir
     from gdiff.store.cache import cache_dir
 
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     packages = ("jax", "jaxlib", "numpy", "hydra-core", "omegaconf", "tensorflow-datasets")
     facts = {"gdiff": __version__, "python": platform.python_version()}
-    for name in packages:
-        try:
-            facts[name] = version(name)
-        except PackageNotFoundError:
-            facts[name] = "not installed"
-    facts["processors"] = _processors()
-    facts["memory"] = f"{memory / 2**30:.1f} GiB"
+    facts |= {name: version_of(name) or "not installed" for name in packages}
+    facts |= {"processors": processors(), "memory": f"{memory_bytes() / 2**30:.1f} GiB"}
     for device in jax.devices():
         limit = (device.memory_stats() or {}).get("bytes_limit")
         size = f", {limit / 2**30:.1f} GiB" if limit else ""
         facts[str(device)] = f"{device.device_kind}{size}"
-    facts["configurations"] = config_dir()
-    facts["cache"] = cache_dir()
-    facts["data sets"] = default_data_dir()
-    table = Table("what", "value")
-    for name, value in facts.items():
-        table.add_row(name, str(value))
-    return table
+    facts |= {"configurations": config_dir(), "cache": cache_dir(), "data sets": default_data_dir()}
+    return table(("what", "value"), facts.items(), left=2)
 
 
 def show(table: Table) -> None:
@@ -139,11 +134,24 @@ def show(table: Table) -> None:
     console.print(table)
 
 
-def _processors() -> int:
+def processors() -> int:
     """How many this process may use; not all systems tell, and then how many there are."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def version_of(package: str) -> str | None:
+    """Of a package that is installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def cell(value: object, digits: int = 4) -> str:

@@ -8,22 +8,13 @@ import pytest
 from commands import gdiff
 
 from gdiff import config
-from gdiff.bench import (
-    peer_diffusers,
-    peer_faiss,
-    peer_memory,
-    peer_own,
-    peer_torch,
-    peers,
-    process_memory,
-)
-from gdiff.bench.accuracy import relative_errors
-from gdiff.bench.peer import Peer, Problem, processors
-from gdiff.bench.peer_memory import Memory
-from gdiff.bench.peers import Measured, Results
+from gdiff.bench import contenders, memory, peers, samplers
+from gdiff.bench.contenders import OTHERS, Peer, Problem, own
+from gdiff.bench.harness import Timed, present, relative_errors
+from gdiff.bench.memory import Memory
 from gdiff.dataset.toy import Moons
-from gdiff.errors import UserError
 from gdiff.metrics.exact import exact_posterior
+from gdiff.report import processors
 from gdiff.runtime import Runtime
 from gdiff.score.exact import Exact
 from gdiff.score.wiener import Wiener
@@ -49,8 +40,8 @@ def nothing_installed(monkeypatch):
     for module in MODULES.values():
         for name in [module, *(n for n in sys.modules if n.startswith(f"{module}."))]:
             monkeypatch.setitem(sys.modules, name, None)
-    known = peers._version
-    monkeypatch.setattr(peers, "_version", lambda p: None if p in MODULES else known(p))
+    known = peers.version_of
+    monkeypatch.setattr(peers, "version_of", lambda p: None if p in MODULES else known(p))
 
 
 def experiment(*words):
@@ -58,17 +49,17 @@ def experiment(*words):
         return composer.experiment([*SMALL, *words])
 
 
-def problem(dim=2, n=500, queries=4):
+def problem(dim=2, n=500):
     dataset = Moons(num_points=n).load()
     if dim != 2:
         x = np.random.default_rng(0).standard_normal((n, dim)).astype(np.float32)
         dataset = type(dataset)("normal", x)
-    return Problem(dataset, Runtime(mesh="batch:1"), queries)
+    return Problem(dataset, Runtime(mesh="batch:1"))
 
 
 def queries_of(problem, sigma):
     rng = np.random.default_rng(1)
-    rows = problem.dataset.rows(np.arange(problem.queries)).reshape(problem.queries, -1)
+    rows = problem.dataset.rows(np.arange(4)).reshape(4, -1)
     return (rows + sigma * rng.standard_normal(rows.shape)).astype(np.float32)
 
 
@@ -140,19 +131,12 @@ def test_an_error_of_our_own_is_not_hidden():
         peers._prepared([Peer("gdiff", broken)], problem(), points)
 
 
-def test_queries_must_fill_the_devices():
-    with pytest.raises(UserError, match="--queries 3 must be a multiple of 2 devices"):
-        peers.main(
-            experiment("runtime.mesh=batch:2"), queries=3, repeats=1, output=None, as_json=False
-        )
-
-
 def test_gdiff_is_a_contender_like_the_others():
-    assert_exact(peer_own.score(Exact(), ()), problem(dim=5), [0.1, 1.0, 10.0], 1e-5)
-    assert peer_own.score(Wiener(), ()).name == "gdiff wiener"
+    assert_exact(own(Exact(), ()), problem(dim=5), [0.1, 1.0, 10.0], 1e-5)
+    assert own(Wiener(), ()).name == "gdiff wiener"
 
 
-@pytest.mark.parametrize("peer", [peer_own.PRODUCTS, peer_torch.PRODUCTS])
+@pytest.mark.parametrize("peer", [p for p in OTHERS if not p.is_mean], ids=lambda p: p.name)
 def test_products_are_those_of_a_scan(peer):
     pytest.importorskip("torch" if peer.package else "jax")
     small = problem(dim=5)
@@ -161,25 +145,26 @@ def test_products_are_those_of_a_scan(peer):
     np.testing.assert_allclose(peer.prepare(small)(z, 1.0), expected, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("peer", [p for p in peers.OTHERS if p.is_mean], ids=lambda p: p.name)
+@pytest.mark.parametrize("peer", [p for p in OTHERS if p.is_mean], ids=lambda p: p.name)
 def test_peers_compute_the_posterior_mean(peer, monkeypatch):
     if find_spec(MODULES[peer.package]) is None:
         pytest.skip(f"{peer.package} is not installed")
-    monkeypatch.setattr(peer_faiss, "PROBED", 10**6)
+    monkeypatch.setattr(contenders, "PROBED", 10**6)
     # FAISS weighs the nearest rows, which here are all.
     assert_exact(peer, problem(dim=5), [0.1, 1.0, 10.0], 1e-4)
 
 
 def test_samplers_of_diffusers_give_our_samples():
     pytest.importorskip("diffusers")
-    found = peer_diffusers.measure(problem(), Wiener(), seed=3, repeats=2)
-    assert list(found) == list(peer_diffusers.PAIRS)
+    found = samplers.measure(problem().data, 4, Wiener(), seed=3, repeats=2)
+    assert list(found) == list(samplers.PAIRS)
     for name, pair in found.items():
-        assert len(pair.ours) == len(pair.theirs) == 2
+        assert pair["seconds"] > 0
+        assert pair["scheduler_seconds"] > 0
         if name.endswith("own noise"):
-            assert pair.difference is None
+            assert pair["max_difference"] is None
         else:
-            assert pair.difference < 1e-4
+            assert pair["max_difference"] < 1e-4
 
 
 def _hog(problem):
@@ -198,24 +183,24 @@ def _killed(problem):
 
 def measured_memory(peer):
     z, sigma = np.zeros((2, 4, 2), np.float32), np.array([1.0, 0.1])
-    return peer_memory.measure(peer, Moons(num_points=500), Runtime(mesh="batch:1"), z, sigma)
+    return memory.measure(peer, Moons(num_points=500), Runtime(mesh="batch:1"), z, sigma)
 
 
-@pytest.mark.skipif(not process_memory.is_known(), reason="Linux alone tells")
+@pytest.mark.skipif(not memory.is_known(), reason="Linux alone tells")
 def test_memory_is_what_a_contender_holds_and_what_a_call_adds():
-    memory = measured_memory(Peer("hog", _hog))
-    assert memory.held == pytest.approx(HELD, abs=4 * 2**20)
-    assert memory.peak == pytest.approx(HELD + PASSING, abs=8 * 2**20)
+    found = measured_memory(Peer("hog", _hog))
+    assert found.held == pytest.approx(HELD, abs=4 * 2**20)
+    assert found.peak == pytest.approx(HELD + PASSING, abs=8 * 2**20)
 
 
 def test_a_contender_that_dies_has_no_memory():
     assert measured_memory(Peer("killed", _killed)) is None
 
 
-@pytest.mark.skipif(not process_memory.is_known(), reason="Linux alone tells")
+@pytest.mark.skipif(not memory.is_known(), reason="Linux alone tells")
 def test_memory_of_our_score_is_measured_in_another_process():
-    memory = measured_memory(peer_own.score(Exact(), (1.0, 0.1)))
-    assert memory.held <= memory.peak < 64 * 2**20
+    found = measured_memory(own(Exact(), (1.0, 0.1)))
+    assert found.held <= found.peak < 64 * 2**20
 
 
 def test_errors_are_the_largest_relative_ones_of_a_level():
@@ -224,20 +209,29 @@ def test_errors_are_the_largest_relative_ones_of_a_level():
     assert relative_errors(np.stack(means), exact).tolist() == pytest.approx([0.1, 0.1])
 
 
-def test_ratios_are_medians_over_rounds_of_all_levels():
-    first = Measured([np.array([1.0, 2.0]), np.array([1.0, 2.0])], None, None)
-    other = Measured([np.array([3.0, 5.0]), np.array([5.0, 3.0])], None, None)
-    assert other.slower_than(first) == pytest.approx((8 / 2 + 8 / 4) / 2)
-    assert other.medians() == [4.0, 4.0]
+def test_a_ratio_is_the_median_over_rounds_of_all_levels():
+    seconds = {"first": [[1.0, 2.0], [1.0, 2.0]], "other": [[3.0, 5.0], [5.0, 3.0]]}
+    means = np.ones((4, 2), np.float32)
+    rounds = [
+        {name: Timed(means, np.array(levels[i])) for name, levels in seconds.items()}
+        for i in range(2)
+    ]
+    first, other = (Peer(name, None) for name in seconds)
+    numbers = peers._numbers(other, first, rounds, np.ones((2, 4, 2)))
+    assert numbers["times_slower"] == pytest.approx((8 / 2 + 8 / 4) / 2)
+    assert numbers["seconds"] == [4.0, 4.0]
+    assert numbers["seconds_per_call"] == 4
+    assert numbers["relative_error_max"] == [0, 0]
 
 
 def test_tables_leave_out_what_was_not_measured(capsys):
-    seconds = [np.array([0.5])]
-    means = {
-        "gdiff full": Measured(seconds, np.array([1e-6]), Memory(2**20, 3 * 2**20)),
-        "products": Measured(seconds, None, None),
-    }
-    peers._show(Results("title", np.array([1.5]), means, {}, {"samplers": "not installed"}))
+    full = {"seconds_per_call": 0.5, "times_slower": 1.0, "relative_error_max": [1e-6]}
+    products = full | {"relative_error_max": None, "memory_bytes": None}
+    full |= {"memory_bytes": {"held": 2**20, "peak": 3 * 2**20}}
+    results = {"dataset": "d", "points": 1, "dim": 2, "queries": 3, "machine": {"threads": 4}}
+    results |= {"sigma": [1.5], "means": {"gdiff full": full, "products": products}}
+    results |= {"samplers": {}, "missing": {"samplers": "not installed"}}
+    present(lambda: results, peers.tables, None)
     lines = capsys.readouterr().out.splitlines()
     assert any("gdiff full" in line and "0.5" in line and "3 │" in line for line in lines)
     assert any("1.5" in line and "1.0e-06" in line for line in lines)

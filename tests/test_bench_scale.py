@@ -9,7 +9,7 @@ import pytest
 from commands import gdiff
 
 from gdiff import report
-from gdiff.bench import process_memory, scale, scale_tables, turns
+from gdiff.bench import harness, memory, scale
 from gdiff.dataset import Dataset
 from gdiff.dataset.array import Array
 from gdiff.dataset.placed import Placed
@@ -115,21 +115,21 @@ def test_rows_may_be_on_the_host_and_split_over_devices(file):
     assert 1 < results["exchanged"]["golden"] < 3 * 4
 
 
-@pytest.mark.skipif(not process_memory.is_known(), reason="Linux alone tells")
+@pytest.mark.skipif(not memory.is_known(), reason="Linux alone tells")
 def test_memory_is_that_of_the_process(results):
-    memory = results["memory"]
-    assert memory["peak_bytes"] >= memory["anonymous_bytes"] > 2**20
+    found = results["memory"]
+    assert found["peak_bytes"] >= found["anonymous_bytes"] > 2**20
 
 
 def test_tables_have_a_row_for_every_level_and_one_for_all(results, capsys):
-    for table in scale_tables.tables(results):
+    for table in scale.tables(results):
         report.show(table)
     shown = capsys.readouterr().out
     assert len(re.findall(r"│ +all │", shown)) == 2
     for sigma in results["sigma"]:
         assert shown.count(f"{sigma:.3g} │") >= 2
     assert "golden: memory, peak, GiB" in shown
-    tables = list(scale_tables.tables(results | {"memory": None}))
+    tables = list(scale.tables(results | {"memory": None}))
     assert tables[-1].row_count == 5
 
 
@@ -141,7 +141,7 @@ def test_states_are_those_of_ddim():
 
 
 def test_reading_and_products_are_timed_before_and_after_a_full_scan(monkeypatch):
-    monkeypatch.setattr(turns, "SLOW_SECONDS", -1.0)  # so that everything is called once
+    monkeypatch.setattr(harness, "SLOW_SECONDS", -1.0)  # so that everything is called once
     calls = []
 
     def ask(name):

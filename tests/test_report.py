@@ -106,7 +106,7 @@ def test_a_table_is_whole_where_there_is_no_terminal(capsys):
 def test_info_is_about_this_machine():
     text = shown(report.info_table())
     assert "jax" in text
-    assert report._processors() >= 1
+    assert report.processors() >= 1
     assert "GiB" in text
 
 

@@ -1,7 +1,6 @@
 """A score against the matrix products that it needs, and a job against its kernels."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from gdiff import report, rng
-from gdiff.bench.turns import Mean, compiled_mean, in_turn
-from gdiff.dataset import Dataset
-from gdiff.denoiser import Denoiser
-from gdiff.errors import require
-from gdiff.parallel.mesh import BATCH
+from gdiff.bench.harness import compiled, in_turn, present, problem_of, title_of, two_products
 from gdiff.prepared import Experiment, Prepared
 from gdiff.sampler.drivers.sequential import Engine
 
@@ -25,65 +20,52 @@ _JOB_STEPS = 10
 
 def main(experiment: Experiment, *, queries: int, repeats: int, output: Path | None) -> None:
     """Print all measurements of an experiment's data set and score; write them as JSON if asked."""
+    present(partial(measure, experiment, queries, repeats), _tables, output)
+
+
+def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
+    """All numbers, for JSON."""
     prepared = Prepared(experiment)
-    mesh = prepared.mesh
-    parts = mesh.shape[BATCH]
-    require(queries % parts == 0, f"--queries {queries} must be a multiple of {parts} devices")
-    dataset = prepared.dataset
+    results = problem_of(prepared, queries)
     denoiser = experiment.score.fit(prepared.data)
-    z = jax.random.normal(jax.random.key(0), (queries, *dataset.event_shape))
-    score = compiled_mean(denoiser, z, np.ones((), z.dtype))
-    results = {
-        "dataset": dataset.name,
-        "points": len(dataset),
-        "dim": dataset.dim,
-        "queries": queries,
-        "devices": [str(device) for device in mesh.devices.flat],
-        "score": measure_score(score, dataset, z, repeats),
-        "job": measure_job(experiment, denoiser, score, 80.0 * z, repeats),
+    z = jax.random.normal(jax.random.key(0), (queries, *prepared.dataset.event_shape))
+    score = compiled(denoiser, z)
+    grid = np.geomspace(80.0, 0.002, _JOB_STEPS)
+    engine = Engine(denoiser, experiment.sampler.steps(np.append(grid, 0.0)))
+    return results | {
+        "score": measure_score(score, prepared, z, repeats),
+        "job": measure_job(score, engine, grid, 80.0 * z, repeats),
     }
-    _show(results)
-    if output is not None:
-        output.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def measure_score(score: Mean, dataset: Dataset, z: jax.Array, repeats: int) -> dict[str, float]:
+def measure_score(
+    score: Callable, prepared: Prepared, z: jax.Array, repeats: int
+) -> dict[str, float]:
     """Seconds of one scan at several noise levels, and of the products that it needs.
 
-    The products are [B, d] x [d, n] and [B, n] x [n, d] in the working precision with the data
-    resident in that precision. Everything is measured in turn, `repeats` times, and ratios are
-    medians of the ratios of one turn, so that a machine whose speed drifts is no matter.
+    The products are in the working precision with the data resident in that precision. Everything
+    is measured in turn, and ratios are medians of the ratios of one turn.
     """
-    flat = z.reshape(len(z), -1)
+    dataset, flat = prepared.dataset, z.reshape(len(z), -1)
     data = jnp.asarray(dataset.rows(slice(None)).reshape(len(dataset), -1), z.dtype)
-
-    @jax.jit
-    def product(z: jax.Array, y: jax.Array) -> jax.Array:
-        highest = jax.lax.Precision.HIGHEST
-        return jnp.matmul(jnp.matmul(z, y.T, precision=highest), y, precision=highest)
-
-    product = product.lower(flat, data).compile()
-    tasks: dict[str, Callable[[], jax.Array]] = {"product": partial(product, flat, data)}
-    tasks |= {
-        f"sigma={sigma:g}": partial(score, z, sigma) for sigma in np.asarray(_SIGMAS, z.dtype)
-    }
-    seconds = {name: timed.seconds for name, timed in in_turn(tasks, repeats).items()}
-    flops = 4 * len(z) * len(dataset) * dataset.dim
-    measured = {"product_seconds": float(np.median(seconds["product"]))}
-    measured["product_gflops"] = flops / measured["product_seconds"] / 1e9
-    for name, times in seconds.items():
-        if name != "product":
-            measured[f"{name} seconds"] = float(np.median(times))
-            measured[f"{name} rate/product"] = float(np.median(seconds["product"] / times))
+    product = two_products.lower(flat, data).compile()
+    tasks: dict[str, Callable] = {"product": partial(product, flat, data)}
+    for sigma in np.asarray(_SIGMAS, z.dtype):
+        tasks[f"sigma={sigma:g}"] = partial(score, z, sigma)
+    timed = in_turn(tasks, repeats)
+    limit = timed.pop("product").seconds
+    flops, seconds = 4 * z.size * len(dataset), float(np.median(limit))
+    measured = {"product_seconds": seconds, "product_gflops": flops / seconds / 1e9}
+    for name, each in timed.items():
+        measured[f"{name} seconds"] = float(np.median(each.seconds))
+        measured[f"{name} rate/product"] = float(np.median(limit / each.seconds))
     return measured
 
 
 def measure_job(
-    experiment: Experiment, denoiser: Denoiser, score: Mean, z: jax.Array, repeats: int
+    score: Callable, engine: Engine, grid: np.ndarray, z: jax.Array, repeats: int
 ) -> dict[str, float]:
-    """Ten steps of the engine once compiled, against ten calls of the compiled score alone."""
-    grid = np.geomspace(80.0, 0.002, _JOB_STEPS)
-    engine = Engine(denoiser, experiment.sampler.steps(np.append(grid, 0.0)))
+    """The steps of the engine once compiled, against as many calls of the compiled score alone."""
     keys = rng.sample_keys(0, rng.Role.STEP, jnp.arange(len(z)))
     engine.compile(z, keys)
 
@@ -102,11 +84,6 @@ def measure_job(
     }
 
 
-def _show(results: dict) -> None:
-    title = f"{results['dataset']}: n = {results['points']}, d = {results['dim']}, "
-    table = Table("measurement", "value", title=title + f"B = {results['queries']}")
-    table.columns[1].justify = "right"
-    for part in ("score", "job"):
-        for name, value in results[part].items():
-            table.add_row(name, f"{value:.4g}")
-    report.show(table)
+def _tables(results: dict) -> Iterator[Table]:
+    rows = [*results["score"].items(), *results["job"].items()]
+    yield report.table(("measurement", "value"), rows, title=title_of(results))

@@ -1,33 +1,38 @@
 """Data of any size: the full scan against what reading and arithmetic allow, and the golden one."""
 
 import contextlib
-import json
 import math
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array
+from rich.table import Table
 
 from gdiff import report, rng
-from gdiff.bench import scale_tables
-from gdiff.bench.accuracy import relative_errors
 from gdiff.bench.collectives import Program
+from gdiff.bench.harness import (
+    compiled,
+    in_turn,
+    level_table,
+    present,
+    problem_of,
+    relative_errors,
+    title_of,
+    two_products,
+)
 from gdiff.bench.peers import machine
-from gdiff.bench.turns import in_turn
 from gdiff.dataset import Dataset
 from gdiff.dataset.base import blocks
 from gdiff.denoiser import Denoiser
 from gdiff.errors import require
 from gdiff.kernels.streamed import Streamed
+from gdiff.memory import forget_peak, in_bytes, is_known
 from gdiff.parallel.mesh import BATCH, DATA, batch_sharding, place_rows
 from gdiff.prepared import Experiment, Prepared
 from gdiff.progress import track
@@ -42,11 +47,10 @@ _SHARE = 16
 # Means [b, *event] and sizes of the subsets [b], or None, of queries at one level.
 Ask = Callable[[Array, np.ndarray], tuple[Array, Array | None]]
 # Does something and says how many seconds that took.
-Timed = Callable[[], float]
+Limit = Callable[[], float]
 
 
-@dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """What was measured at one noise level; seconds are those of [rounds] calls.
 
     Attributes:
@@ -81,16 +85,7 @@ def main(
     Raises:
         UserError: the devices do not divide the queries; and what the parts raise.
     """
-    with contextlib.redirect_stdout(sys.stderr):
-        results = measure(experiment, queries, repeats)
-    text = json.dumps(results, indent=2)
-    if as_json:
-        print(text)
-    else:
-        for table in scale_tables.tables(results):
-            report.show(table)
-    if output is not None:
-        output.write_text(text + "\n")
+    present(partial(measure, experiment, queries, repeats), tables, output, as_json=as_json)
 
 
 def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
@@ -119,47 +114,36 @@ def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
         ask, golden_moves = _compiled(golden, z)
     with clock.phase("golden trajectory", shown=False):
         states = _trajectory(ask, z, levels)
-    memory = _memory()
+    taken = _memory()
     full = golden.full
     with clock.phase("compile full"):
         ask_full, full_moves = _compiled(full, z)
-    limits = _reading(dataset), _products(dataset, full, mesh, z)
-    found = _measured(ask, ask_full, limits, states, levels, repeats)
-    exchanged = np.array([full_moves, golden_moves]) / (queries // parts * dataset.dim)
-    scans = _numbers(found, dataset, queries)
+    limits = _reading(dataset), _products(dataset, full, z)
+    scans = _numbers(_measured(ask, ask_full, limits, states, levels, repeats), dataset, queries)
     scans["golden"] |= {
         "tolerance": experiment.score.tolerance,
         "fit_seconds": clock.seconds["fit golden"],
         "compile_seconds": clock.seconds["compile golden"],
         "trajectory_seconds": clock.seconds["golden trajectory"],
     }
+    problem, own = problem_of(prepared, queries), queries // parts * dataset.dim
     return {
-        "machine": machine() | {"devices": [str(device) for device in mesh.devices.flat]},
-        "dataset": dataset.name,
-        "points": len(dataset),
-        "dim": dataset.dim,
+        "machine": machine() | {"devices": problem.pop("devices")},
+        **problem,
         "bytes": dataset.x.nbytes,
         "dtype": dataset.x.dtype.name,
         "rows": "host" if isinstance(full.rows.stored, Streamed) else "device",
-        "queries": queries,
         "sigma": levels.tolist(),
         **scans,
-        "memory": memory,
-        "exchanged": dict(zip(("full", "golden"), exchanged.tolist(), strict=True)),
+        "memory": taken,
+        "exchanged": {"full": full_moves / own, "golden": golden_moves / own},
     }
 
 
 def _compiled(denoiser: Denoiser, z: Array) -> tuple[Ask, int]:
     """The denoiser for batches like z and one level, and how many numbers a device receives."""
-
-    @eqx.filter_jit
-    def ask(denoiser: Denoiser, z: Array, sigma: Array) -> tuple[Array, Array | None]:
-        posterior = denoiser(z, jnp.full(len(z), sigma))
-        return posterior.mean, posterior.subset_size
-
-    program = ask.lower(denoiser, z, np.ones((), z.dtype)).compile()
-    moved = Program.of(program.compiled.as_text()).moved()
-    return partial(program, denoiser), sum(moved)
+    ask = compiled(denoiser, z, lambda posterior: (posterior.mean, posterior.subset_size))
+    return ask, sum(Program.of(ask.func.compiled.as_text()).moved())
 
 
 def _trajectory(ask: Ask, z: Array, levels: np.ndarray) -> list[Array]:
@@ -185,7 +169,7 @@ def _memory() -> dict[str, int] | None:
     return {key: in_bytes(name) for key, name in names.items()}
 
 
-def _reading(dataset: Dataset) -> Timed:
+def _reading(dataset: Dataset) -> Limit:
     """Reads all data into one buffer, from their file if they are mapped from one: seconds."""
     x, name = dataset.x, getattr(dataset.x, "filename", None)
 
@@ -203,20 +187,14 @@ def _reading(dataset: Dataset) -> Timed:
     return partial(_seconds, from_file if is_file else from_memory)
 
 
-def _products(dataset: Dataset, full: ExactScan, mesh: Mesh, z: Array) -> Timed:
+def _products(dataset: Dataset, full: ExactScan, z: Array) -> Limit:
     """Computes the two products of a scan on rows of one chunk: seconds for those of all rows."""
-    z = z.reshape(len(z), -1)
+    z, mesh = z.reshape(len(z), -1), full.rows.mesh
     rows = min(len(dataset), full.chunk_rows * mesh.shape[DATA])
     y = place_rows(dataset.rows(slice(rows)).reshape(rows, -1).astype(z.dtype), mesh)
     chunks = len(dataset) / rows
     calls = math.ceil(chunks / _SHARE)
-
-    @jax.jit
-    def product(z: Array, y: Array) -> Array:
-        highest = jax.lax.Precision.HIGHEST
-        return jnp.matmul(jnp.matmul(z, y.T, precision=highest), y, precision=highest)
-
-    product = product.lower(z, y).compile()
+    product = two_products.lower(z, y).compile()
 
     def some() -> None:
         for _ in range(calls):
@@ -234,42 +212,34 @@ def _seconds(run: Callable[[], object]) -> float:
 def _measured(
     golden: Ask,
     full: Ask,
-    limits: tuple[Timed, Timed],
+    limits: tuple[Limit, Limit],
     states: list[Array],
     levels: np.ndarray,
     repeats: int,
 ) -> list[Level]:
     """Time both scans at every level, and right beside the full one what limits it."""
-    found = []
+    found, beside = [], []
     read, product = limits
+
+    def scanned(z: Array, sigma: np.ndarray) -> Array:
+        before = product(), read()
+        begin = time.perf_counter()
+        mean = jax.block_until_ready(full(z, sigma)[0])
+        seconds = time.perf_counter() - begin
+        after = read(), product()
+        products, reading = np.add(before, after[::-1]) / 2
+        beside.append((seconds, reading, products))
+        return mean
+
     with track("measuring", 2 * len(levels) * (1 + repeats), "calls") as progress:
         for z, sigma in zip(states, levels.astype(states[0].dtype), strict=True):
-            beside = []
-
-            def scanned(z: Array = z, sigma: np.ndarray = sigma, beside: list = beside) -> Array:
-                before = product(), read()
-                begin = time.perf_counter()
-                mean = jax.block_until_ready(full(z, sigma)[0])
-                seconds = time.perf_counter() - begin
-                after = read(), product()
-                products, reading = np.add(before, after[::-1]) / 2
-                beside.append((seconds, reading, products))
-                return mean
-
-            tasks = {"golden": partial(golden, z, sigma), "full": scanned}
+            tasks = {"golden": partial(golden, z, sigma), "full": partial(scanned, z, sigma)}
             timed = in_turn(tasks, repeats, progress.advance)
             # Those that count: not the first of several.
             rounds = np.array(beside[-len(timed["full"].seconds) :]).T
             mean, rows = timed["golden"].result
-            means = mean, timed["full"].result
-            found.append(
-                Level(
-                    timed["golden"].seconds,
-                    *rounds,
-                    error=float(relative_errors(*(np.asarray(x)[None] for x in means))[0]),
-                    rows=np.asarray(rows),
-                )
-            )
+            error = relative_errors(*(np.asarray(x)[None] for x in (mean, timed["full"].result)))
+            found.append(Level(timed["golden"].seconds, *rounds, float(error[0]), np.asarray(rows)))
     return found
 
 
@@ -279,44 +249,97 @@ def _numbers(found: list[Level], dataset: Dataset, queries: int) -> dict[str, di
         name: np.array([np.median(getattr(level, name)) for level in found])
         for name in ("golden", "full", "read", "product")
     }
-    seconds = {
+    scans = {
         name: {"seconds": each.tolist(), "total_seconds": float(each.sum())}
         for name, each in medians.items()
     }
+    limits = {
+        "times_read": lambda level: level.read,
+        "times_product": lambda level: level.product,
+        "times_slower_of_both": lambda level: np.maximum(level.read, level.product),
+    }
+    middle, total = Level(**medians, error=0.0, rows=None), medians["full"].sum()
+    for name, limit in limits.items():
+        ratios = [float(np.median(level.full / limit(level))) for level in found]
+        scans["full"] |= {name: ratios, f"total_{name}": float(total / limit(middle).sum())}
+    for name in ("read", "full"):
+        scans[name]["gigabytes_per_second"] = (dataset.x.nbytes / medians[name] / 1e9).tolist()
+    for name in ("full", "golden"):
+        scans[name]["calls"] = [len(getattr(level, name)) for level in found]
+    is_file = getattr(dataset.x, "filename", None) is not None
+    scans["read"]["from"] = "file" if is_file else "memory"
     flops = 4 * queries * len(dataset) * dataset.dim
-    rates = {name: (dataset.x.nbytes / medians[name] / 1e9).tolist() for name in ("read", "full")}
-    ratios = {
-        "times_read": [level.full / level.read for level in found],
-        "times_product": [level.full / level.product for level in found],
-        "times_slower_of_both": [
-            level.full / np.maximum(level.read, level.product) for level in found
-        ],
+    scans["product"]["gflops"] = (flops / medians["product"] / 1e9).tolist()
+    scans["golden"] |= {
+        "times_faster": (medians["full"] / medians["golden"]).tolist(),
+        "total_times_faster": float(total / medians["golden"].sum()),
+        "relative_error_max": [level.error for level in found],
+        "rows": [int(np.median(level.rows)) for level in found],
+        "queries_scanned_in_full": [int(np.sum(level.rows == len(dataset))) for level in found],
     }
-    times_faster = [np.median(level.full) / np.median(level.golden) for level in found]
-    total = medians["full"].sum()
-    both = np.maximum(medians["read"], medians["product"]).sum()
-    sums = (medians["read"].sum(), medians["product"].sum(), both)
-    return {
-        "read": {
-            "from": "memory" if getattr(dataset.x, "filename", None) is None else "file",
-            **seconds["read"],
-            "gigabytes_per_second": rates["read"],
-        },
-        "product": seconds["product"] | {"gflops": (flops / medians["product"] / 1e9).tolist()},
-        "full": {
-            "calls": [len(level.full) for level in found],
-            **seconds["full"],
-            "gigabytes_per_second": rates["full"],
-            **{name: [float(np.median(x)) for x in each] for name, each in ratios.items()},
-            **{f"total_{n}": float(total / x) for n, x in zip(ratios, sums, strict=True)},
-        },
-        "golden": {
-            "calls": [len(level.golden) for level in found],
-            **seconds["golden"],
-            "times_faster": [float(x) for x in times_faster],
-            "total_times_faster": float(total / medians["golden"].sum()),
-            "relative_error_max": [level.error for level in found],
-            "rows": [int(np.median(level.rows)) for level in found],
-            "queries_scanned_in_full": [int(np.sum(level.rows == len(dataset))) for level in found],
-        },
+    return scans
+
+
+def tables(results: Mapping) -> Iterator[Table]:
+    """The full scan, the golden scan, and what holds for the whole run."""
+    title = f"{title_of(results)}, {results['bytes'] / 1e9:.3g} GB {results['dtype']}"
+    yield _full(results, title)
+    yield _golden(results, title)
+    yield report.table(("measurement", "value"), _run(results), title="the run")
+
+
+def _full(results: Mapping, title: str) -> Table:
+    """One row a level, and one for all."""
+    full, read, sigma = results["full"], results["read"], results["sigma"]
+    bytes_in_all = len(sigma) * results["bytes"] / 1e9
+    speeds = (
+        [*each["gigabytes_per_second"], bytes_in_all / each["total_seconds"]]
+        for each in (full, read)
+    )
+    keys = ("seconds", "times_read", "times_product", "times_slower_of_both")
+    seconds, *ratios = ([*full[key], full[f"total_{key}"]] for key in keys)
+    columns = {"seconds": seconds}
+    columns |= zip(("GB/s", f"{read['from']}\nGB/s"), speeds, strict=True)
+    columns |= zip(("× reading", "× products", "× slower\nof both"), ratios, strict=True)
+    return level_table(
+        sigma,
+        [(name, [f"{x:.3g}" for x in each]) for name, each in columns.items()],
+        title=f"full scan, rows on the {results['rows']}\n{title}",
+        caption="×: seconds over those of reading all data, of two\n"
+        "plain matrix products, and of the slower of both",
+    )
+
+
+def _golden(results: Mapping, title: str) -> Table:
+    """One row a level, and one for all."""
+    golden = results["golden"]
+    errors, left = golden["relative_error_max"], golden["queries_scanned_in_full"]
+    seconds, times = (
+        [f"{x:.3g}" for x in (*golden[key], golden[f"total_{key}"])]
+        for key in ("seconds", "times_faster")
+    )
+    columns = {
+        "seconds": seconds,
+        "×": times,
+        "largest\nerror": [f"{x:.2g}" for x in (*errors, max(errors))],
+        "rows": [*golden["rows"], None],
+        "queries\nin full": [*left, sum(left)],
     }
+    return level_table(
+        results["sigma"],
+        columns.items(),
+        title=f"golden scan, tolerance {golden['tolerance']:g}\n{title}",
+        caption="×: times faster than the full scan\nrows: weighed in full, median of queries",
+    )
+
+
+def _run(results: Mapping) -> Iterator[tuple[str, str]]:
+    """What holds for all levels."""
+    golden, taken = results["golden"], results["memory"]
+    for name in ("fit", "compile", "trajectory"):
+        yield f"golden: {name}, seconds", f"{golden[f'{name}_seconds']:.3g}"
+    if taken is not None:
+        for name, key in (("peak", "peak_bytes"), ("anonymous, at its end", "anonymous_bytes")):
+            yield f"golden: memory, {name}, GiB", f"{taken[key] / 2**30:.3g}"
+    for name, multiple in results["exchanged"].items():
+        yield f"{name}: numbers exchanged, at most, × B d", f"{multiple:.3g}"

@@ -1,52 +1,30 @@
 """Scores side by side: seconds of a call and error of its mean, noise level by noise level."""
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
-from gdiff import report
-from gdiff.bench.accuracy import relative_errors
-from gdiff.bench.turns import compiled_mean, in_turn
-from gdiff.clock import Clock
-from gdiff.dataset.placed import Placed
+from gdiff.bench.harness import (
+    by_level,
+    compiled,
+    exact_states,
+    level_table,
+    medians,
+    present,
+    problem_of,
+    ratios,
+    relative_errors,
+    title_of,
+)
 from gdiff.errors import UserError, require
-from gdiff.parallel.mesh import BATCH, batch_sharding
 from gdiff.prepared import Experiment, Prepared
-from gdiff.progress import track
 from gdiff.score.base import ScoreSpec
-from gdiff.trajectory import Queries, States
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One score.
-
-    Attributes:
-        fit_seconds: to prepare it for the data; little where the cache holds what it needs.
-        seconds: one array a level, of the seconds of [repeats] calls, or of the only one.
-        error: [L] largest relative error of the mean; None where the score is the exact one.
-    """
-
-    fit_seconds: float
-    seconds: list[np.ndarray]
-    error: np.ndarray | None
-
-    def times_faster(self, first: "Measured") -> list[float]:
-        """Median of the ratio of the first score's seconds to these, by level and in all."""
-        pairs = list(zip(first.seconds, self.seconds, strict=True))
-        pairs.append((sum(first.seconds), sum(self.seconds)))
-        return [float(np.median(theirs / ours)) for theirs, ours in pairs]
-
-    def medians(self) -> list[float]:
-        """Median seconds of a call by level, and of calls at all levels together."""
-        return [float(np.median(seconds)) for seconds in [*self.seconds, sum(self.seconds)]]
+from gdiff.trajectory import Queries
 
 
 def overrides_by_score(
@@ -89,142 +67,83 @@ def main(
         repeats: rounds of measurements.
         output: also write the numbers there, as JSON.
     """
-    first = next(iter(experiments.values()))
-    prepared = Prepared(first)
-    mesh = prepared.mesh
-    parts = mesh.shape[BATCH]
-    require(queries % parts == 0, f"--queries {queries} must be a multiple of {parts} devices")
-    dataset = prepared.dataset
-    points, exact = exact_trajectory(prepared, queries)
-    measured = measure(experiments, prepared.data, points, exact, repeats)
-    sizes = {"points": len(dataset), "dim": dataset.dim, "queries": queries}
-    title = f"{dataset.name}: n = {len(dataset)}, d = {dataset.dim}, B = {queries}"
-    show_seconds(measured, points.sigma, title, repeats)
-    show_errors(measured, points.sigma)
-    if output is not None:
-        devices = [str(device) for device in mesh.devices.flat]
-        found = {"dataset": dataset.name, **sizes, "devices": devices}
-        found |= {"sigma": points.sigma.tolist(), "scores": _numbers(measured)}
-        output.write_text(json.dumps(found, indent=2) + "\n")
+    present(partial(measure, experiments, queries, repeats), partial(tables, repeats), output)
 
 
-def exact_trajectory(prepared: Prepared, count: int) -> tuple[Queries, np.ndarray]:
-    """The first `count` samples of an experiment on their way, had it the exact score.
-
-    Returns:
-        The states at all noise levels but the last of the grid, and the exact means there in the
-        working precision: [L, count, *event].
-    """
-    levels = prepared.grid[:-1]
-    states = States(range(len(levels)), count)
-    with track("exact trajectory", len(levels), "steps") as progress:
-        batches = prepared.drawing(prepared.exact, count)
-        batches.draw(np.arange(count), [states], progress.reach)
-    queries = Queries(states.stacked(), levels)
-    return queries, np.asarray(queries.ask(prepared.exact, prepared.mesh).mean)
+def measure(experiments: Mapping[str, Experiment], queries: int, repeats: int) -> dict:
+    """All numbers, for JSON; lists run over the levels."""
+    prepared = Prepared(next(iter(experiments.values())))
+    points = exact_states(prepared, queries)
+    results = problem_of(prepared, queries) | {"sigma": points.sigma.tolist()}
+    return results | {"scores": measure_scores(experiments, prepared, points, repeats)}
 
 
-def measure(
-    experiments: Mapping[str, Experiment],
-    data: Placed,
-    queries: Queries,
-    exact: np.ndarray,
-    repeats: int,
-) -> dict[str, Measured]:
+def measure_scores(
+    experiments: Mapping[str, Experiment], prepared: Prepared, points: Queries, repeats: int
+) -> dict[str, dict]:
     """Time the scores in turn at every level; they are all in memory at once.
 
-    Args:
-        experiments: by the name of their score.
-        data: what they are fitted to.
-        queries: points [L, q, *event] and their levels.
-        exact: [L, q, *event] the exact means.
-        repeats: calls that count, of scores that are not slow.
+    Errors are those of the mean against the exact one in the working precision.
     """
-    clock = Clock()
-    levels = queries.sigma.astype(queries.z.dtype)
-    placed = [jax.device_put(z, batch_sharding(data.mesh)) for z in queries.z]
+    clock, exact = prepared.clock, np.asarray(points.ask(prepared.exact, prepared.mesh).mean)
+    placed = Queries([jnp.asarray(z) for z in points.z], points.sigma.astype(points.z.dtype))
     programs = {}
     for name, experiment in experiments.items():
         with clock.phase(f"fit {name}"):
-            denoiser = experiment.score.fit(data, queries.sigma.tolist())
+            denoiser = experiment.score.fit(prepared.data, points.sigma.tolist())
         with clock.phase(f"compile {name}"):
-            programs[name] = compiled_mean(denoiser, placed[0], levels[0])
-    rounds = []
-    calls = len(levels) * len(programs) * (1 + repeats)
-    with track("measuring", calls, "calls") as progress:
-        for z, sigma in zip(placed, levels, strict=True):
-            tasks = {name: partial(program, z, sigma) for name, program in programs.items()}
-            rounds.append(in_turn(tasks, repeats, progress.advance))
-    found = {}
+            programs[name] = compiled(denoiser, placed.z[0])
+    rounds = by_level(programs, placed, repeats)
+    first, found = [each[next(iter(programs))].seconds for each in rounds], {}
     for name, experiment in experiments.items():
         means = np.stack([np.asarray(each[name].result) for each in rounds])
-        is_exact = experiment.score.is_exact
-        found[name] = Measured(
-            fit_seconds=clock.seconds[f"fit {name}"],
-            seconds=[each[name].seconds for each in rounds],
-            error=None if is_exact else relative_errors(means, exact),
-        )
+        errors = None if experiment.score.is_exact else relative_errors(means, exact).tolist()
+        seconds = [each[name].seconds for each in rounds]
+        numbers = numbers_of(seconds, first)
+        fit_seconds = clock.seconds[f"fit {name}"]
+        found[name] = {"fit_seconds": fit_seconds, **numbers, "relative_error_max": errors}
     return found
 
 
-def _numbers(measured: Mapping[str, Measured]) -> dict[str, dict]:
-    """All that was measured, for JSON; lists run over the levels."""
-    first = next(iter(measured.values()))
-    numbers = {}
-    for name, score in measured.items():
-        *seconds, total = score.medians()
-        *ratios, ratio = score.times_faster(first)
-        numbers[name] = {
-            "fit_seconds": score.fit_seconds,
-            "calls": [len(each) for each in score.seconds],
-            "seconds": seconds,
-            "times_faster": ratios,
-            "total_seconds": total,
-            "total_times_faster": ratio,
-            "relative_error_max": None if score.error is None else score.error.tolist(),
-        }
-    return numbers
+def numbers_of(seconds: Sequence[np.ndarray], first: Sequence[np.ndarray]) -> dict:
+    """Medians of the seconds of a score, and how many times it is faster than the first one."""
+    *middle, total = medians(seconds)
+    *times_faster, total_times_faster = ratios(first, seconds)
+    return {
+        "calls": [len(each) for each in seconds],
+        "seconds": middle,
+        "times_faster": times_faster,
+        "total_seconds": total,
+        "total_times_faster": total_times_faster,
+    }
 
 
-def show_seconds(
-    measured: Mapping[str, Measured], sigma: np.ndarray, title: str, repeats: int
-) -> None:
-    """One row a level and one for their sum: seconds, and how many times faster than the first."""
-    reference = next(iter(measured))
-    table = Table(title=title)
-    cells = [[f"{level:.3g}" for level in sigma] + ["all"]]
-    table.add_column("σ", justify="right")
-    notes = [f"×: times faster than {reference}", "at states of a run with the exact score"]
-    is_once = False
-    for name, score in measured.items():
-        table.add_column(f"{name}\nseconds", justify="right")
-        marks = ["*" if len(each) < repeats else "" for each in score.seconds]
-        pairs = zip(score.medians(), [*marks, max(marks)], strict=True)
-        cells.append([f"{seconds:.3g}{mark}" for seconds, mark in pairs])
-        is_once |= "*" in marks
+def tables(repeats: int, results: Mapping) -> Iterator[Table]:
+    """Seconds and errors."""
+    yield _seconds(repeats, results)
+    errors = {name: score["relative_error_max"] for name, score in results["scores"].items()}
+    columns = [
+        (name, [f"{x:.2g}" for x in (*each, max(each))])
+        for name, each in errors.items()
+        if each is not None
+    ]
+    if columns:
+        yield level_table(results["sigma"], columns, title="relative error of the mean, largest")
+
+
+def _seconds(repeats: int, results: Mapping) -> Table:
+    """Seconds, and how many times faster than the first score."""
+    reference, columns, is_once = next(iter(results["scores"])), [], False
+    for name, score in results["scores"].items():
+        marks = ["*" if calls < repeats else "" for calls in score["calls"]]
+        is_once |= any(marks)
+        seconds = zip(
+            [*score["seconds"], score["total_seconds"]], [*marks, max(marks)], strict=True
+        )
+        columns.append((f"{name}\nseconds", [f"{each:.3g}{mark}" for each, mark in seconds]))
         if name != reference:
-            table.add_column("\n×", justify="right")
-            ratios = score.times_faster(measured[reference])
-            cells.append([f"{ratio:.3g}" for ratio in ratios])
-    for number, row in enumerate(zip(*cells, strict=True)):
-        table.add_row(*row, end_section=number == len(sigma) - 1)
-    if is_once:
-        notes.append("* called only once")
-    table.caption = "\n".join(notes)
-    report.show(table)
-
-
-def show_errors(measured: Mapping[str, Measured], sigma: np.ndarray) -> None:
-    """One row a level, and one for their maximum."""
-    errors = {name: score.error for name, score in measured.items() if score.error is not None}
-    if not errors:
-        return
-    table = Table(title="relative error of the mean, largest")
-    for name in ("σ", *errors):
-        table.add_column(name, justify="right")
-    rows = zip(sigma, *errors.values(), strict=True)
-    for number, (level, *row) in enumerate(rows):
-        is_last = number == len(sigma) - 1
-        table.add_row(f"{level:.3g}", *(f"{x:.2g}" for x in row), end_section=is_last)
-    table.add_row("all", *(f"{error.max():.2g}" for error in errors.values()))
-    report.show(table)
+            times = [*score["times_faster"], score["total_times_faster"]]
+            columns.append(("\n×", [f"{ratio:.3g}" for ratio in times]))
+    notes = [f"×: times faster than {reference}", "at states of a run with the exact score"]
+    caption = "\n".join([*notes, *["* called only once"] * is_once])
+    return level_table(results["sigma"], columns, title=title_of(results), caption=caption)

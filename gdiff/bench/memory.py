@@ -1,4 +1,4 @@
-"""Memory that a contender takes, alone in a process of its own, as the kernel counts it."""
+"""Memory of a contender, alone in a process of its own."""
 
 import gc
 import multiprocessing
@@ -6,11 +6,12 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from gdiff.bench.peer import Peer, Problem
+from gdiff.bench.contenders import Peer, Problem
 from gdiff.dataset import DatasetSpec
 from gdiff.memory import forget_peak, in_bytes, is_known
 from gdiff.runtime import Runtime
@@ -19,8 +20,7 @@ from gdiff.runtime import Runtime
 _FEW = 64
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """Bytes beyond the libraries and the data set as stored.
 
     Attributes:
@@ -54,12 +54,11 @@ def _alone(
     os.dup2(2, 1)  # stdout belongs to the result
     dataset = spec.load()
     np.max(dataset.x)  # pages of a memory map count once they are read
-    few = Problem(replace(dataset, x=dataset.x[:_FEW], labels=None), runtime, z.shape[1])
-    ask = peer.prepare(few)
-    ask(z[0], float(sigma[0]))
-    del few, ask
+    few = replace(dataset, x=dataset.x[:_FEW], labels=None)
+    peer.prepare(Problem(few, runtime))(z[0], float(sigma[0]))
+    del few
     before = in_bytes("VmRSS")
-    ask = peer.prepare(Problem(dataset, runtime, z.shape[1]))
+    ask = peer.prepare(Problem(dataset, runtime))
     ask(z[0], float(sigma[0]))
     gc.collect()
     held = in_bytes("VmRSS")

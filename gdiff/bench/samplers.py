@@ -1,19 +1,19 @@
 """Samplers of diffusers next to ours: the same denoiser, noise levels, start and noise."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from gdiff import rng
-from gdiff.bench.peer import Problem, processors
-from gdiff.bench.turns import compiled_mean, in_turn
+from gdiff.bench.harness import compiled, in_turn
+from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
-from gdiff.parallel.mesh import batch_sharding
 from gdiff.process.ddpm import DDPM
+from gdiff.report import processors
 from gdiff.sampler.base import SamplerSpec
 from gdiff.sampler.drivers.sequential import Engine
 from gdiff.sampler.methods.ancestral import Ancestral
@@ -28,8 +28,7 @@ _PROCESS = DDPM()  # that of diffusers
 _SPACING = "trailing"  # the one that all of its schedulers understand alike
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """One method of ours and its counterpart.
 
     Attributes:
@@ -58,31 +57,17 @@ PAIRS = {
     "ancestral, own noise": Pair(Ancestral(), "DDPMScheduler", _DDPM, is_alike=False),
 }
 
-
-@dataclass(frozen=True)
-class Compared:
-    """One pair on the same problem.
-
-    Attributes:
-        scheduler: the counterpart.
-        ours, theirs: seconds of runs.
-        difference: the largest one of any coordinate of x = m z after any step; None where the
-            two draw noise of their own.
-    """
-
-    scheduler: str
-    ours: np.ndarray
-    theirs: np.ndarray
-    difference: float | None
-
-    @property
-    def times_slower(self) -> float:
-        """Median of the ratio of their seconds to ours."""
-        return float(np.median(self.theirs / self.ours))
+# A run from x_T to samples; keeps x after every step in a list if given one.
+_Run = Callable[..., np.ndarray]
 
 
-def measure(problem: Problem, spec: ScoreSpec, seed: int, repeats: int) -> dict[str, Compared]:
-    """Run every pair from the same draws of x_T ~ N(0, 1), in single precision.
+def measure(
+    data: Placed, queries: int, spec: ScoreSpec, seed: int, repeats: int
+) -> dict[str, dict]:
+    """Run every pair from the same draws of x_T ~ N(0, 1), in single precision; for JSON.
+
+    `max_difference` is of any coordinate of x = m z after any step; None where the two draw noise
+    of their own.
 
     Raises:
         ImportError: diffusers or torch is not installed.
@@ -92,15 +77,14 @@ def measure(problem: Problem, spec: ScoreSpec, seed: int, repeats: int) -> dict[
 
     torch.set_num_threads(processors())
     grid = DDPMIndices(steps=STEPS, spacing=_SPACING).grid(_PROCESS)
-    denoiser = spec.fit(problem.data, grid[:-1].tolist())
-    shape = (problem.queries, *problem.dataset.event_shape)
+    denoiser = spec.fit(data, grid[:-1].tolist())
+    shape = (queries, *data.dataset.event_shape)
     x = np.asarray(jax.random.normal(jax.random.key(seed), shape, jnp.float32))
     keys = rng.sample_keys(seed, rng.Role.STEP, jnp.arange(len(x)))
-    keys = jax.device_put(keys, batch_sharding(problem.mesh))
     found = {}
     for name, pair in PAIRS.items():
-        ours = _ours(problem, denoiser, pair, grid, x, keys)
-        theirs = _theirs(problem, denoiser, pair, grid, x, keys)
+        ours = _ours(denoiser, pair, grid, x, keys)
+        theirs = _theirs(denoiser, pair, grid, x, keys)
         timed = in_turn({"ours": ours, "theirs": theirs}, repeats)
         difference = None
         if pair.is_alike:
@@ -108,33 +92,28 @@ def measure(problem: Problem, spec: ScoreSpec, seed: int, repeats: int) -> dict[
             ours(mine)
             theirs(other)
             difference = max(float(np.abs(a - b).max()) for a, b in zip(mine, other, strict=True))
-        seconds = timed["ours"].seconds, timed["theirs"].seconds
-        found[name] = Compared(pair.scheduler, *seconds, difference)
+        seconds, scheduler_seconds = timed["ours"].seconds, timed["theirs"].seconds
+        found[name] = {
+            "scheduler": pair.scheduler,
+            "steps": STEPS,
+            "seconds": float(np.median(seconds)),
+            "scheduler_seconds": float(np.median(scheduler_seconds)),
+            "times_slower": float(np.median(scheduler_seconds / seconds)),
+            "max_difference": difference,
+        }
     return found
 
 
-# A run from x_T to samples; keeps x after every step in a list if given one.
-_Run = Callable[..., np.ndarray]
-
-
-def _ours(
-    problem: Problem,
-    denoiser: Denoiser,
-    pair: Pair,
-    grid: np.ndarray,
-    x: np.ndarray,
-    keys: jax.Array,
-) -> _Run:
-    steps = pair.ours.steps(grid)
-    engine = Engine(denoiser, steps)
-    z = jax.device_put(x / np.float32(_PROCESS.signal(grid[0])), batch_sharding(problem.mesh))
+def _ours(denoiser: Denoiser, pair: Pair, grid: np.ndarray, x: np.ndarray, keys: Array) -> _Run:
+    engine = Engine(denoiser, pair.ours.steps(grid))
+    z = jnp.asarray(x / np.float32(_PROCESS.signal(grid[0])))
     engine.compile(z, keys)
 
     def run(kept: list | None = None) -> np.ndarray:
         if kept is None:
             return np.asarray(engine.sample(z, keys))
 
-        def keep(done: int, z: jax.Array) -> None:
+        def keep(done: int, z: Array) -> None:
             kept.append(np.asarray(z) * _PROCESS.signal(grid[done]))
 
         return np.asarray(engine.sample(z, keys, report=keep, stops=frozenset(range(1, len(grid)))))
@@ -142,14 +121,7 @@ def _ours(
     return run
 
 
-def _theirs(
-    problem: Problem,
-    denoiser: Denoiser,
-    pair: Pair,
-    grid: np.ndarray,
-    x: np.ndarray,
-    keys: jax.Array,
-) -> _Run:
+def _theirs(denoiser: Denoiser, pair: Pair, grid: np.ndarray, x: np.ndarray, keys: Array) -> _Run:
     import diffusers
     import torch
 
@@ -160,8 +132,7 @@ def _theirs(
     if not np.allclose(_PROCESS.sigma(indices), grid[:-1], rtol=1e-6):
         raise ValueError(f"{pair.scheduler} does not use the same indices: {indices}")
     levels, signal = grid.astype(np.float32), _PROCESS.signal(grid).astype(np.float32)
-    sharding = batch_sharding(problem.mesh)
-    mean = compiled_mean(denoiser, jax.device_put(x, sharding), levels[0])
+    mean = compiled(denoiser, jnp.asarray(x))
     extra = [{} for _ in indices]
     if pair.eta is not None:  # drawn before the clock runs, which ours is not
         for k, each in enumerate(extra):
@@ -172,8 +143,9 @@ def _theirs(
         scheduler.set_timesteps(len(indices))
         now = torch.from_numpy(x.copy())
         for k, index in enumerate(indices.tolist()):
-            z = jax.device_put(now.numpy() / signal[k], sharding)
-            clean = torch.from_numpy(np.array(mean(z, levels[k])))
+            clean = torch.from_numpy(
+                np.array(mean(jnp.asarray(now.numpy() / signal[k]), levels[k]))
+            )
             now = scheduler.step(clean, index, now, **extra[k]).prev_sample
             if kept is not None:
                 kept.append(now.numpy())
