@@ -156,8 +156,8 @@ def test_figures_leave_pyplot_alone():
     import sys
 
     code = (
-        "import numpy as np, sys; from gdiff import figures; "
-        "figures.scatter(np.zeros((3, 2)), np.ones((3, 2))); "
+        "import numpy as np, sys; from gdiff import figures; from gdiff.dataset import Dataset; "
+        "figures.picture(np.zeros((3, 2)), Dataset('d', np.ones((3, 2)))); "
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,20 +8,25 @@ import numpy as np
 from gdiff.dataset.base import Dataset
 from gdiff.figures.budget import budget_figure
 from gdiff.figures.curve import score_error
-from gdiff.figures.encode import png
+from gdiff.figures.encode import figure_png, png
 from gdiff.figures.horizon import horizon_figure
 from gdiff.figures.images import image_grid
-from gdiff.figures.points import counts, histogram, plane_of, scatter, thin_rows
+from gdiff.figures.points import (
+    counts,
+    histogram_figure,
+    limits_of,
+    plane_of,
+    scatter_figure,
+    thin_rows,
+)
 from gdiff.figures.schedule import schedule_figure
 from gdiff.figures.trajectory import trajectory_gif
 
 __all__ = [
     "budget_figure",
-    "histogram",
     "horizon_figure",
     "image_grid",
     "picture",
-    "scatter",
     "schedule_figure",
     "score_error",
     "trajectory_gif",
@@ -41,11 +46,8 @@ def picture(samples: np.ndarray, dataset: Dataset, max_images: int = 64) -> byte
     """
     if dataset.is_image:
         return png(image_grid(samples, max_images))
-    vectors = samples.reshape(len(samples), -1)
+    place, labels = plane_of(dataset)
+    samples, data = place(samples), place(thin_rows(dataset))
+    draw = histogram_figure if dataset.dim == 1 else scatter_figure
     title = counts(len(samples), len(dataset))
-    if dataset.dim == 1:
-        return histogram(vectors, thin_rows(dataset), title)
-    if dataset.dim == 2:
-        return scatter(vectors, thin_rows(dataset), title)
-    plane, labels = plane_of(dataset)
-    return scatter(plane.of_samples(vectors), plane.of_samples(thin_rows(dataset)), title, labels)
+    return figure_png(draw(samples, data, limits_of(samples, data), title, labels))

@@ -10,25 +10,20 @@ if TYPE_CHECKING:
 
 # Ten colours told apart on white, the strong ones first.
 COLOURS = (
-    "#d9480f",
-    "#1971c2",
-    "#2f9e44",
-    "#9c36b5",
-    "#e6a700",
-    "#0c8599",
-    "#e64980",
-    "#7a4a1e",
-    "#343a40",
-    "#8c96a0",
+    *("#d9480f", "#1971c2", "#2f9e44", "#9c36b5", "#e6a700"),
+    *("#0c8599", "#e64980", "#7a4a1e", "#343a40", "#8c96a0"),
 )
+INK, QUIET = "#343a40", "#5c6770"  # of what is no line
 
 
-def empty_figure(width: float, height: float, layout: str | None = "constrained") -> "Figure":
+def empty_figure(
+    width: float, height: float, layout: str | None = "constrained", dpi: int = 150
+) -> "Figure":
     """A figure of so many inches, without pyplot; layout None leaves axes where they are put."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=150, layout=layout)
+    figure = Figure(figsize=(width, height), dpi=dpi, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 

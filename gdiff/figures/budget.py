@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdiff.figures.axes import empty_figure, positive, quieten
+from gdiff.figures.axes import INK, QUIET, empty_figure, positive, quieten
 from gdiff.figures.encode import figure_png
 from gdiff.figures.points import SAMPLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_BAR, _INK, _QUIET = "#4a90c2", "#343a40", "#5c6770"
+_BAR = "#4a90c2"
 _COLUMNS = (1.03, 1.30)  # of the numbers, in widths of the axes
 
 
@@ -39,32 +39,28 @@ def budget_figure(terms: Sequence[tuple[str, float | None, float | None, str]], 
     axes.set(xscale="log", xlabel="nats", ylim=(len(terms) - 0.4, -0.6))
     axes.set_xlim(10 ** np.floor(decades[0]), 10 ** np.ceil(decades[1]))
     axes.tick_params(axis="x", which="minor", labelbottom=False)
+    lowest = axes.get_xlim()[0]
     for row, (_, value, error, statement) in enumerate(terms):
         is_total = row == len(terms) - 1
-        _draw_bar(axes, row, nats[row], error, SAMPLES if is_total else _BAR)
+        colour = SAMPLES if is_total else _BAR
+        axes.barh(row, nats[row] - lowest, left=lowest, height=0.56, color=colour)
         if np.isnan(nats[row]):
             # Two lines of it; the whole stands in the table of the same run.
             lines = textwrap.fill(statement or "not above zero", 70, max_lines=2, placeholder=" …")
-            _write(axes, 0.01, row, lines, color=_QUIET, fontsize=9)
+            _write(axes, 0.01, row, lines, color=QUIET, fontsize=9)
+        elif error:
+            reach = [[nats[row] - max(nats[row] - error, lowest)], [error]]
+            axes.errorbar(nats[row], row, xerr=reach, color=INK, capsize=3.5, elinewidth=1.3)
         weight = "bold" if is_total else "normal"
         for x, text in zip(_COLUMNS, _numbers(value, error, dim), strict=True):
-            _write(axes, x, row, text, color=_INK, weight=weight)
+            _write(axes, x, row, text, color=INK, weight=weight)
     for x, text in zip(_COLUMNS, ("nats", "per dimension"), strict=True):
-        _write(axes, x, -0.75, text, color=_QUIET, fontsize=9)
+        _write(axes, x, -0.75, text, color=QUIET, fontsize=9)
     axes.set_yticks(range(len(terms)), [name for name, *_ in terms])
     axes.get_yticklabels()[-1].set_weight("bold")
     axes.tick_params(axis="y", length=0)
     quieten(axes, "x")
     return figure_png(figure)
-
-
-def _draw_bar(axes: "Axes", row: int, nats: float, error: float | None, colour: str) -> None:
-    """A bar from the left edge of the axes, with its error; none for NaN."""
-    lowest = axes.get_xlim()[0]
-    axes.barh(row, nats - lowest, left=lowest, height=0.56, color=colour)
-    if error and not np.isnan(nats):
-        reach = [[nats - max(nats - error, lowest)], [error]]
-        axes.errorbar(nats, row, xerr=reach, color=_INK, capsize=3.5, elinewidth=1.3)
 
 
 def _numbers(nats: float | None, error: float | None, dim: int) -> tuple[str, str]:

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gdiff.figures.axes import INK, empty_figure, positive, quieten
 from gdiff.figures.encode import figure_png
 from gdiff.figures.points import DATA, SAMPLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_BOUND, _POSTERIOR = {"color": "#1971c2", "marker": "."}, "#343a40"
+_BOUND = {"color": "#1971c2", "marker": "."}
 _HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.4}
 # Column of the curve, label, and style of its line.
 _ERRORS = (
@@ -22,7 +23,7 @@ _ERRORS = (
 )
 _ROWS = (
     ("subset_size", "weighed in full by the score", {"color": SAMPLES, "marker": "s", **_HOLLOW}),
-    ("rows_99", "hold 99 % of the posterior", {"color": _POSTERIOR, "marker": "o", **_HOLLOW}),
+    ("rows_99", "hold 99 % of the posterior", {"color": INK, "marker": "o", **_HOLLOW}),
     ("effective_sample_size", "effective sample size, 1/Σw²", {"color": DATA, "marker": "."}),
 )
 
@@ -37,11 +38,7 @@ def score_error(curve: Sequence[Mapping[str, float]], points: int) -> bytes:
         curve: one row a noise level; names as in `gdiff.metrics.score_error.CURVE`.
         points: how many data points there are.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 6.8), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = empty_figure(6.4, 6.8)
     above, below = figure.subplots(2, sharex=True)
     above.set_yscale("log")
     _draw(above, curve, _ERRORS)
@@ -69,21 +66,19 @@ def _draw(
 ) -> None:
     """The lines that the curve has, with their legend."""
     axes.set_xscale("log")
-    sigma = np.array([row["sigma"] for row in curve])
-    lowest, is_empty = 0 if axes.get_yscale() == "log" else -np.inf, True
+    sigma, is_empty = [row["sigma"] for row in curve], True
     for name, label, style in lines:
         if name in curve[0]:
             values = np.array([row[name] for row in curve])
-            values = np.where(np.isfinite(values) & (values > lowest), values, np.nan)
+            if axes.get_yscale() == "log":
+                values = positive(values)
             label += _exceeded(curve, name)
             axes.plot(sigma, values, label=label, markersize=4.5, linewidth=1.6, **style)
-            is_empty &= bool(np.isnan(values).all())
+            is_empty &= not np.isfinite(values).any()
     if is_empty:
         axes.set_ylim(1e-8, 1)
         axes.text(0.5, 0.5, "nothing above zero", transform=axes.transAxes, ha="center")
-    axes.grid(which="major", color="#e9ecef", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    quieten(axes)
     # Above the axes, where it hides nothing.
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
 

@@ -5,14 +5,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdiff.figures.axes import COLOURS, empty_figure, quieten
+from gdiff.figures.axes import COLOURS, INK, QUIET, empty_figure, quieten
 from gdiff.figures.encode import figure_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MARKERS = "os^DPXph<>"
-_INK, _QUIET = "#343a40", "#5c6770"
+_LINE = {"markersize": 4.5, "linewidth": 1.6, "elinewidth": 1.0, "capsize": 2.5}
+_STAR = {"marker": "*", "markersize": 15, "markeredgecolor": "white", "zorder": 4}
+_HOLLOW = {"marker": "v", "markerfacecolor": "white", "markersize": 7, "clip_on": False}
+_HOLLOW |= {"linestyle": "", "zorder": 3, "label": None}
 
 
 def horizon_figure(
@@ -47,68 +50,38 @@ def horizon_figure(
     clipped = False
     for i, (name, (nats, error)) in enumerate(kl.items()):
         style = {"color": COLOURS[i % len(COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
-        clipped |= _draw_prior(axes, time, nats, error, floor, style, name)
+        label = f"{name}, ★ T = {chosen[name]:.3g}" if name in chosen else name
+        clipped |= _draw_prior(axes, time, nats, error, floor, style | {"label": label})
         if name in chosen:
-            _mark(axes, chosen[name], tolerance, floor, style["color"])
-    axes.axhline(tolerance, color="#343a40", linewidth=1.0, linestyle="--")
-    place = axes.get_yaxis_transform()
-    axes.text(
-        1.015, tolerance, f"{tolerance:g} nats", transform=place, va="center", color="#343a40"
-    )
+            # A star on the line of the tolerance, and a dotted line down to the axis.
+            down = {"color": style["color"], "linewidth": 1.2, "linestyle": ":"}
+            axes.plot([chosen[name]] * 2, [tolerance, floor], **down)
+            axes.plot(chosen[name], tolerance, color=style["color"], **_STAR)
+    axes.axhline(tolerance, color=INK, linewidth=1.0, linestyle="--")
+    beside = {"transform": axes.get_yaxis_transform(), "va": "center", "color": INK}
+    axes.text(1.015, tolerance, f"{tolerance:g} nats", **beside)
     axes.set_ylim(bottom=floor)
     if clipped:
-        axes.text(1.015, 0, f"▽ below {floor:g}", transform=axes.transAxes, color=_QUIET)
+        axes.text(1.015, 0, f"▽ below {floor:g}", transform=axes.transAxes, color=QUIET)
     quieten(axes)
-    _name_lines(axes, chosen)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     _noise_levels(axes, time, sigma)
     return figure_png(figure)
 
 
 def _draw_prior(
-    axes: "Axes",
-    time: np.ndarray,
-    nats: np.ndarray,
-    error: np.ndarray,
-    floor: float,
-    style: dict,
-    name: str,
+    axes: "Axes", time: np.ndarray, nats: np.ndarray, error: np.ndarray, floor: float, style: dict
 ) -> bool:
     """One prior's line with its error bars; whether any of it lies below the axis."""
     nats = np.where(np.isfinite(nats), nats, np.nan)
     below = nats < floor
     shown = np.maximum(nats, floor)
     bars = [shown - np.maximum(nats - error, floor), np.maximum(nats + error, floor) - shown]
-    axes.errorbar(
-        time,
-        shown,
-        np.nan_to_num(bars),
-        label=name,
-        markevery=~below,
-        markersize=4.5,
-        linewidth=1.6,
-        elinewidth=1.0,
-        capsize=2.5,
-        **style,
-    )
+    axes.errorbar(time, shown, np.nan_to_num(bars), markevery=~below, **_LINE, **style)
     if not below.any():
         return False
-    hollow = {"marker": "v", "markerfacecolor": "white", "markersize": 7, "clip_on": False}
-    axes.plot(time[below], shown[below], linestyle="", zorder=3, **style | hollow)
+    axes.plot(time[below], shown[below], **style | _HOLLOW)
     return True
-
-
-def _mark(axes: "Axes", time: float, tolerance: float, floor: float, colour: str) -> None:
-    """A star on the line of the tolerance, and a dotted line down to the axis."""
-    axes.plot([time, time], [tolerance, floor], color=colour, linewidth=1.2, linestyle=":")
-    star = {"marker": "*", "markersize": 15, "markeredgecolor": "white", "zorder": 4}
-    axes.plot(time, tolerance, color=colour, **star)
-
-
-def _name_lines(axes: "Axes", chosen: Mapping[str, float]) -> None:
-    """The legend beside the axes, with the shortest time of each prior."""
-    handles, names = axes.get_legend_handles_labels()
-    labels = [f"{name}, ★ T = {chosen[name]:.3g}" if name in chosen else name for name in names]
-    axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
 
 def _noise_levels(axes: "Axes", time: np.ndarray, sigma: np.ndarray) -> None:
@@ -119,8 +92,8 @@ def _noise_levels(axes: "Axes", time: np.ndarray, sigma: np.ndarray) -> None:
     for row in np.argsort(-place):
         if not rows or place[rows[-1]] - place[row] >= gap:
             rows.append(row)
-    above.set_xticks(time[rows], [f"{level:.3g}" for level in sigma[rows]], color=_QUIET)
+    above.set_xticks(time[rows], [f"{level:.3g}" for level in sigma[rows]], color=QUIET)
     above.set_xticks([], minor=True)
-    above.set_xlabel("noise level σ", color=_QUIET)
+    above.set_xlabel("noise level σ", color=QUIET)
     above.spines["top"].set_visible(False)
     above.tick_params(length=0)

@@ -26,14 +26,13 @@ def image_grid(samples: np.ndarray, max_images: int = 64, side: int = 576) -> np
     columns = min(n, math.ceil(math.sqrt(n * h / w)))
     factor = max(1, round(min(side / columns, 256) / w))
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
-    h, w = h * factor, w * factor
     rows = math.ceil(n / columns)
-    shape = (_GAP + rows * (h + _GAP), _GAP + columns * (w + _GAP), 3)
-    grid = np.full(shape, _WHITE, np.uint8)
-    for i, image in enumerate(images):
-        top, left = _GAP + i // columns * (h + _GAP), _GAP + i % columns * (w + _GAP)
-        grid[top : top + h, left : left + w] = image
-    return grid
+    tiles = np.full((rows * columns, h * factor + _GAP, w * factor + _GAP, 3), _WHITE, np.uint8)
+    tiles[:n, :-_GAP, :-_GAP] = images
+    _, high, wide, _ = tiles.shape
+    grid = tiles.reshape(rows, columns, high, wide, 3).swapaxes(1, 2)
+    grid = grid.reshape(rows * high, columns * wide, 3)
+    return np.pad(grid, ((_GAP, 0), (_GAP, 0), (0, 0)), constant_values=_WHITE)
 
 
 def captioned(grid: np.ndarray, caption: str) -> np.ndarray:

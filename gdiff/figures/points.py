@@ -1,14 +1,15 @@
 """Points of a line or a plane, over those of the data."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gdiff.dataset.base import Dataset
-from gdiff.figures.encode import figure_png
+from gdiff.figures.axes import empty_figure
 from gdiff.metrics.chunks import evenly, flat_rows
-from gdiff.metrics.features import PcaFeatures, fit_pca
+from gdiff.metrics.features import fit_pca
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,39 +19,6 @@ DATA, SAMPLES = "#7b8794", "#d9480f"
 DRAWN = 5_000  # points drawn of a set, evenly spaced
 
 
-def scatter(
-    samples: np.ndarray,
-    data: np.ndarray,
-    title: str | None = None,
-    labels: tuple[str, str] = ("first coordinate", "second coordinate"),
-) -> bytes:
-    """Samples [n, 2] over data [m, 2] on axes of equal unit, as PNG bytes.
-
-    At most 5 000 of each are drawn. The frame holds all data, and the samples less than one
-    width of the data away from them; a note counts those that are farther.
-
-    Args:
-        samples: n ≥ 1.
-        data: m ≥ 1.
-        title: None counts both.
-        labels: of the axes.
-    """
-    title = title or counts(len(samples), len(data))
-    return figure_png(scatter_figure(samples, data, limits_of(samples, data), title, labels))
-
-
-def histogram(samples: np.ndarray, data: np.ndarray, title: str | None = None) -> bytes:
-    """Densities of samples [n, 1] and data [m, 1] over common bins, as PNG bytes.
-
-    Arguments and frame are those of `scatter`.
-    """
-    title = title or counts(len(samples), len(data))
-    limits = limits_of(samples, data)
-    return figure_png(
-        histogram_figure(samples, data, limits, edges_of(samples, data, limits), title)
-    )
-
-
 def scatter_figure(
     samples: np.ndarray,
     data: np.ndarray,
@@ -58,7 +26,17 @@ def scatter_figure(
     title: str,
     labels: tuple[str, str],
 ) -> "Figure":
-    """The plot of `scatter` in a given frame."""
+    """Samples [n, 2] over data [m, 2] on axes of equal unit, in a frame.
+
+    At most 5 000 of each are drawn; a note counts the samples outside the frame.
+
+    Args:
+        samples: n ≥ 1.
+        data: m ≥ 1.
+        limits: the frame, see `limits_of`.
+        title: above it.
+        labels: of the axes.
+    """
     width, height = 5.0 * (limits[1] - limits[0]) / np.max(limits[1] - limits[0])
     figure, axes = _axes((width, height), title, samples, limits)
     for label, points, colour in (("data", data, DATA), ("samples", samples, SAMPLES)):
@@ -76,32 +54,40 @@ def histogram_figure(
     samples: np.ndarray,
     data: np.ndarray,
     limits: np.ndarray,
-    edges: np.ndarray,
     title: str,
-    label: str = "coordinate",
+    labels: tuple[str, str],
+    edges: np.ndarray | None = None,
     top: float | None = None,
 ) -> "Figure":
-    """The plot of `histogram` with given bins in a given frame, up to density `top` if given."""
+    """Densities of samples [n, 1] and data [m, 1] over common bins; else as `scatter_figure`.
+
+    Args:
+        samples, data, limits, title, labels: see there.
+        edges: of the bins; by default those of `edges_of`.
+        top: the largest density in the frame; by default that of these.
+    """
+    edges = edges_of(samples, data, limits) if edges is None else edges
     figure, axes = _axes((5.2, 3.2), title, samples, limits)
-    heights = [density(x, edges) for x in (data, samples)]
-    axes.stairs(heights[0], edges, fill=True, color=DATA, alpha=0.5, label="data")
-    axes.stairs(heights[1], edges, color=SAMPLES, linewidth=1.8, label="samples")
-    axes.set(xlim=limits[:, 0], xlabel=label, ylabel="density")
-    if top is None:
-        top = max(height.max() for height in heights)
-    axes.set_ylim(0, 1.08 * top)
+    under, over = (density(x, edges) for x in (data, samples))
+    axes.stairs(under, edges, fill=True, color=DATA, alpha=0.5, label="data")
+    axes.stairs(over, edges, color=SAMPLES, linewidth=1.8, label="samples")
+    axes.set(xlim=limits[:, 0], xlabel=labels[0], ylabel=labels[1])
+    axes.set_ylim(0, 1.08 * (top or max(under.max(), over.max())))
     _legend(figure)
     return figure
 
 
-def plane_of(dataset: Dataset) -> tuple[PcaFeatures, tuple[str, str]]:
-    """A plane to draw vectors in, and the names of its axes: principal components, if any."""
-    if len(dataset) < 3:
-        first_two = np.eye(dataset.dim, 2, dtype=np.float32)
-        zero = np.zeros(dataset.dim, np.float32)
-        return PcaFeatures(zero, first_two, np.ones(2)), ("first coordinate", "second coordinate")
+def plane_of(dataset: Dataset) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[str, str]]:
+    """Where points [n, *event] are drawn, as a function to [n, 1 or 2], and names of the axes.
+
+    More than two coordinates are reduced to the data's first two principal components, if any.
+    """
+    if dataset.dim == 1:
+        return lambda x: x.reshape(-1, 1), ("coordinate", "density")
+    if dataset.dim == 2 or len(dataset) < 3:
+        return lambda x: x.reshape(len(x), -1)[:, :2], ("first coordinate", "second coordinate")
     pca = fit_pca(dataset, evenly(len(dataset), DRAWN), 2)
-    return pca, ("first principal component", "second principal component")
+    return pca.of_samples, ("first principal component", "second principal component")
 
 
 def thin_rows(dataset: Dataset, most: int = DRAWN) -> np.ndarray:
@@ -120,7 +106,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def limits_of(samples: np.ndarray, data: np.ndarray) -> np.ndarray:
-    """Frame [2, d] (lower, upper) as `scatter` says, no side less than half of the longest."""
+    """Frame [2, d] (lower, upper), no side less than half of the longest.
+
+    It holds all data, and the samples less than one width of the data away from them.
+    """
     lower, upper = data.min(0), data.max(0)
     width = float(np.max(upper - lower)) or 1.0
     near = np.all((samples > lower - width) & (samples < upper + width), axis=1)
@@ -154,13 +143,9 @@ def _axes(
 
     The margins are fixed, so that the plots of an animation stand still.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     left, right, bottom, top = 0.95, 0.3, 0.95, 0.45
     width, height = size[0] + left + right, size[1] + bottom + top
-    figure = Figure(figsize=(width, height), dpi=110)
-    FigureCanvasAgg(figure)
+    figure = empty_figure(width, height, layout=None, dpi=110)
     axes = figure.add_axes((left / width, bottom / height, size[0] / width, size[1] / height))
     axes.set_title(title, fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdiff.figures.axes import COLOURS, empty_figure, positive, quieten
+from gdiff.figures.axes import COLOURS, INK, empty_figure, positive, quieten
 from gdiff.figures.encode import figure_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _DECADES = 8  # drawn below the largest loss; scores that memorise have losses of 1e-300
+_TICKS = {"linewidth": 0.4, "markersize": 8, "markeredgewidth": 1.0}
+_HEAVY_TICKS = {"linewidth": 1.2, "markersize": 11, "markeredgewidth": 2.0}
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 
@@ -60,11 +62,11 @@ def _draw_loss(
     """The loss curve and its band."""
     axes.set(xscale="log", yscale="log", ylabel="loss  E‖x₀ − D‖²")
     drawn = positive(loss, _DECADES)
-    axes.plot(sigma, drawn, color="#343a40", linewidth=1.8)
+    axes.plot(sigma, drawn, color=INK, linewidth=1.8)
     if standard_error is not None:
         # A band that reaches zero ends where the axis does.
         lower = np.maximum(drawn - standard_error, np.nanmin(drawn, initial=np.inf) / 2)
-        band = {"color": "#343a40", "alpha": 0.22, "linewidth": 0}
+        band = {"color": INK, "alpha": 0.22, "linewidth": 0}
         axes.fill_between(sigma, lower, drawn + standard_error, **band)
     missing = int(np.isnan(drawn).sum())
     if missing:
@@ -78,17 +80,9 @@ def _draw_grids(
 ) -> None:
     """One row of ticks a grid, the first on top."""
     for row, (name, levels) in enumerate(grids.items()):
-        levels, colour = levels[levels > 0], styles[name]["color"]
-        heavy = name == chosen
-        axes.plot(
-            levels,
-            np.full(len(levels), row),
-            color=colour,
-            linewidth=1.2 if heavy else 0.4,
-            marker="|",
-            markersize=11 if heavy else 8,
-            markeredgewidth=2.0 if heavy else 1.0,
-        )
+        levels = levels[levels > 0]
+        look = _HEAVY_TICKS if name == chosen else _TICKS
+        axes.plot(levels, np.full(len(levels), row), "|-", color=styles[name]["color"], **look)
     axes.set_yticks(range(len(grids)), list(grids))
     for label, name in zip(axes.get_yticklabels(), grids, strict=True):
         label.set(color=styles[name]["color"], weight="bold" if name == chosen else "normal")
@@ -110,7 +104,7 @@ def _draw_divergences(
         heavy = {"linewidth": 3.2, "zorder": 3} if name == chosen else {"linewidth": 1.5}
         axes.plot(steps, positive(nats, 2 * _DECADES), label=name, **styles[name], **heavy)
     if bound is not None:
-        dashed = {"color": "#343a40", "linestyle": (0, (4, 3)), "linewidth": 1.1}
+        dashed = {"color": INK, "linestyle": (0, (4, 3)), "linewidth": 1.1}
         axes.plot(*bound, label="order by entropy, H²/K", **dashed)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     quieten(axes)

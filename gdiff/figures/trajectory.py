@@ -1,5 +1,7 @@
 """A sampler at work, as an animation."""
 
+from functools import partial
+
 import numpy as np
 
 from gdiff.dataset.base import Dataset
@@ -49,34 +51,17 @@ def trajectory_gif(
     factors = factors[:, None, None]
     states = centre + (frames.reshape(len(frames), -1, dataset.dim) - centre) * factors
     data = centre + (data - centre) * factors
+    place, labels = plane_of(dataset)
+    states, data = (np.stack([place(x) for x in both]) for both in (states, data))
+    limits = limits_of(states.reshape(-1, states.shape[-1]), data[-1])
+    draw, labels = scatter_figure, [f"{label}, {_SHRUNK}" for label in labels]
     if dataset.dim == 1:
-        return gif(_moving_histogram(states, data, captions))
-    labels = ("first coordinate", "second coordinate")
-    if dataset.dim > 2:
-        plane, labels = plane_of(dataset)
-        states, data = (np.stack([plane.of_samples(x) for x in both]) for both in (states, data))
-    labels = tuple(f"{label}, {_SHRUNK}" for label in labels)
-    limits = limits_of(states.reshape(-1, 2), data[-1])
+        # The last frame sets the height: at high noise the shrunken data are a needle.
+        edges = edges_of(states[-1], data[-1], limits)
+        top = max(density(x[-1], edges).max() for x in (states, data))
+        draw, labels[1] = partial(histogram_figure, edges=edges, top=top), "density"
     plots = (
-        scatter_figure(state, under, limits, caption, labels)
+        rendered(draw(state, under, limits, caption, labels))
         for state, under, caption in zip(states, data, captions, strict=True)
     )
-    return gif([rendered(plot) for plot in plots])
-
-
-def _moving_histogram(
-    states: np.ndarray, data: np.ndarray, captions: list[str]
-) -> list[np.ndarray]:
-    """Frames of an animation of states [K, n, 1] over data [K, m, 1], with axes that stand still.
-
-    The last frame sets the height: at high noise the shrunken data are a needle.
-    """
-    limits = limits_of(states.reshape(-1, 1), data[-1])
-    edges = edges_of(states[-1], data[-1], limits)
-    top = max(density(x[-1], edges).max() for x in (states, data))
-    return [
-        rendered(
-            histogram_figure(state, under, limits, edges, caption, f"coordinate, {_SHRUNK}", top)
-        )
-        for state, under, caption in zip(states, data, captions, strict=True)
-    ]
+    return gif([*plots])
