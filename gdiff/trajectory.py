@@ -76,13 +76,11 @@ class Queries(NamedTuple):
 
     def ask(self, denoiser: Denoiser, mesh: Mesh) -> Posterior:
         """Mean, bounds and size of the subset, level by level as in a run: [levels, q, ...]."""
-        count = self.z.shape[1]
-        padded = np.resize(np.arange(count), _width(count, mesh))
         answers = []
         for z, sigma in zip(self.z, self.sigma, strict=True):
-            placed = jax.device_put(z[padded], batch_sharding(mesh))
-            answer = _ask(denoiser, placed, np.asarray(sigma, z.dtype))
-            answers.append(jax.tree.map(lambda x: processes.gathered(x)[:count], answer))
+            everywhere = jax.device_put(z, NamedSharding(mesh, PartitionSpec()))
+            answer = _ask(denoiser, everywhere, np.asarray(sigma, z.dtype))
+            answers.append(jax.tree.map(processes.gathered, answer))
         return jax.tree.map(lambda *levels: np.stack(levels), *answers)
 
 
@@ -130,7 +128,8 @@ class Batches:
         """
         padded, sharding = np.resize(index, self.size), NamedSharding(self.mesh, PartitionSpec())
         if self.engine.splits_samples:
-            padded = np.resize(index, _width(self.size, self.mesh))
+            share = -(-self.size // self.mesh.shape[BATCH])
+            padded = np.resize(index, share * self.mesh.shape[BATCH])
             sharding = batch_sharding(self.mesh)
         placed = jax.device_put(padded.astype(np.int32), sharding)
         with self.clock.phase("prior"):
@@ -157,11 +156,6 @@ class Batches:
             ) from error
         account = {name: values[: len(index)] for name, values in self.engine.account.items()}
         return samples[: len(index)], account | {"seconds": np.array(watch.seconds)}
-
-
-def _width(count: int, mesh: Mesh) -> int:
-    """`count` rounded up to whole shares of the devices."""
-    return -(-count // mesh.shape[BATCH]) * mesh.shape[BATCH]
 
 
 @eqx.filter_jit

@@ -1,6 +1,7 @@
 """The cheapest setting whose budget meets a tolerance in nats."""
 
 import time
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -63,6 +64,15 @@ class Setting(NamedTuple):
         """Nats."""
         return self.initialization + self.discretization + self.score
 
+    def numbers(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return self._asdict() | {"total": self.total}
+
+
+def _most(nats: Nats) -> float:
+    """What a divergence is taken to be: its estimate and the standard error."""
+    return max(nats.nats, 0) + nats.standard_error
+
 
 @dataclass(frozen=True)
 class _Search:
@@ -80,10 +90,10 @@ class _Search:
         part = dataset.rows(evenly(len(dataset), 1024))
         least = max(1.01 * self.sigma_min, _LEAST_NOISE * float(part.std()))
         levels = np.geomspace(top, min(least, top), _STARTS)
-        levels = [float(f"{level:.3g}") for level in levels[1:]]
+        levels = [top, *(float(f"{level:.3g}") for level in levels[1:])]
         found, still = [], dict(priors)
-        with track("priors", 1 + len(levels), "levels") as progress:
-            for sigma in [top, *levels]:
+        with track("priors", len(levels), "levels") as progress:
+            for sigma in levels:
                 noised = Noised.of(self.prepared.data, sigma)
                 for name, prior in list(still.items()):
                     nats = noised.divergence(prior)
@@ -114,14 +124,11 @@ class _Search:
 
     def best(self, starts: Sequence[tuple[str, float, Nats]], spent: float) -> Setting | None:
         """The setting with the fewest evaluations when the score already costs `spent` nats."""
-        found = []
         # At one level only the nearest prior matters.
-        nearest = {}
-        for name, sigma, nats in starts:
-            if sigma not in nearest or nats.nats < nearest[sigma][1].nats:
-                nearest[sigma] = (name, nats)
+        farthest_first = reversed(sorted(starts, key=lambda start: start[2].nats))
+        nearest, found = {sigma: (name, nats) for name, sigma, nats in farthest_first}, []
         for sigma, (name, nats) in nearest.items():
-            room = self.tolerance - spent - max(nats.nats, 0) - nats.standard_error
+            room = self.tolerance - spent - _most(nats)
             steps = self.fewest(sigma, room) if room > 0 else None
             if steps is not None:
                 count, cost = steps
@@ -133,23 +140,89 @@ class _Search:
         """The experiment's own schedule and prior with the fewest steps that meet the tolerance."""
         experiment, sigma = self.prepared.experiment, self.sigma_max
         nats = Noised.of(self.prepared.data, sigma).divergence(experiment.prior)
-        room = self.tolerance - max(nats.nats, 0) - nats.standard_error
+        room = self.tolerance - _most(nats)
 
         def cost(steps: int) -> float:
             spec = replace(experiment.schedule, steps=steps, to_zero=False)
-            grid = spec.grid(experiment.process)
-            return self.curve.discretization(grid)
+            return self.curve.discretization(spec.grid(experiment.process))
 
-        low, high = 1, 1
+        high = 1
         while cost(high) > room:
-            low, high = high, 2 * high
+            high *= 2
             if high > 2**16:
                 return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if cost(middle) <= room else (middle, high)
-        name = "its own"
-        return Setting(name, sigma, high + 1, None, nats.nats, cost(high), 0.0)
+        is_enough = {"lo": high // 2 + 1, "key": lambda steps: cost(steps) <= room}
+        steps = bisect_left(range(high + 1), True, **is_enough)
+        return Setting("its own", sigma, steps + 1, None, nats.nats, cost(steps), 0.0)
+
+    def las(self, setting: Setting) -> LAS:
+        """The schedule of a setting."""
+        ends = {"sigma_max": setting.sigma_max, "sigma_min": self.sigma_min}
+        return LAS(steps=setting.evaluations, **ends)
+
+    def with_golden(
+        self, starts: Sequence[tuple[str, float, Nats]], exact: Setting
+    ) -> tuple[Setting, float]:
+        """The quickest setting with a tolerance of the score, and its seconds per sample.
+
+        Args:
+            starts: as for `best`.
+            exact: the setting for the exact score, whose levels are asked about.
+
+        Raises:
+            UserError: no tolerance is good enough.
+        """
+        experiment, data, found = self.prepared.experiment, self.prepared.data, []
+        grid = self.las(exact).adapted(self.curve, experiment.process).grid(experiment.process)
+        levels = grid[:-1]
+        for tolerance in _TOLERANCES:
+            denoiser = replace(experiment.score, tolerance=tolerance).fit(data, levels)
+            nats, error = score_error(data, levels, denoiser)
+            setting = self.best(starts, nats + error)
+            if setting is not None:
+                setting = setting._replace(score_tolerance=tolerance, score=nats)
+                seconds = self.seconds(denoiser, levels) * setting.evaluations
+                found.append((setting, seconds))
+        require(
+            bool(found),
+            f"tolerance={self.tolerance:g} cannot be met by score=golden with score.tolerance "
+            f"from {_TOLERANCES[-1]} on: raise it, or use score=full, which needs "
+            f"{exact.evaluations} evaluations",
+        )
+        return min(found, key=lambda pair: pair[1])
+
+    def seconds(self, denoiser: Denoiser, levels: np.ndarray) -> float:
+        """Of an evaluation per sample, on average over some of the levels."""
+        dataset, mesh = self.prepared.dataset, self.prepared.mesh
+        points = draw(dataset, _QUERIES, 3)
+        clean, noise = (x.reshape(-1, *dataset.event_shape) for x in points[:2])
+        few = levels[np.linspace(0, len(levels) - 1, min(len(levels), 8)).astype(int)]
+        queries = Queries(np.stack([clean + np.float32(sigma) * noise for sigma in few]), few)
+        queries.ask(denoiser, mesh)  # compiles
+        begin = time.perf_counter()
+        jax.block_until_ready(queries.ask(denoiser, mesh))
+        return (time.perf_counter() - begin) / (len(few) * _QUERIES)
+
+    def unmet(
+        self, starts: Sequence[tuple[str, float, Nats]], priors: Mapping[str, PriorSpec]
+    ) -> str:
+        """Why no setting is good enough, and what can be had."""
+        if not starts:
+            noised = Noised.of(self.prepared.data, self.sigma_max)
+            nats = {name: _most(noised.divergence(prior)) for name, prior in priors.items()}
+            name = min(nats, key=nats.get)
+            return (
+                f"tolerance={self.tolerance:g} cannot be met from "
+                f"schedule.sigma_max={self.sigma_max:g}: the nearest prior, {name}, is "
+                f"{nats[name]:.3g} nats away; raise either"
+            )
+        name, sigma, nats = min(starts, key=lambda start: start[2].nats)
+        least = self.optimum(sigma).sums(_MOST_STEPS)[-1]
+        return (
+            f"tolerance={self.tolerance:g} cannot be met in {_MOST_STEPS} steps: the least is "
+            f"{least + max(nats.nats, 0):.3g} nats, with prior={name} at sigma = {sigma:g}; raise "
+            "it, or schedule.sigma_min"
+        )
 
 
 class Found(NamedTuple):
@@ -192,115 +265,38 @@ def main(experiment: Experiment, priors: Mapping[str, PriorSpec], tolerance: flo
     )
     priors = {name: prior for name, prior in priors.items() if not prior.is_trained}
     prepared = Prepared(experiment)
-    ends = prepared.ends
     _, samples = effort(prepared.dataset, fewest=_LOSS_SAMPLES)
-    curve = measure(Exact(), prepared.data, ends, samples=samples)
-    search = _Search(prepared, curve, tolerance, *ends)
+    curve = measure(Exact(), prepared.data, prepared.ends, samples=samples)
+    search = _Search(prepared, curve, tolerance, *prepared.ends)
     starts = search.starts(priors)
-    exact = search.best(starts, 0.0)
-    if exact is None:
-        raise UserError(_unmet(search, starts, priors, ends))
+    setting, seconds = search.best(starts, 0.0), None
+    if setting is None:
+        raise UserError(search.unmet(starts, priors))
     usual = search.usual()
-    found = _with_golden(search, starts, exact) if is_golden else [(exact, None)]
-    setting, seconds = found[-1]
+    if is_golden:
+        setting, seconds = search.with_golden(starts, setting)
     result = {
         "tolerance": tolerance,
-        "setting": setting._asdict() | {"total": setting.total},
-        "usual": None if usual is None else usual._asdict() | {"total": usual.total},
+        "setting": setting.numbers(),
+        "usual": usual and usual.numbers(),
         "times_fewer_evaluations": usual and usual.evaluations / setting.evaluations,
         "seconds": seconds,
     }
     choices = {"sampler": "ancestral", "schedule": "las", "prior": setting.prior}
-    schedule = replace(_las(setting, ends[1]), loss_samples=samples)
+    schedule = replace(search.las(setting), loss_samples=samples)
     parts = {"prior": priors[setting.prior], "sampler": Ancestral(), "schedule": schedule}
     if is_golden:
         parts["score"] = replace(experiment.score, tolerance=setting.score_tolerance)
     return Found(result, replace(experiment, **parts), choices)
 
 
-def _unmet(
-    search: _Search,
-    starts: Sequence[tuple[str, float, Nats]],
-    priors: Mapping[str, PriorSpec],
-    ends: tuple[float, float],
-) -> str:
-    """Why no setting is good enough, and what can be had."""
-    if not starts:
-        noised = Noised.of(search.prepared.data, ends[0])
-        found = {name: noised.divergence(prior) for name, prior in priors.items()}
-        nats = {name: max(each.nats, 0) + each.standard_error for name, each in found.items()}
-        name = min(nats, key=nats.get)
-        return (
-            f"tolerance={search.tolerance:g} cannot be met from schedule.sigma_max={ends[0]:g}: "
-            f"the nearest prior, {name}, is {nats[name]:.3g} nats away; raise either"
-        )
-    name, sigma, nats = min(starts, key=lambda start: start[2].nats)
-    least = search.optimum(sigma).sums(_MOST_STEPS)[-1]
-    return (
-        f"tolerance={search.tolerance:g} cannot be met in {_MOST_STEPS} steps: the least is "
-        f"{least + max(nats.nats, 0):.3g} nats, with prior={name} at sigma = {sigma:g}; raise "
-        "it, or schedule.sigma_min"
-    )
-
-
-def _with_golden(
-    search: _Search, starts: Sequence[tuple[str, float, Nats]], exact: Setting
-) -> list[tuple[Setting, float]]:
-    """Settings with a tolerance of the score, and seconds per sample; the quickest comes last."""
-    found = []
-    for tolerance in _TOLERANCES:
-        levels = _grid(search, exact)
-        spec = replace(search.prepared.experiment.score, tolerance=tolerance)
-        denoiser = spec.fit(search.prepared.data, levels)
-        nats, error = score_error(search.prepared.data, levels, denoiser)
-        setting = search.best(starts, nats + error)
-        if setting is not None:
-            per_step = _seconds(search, denoiser, levels)
-            setting = setting._replace(score_tolerance=tolerance, score=nats)
-            found.append((setting, per_step * setting.evaluations))
-    require(
-        bool(found),
-        f"tolerance={search.tolerance:g} cannot be met by score=golden with score.tolerance from "
-        f"{_TOLERANCES[-1]} on: raise it, or use score=full, which needs {exact.evaluations} "
-        "evaluations",
-    )
-    return sorted(found, key=lambda pair: -pair[1])
-
-
-def _grid(search: _Search, setting: Setting) -> np.ndarray:
-    process = search.prepared.experiment.process
-    return _las(setting, search.sigma_min).adapted(search.curve, process).grid(process)[:-1]
-
-
-def _las(setting: Setting, sigma_min: float) -> LAS:
-    return LAS(steps=setting.evaluations, sigma_max=setting.sigma_max, sigma_min=sigma_min)
-
-
-def _seconds(search: _Search, denoiser: Denoiser, levels: np.ndarray) -> float:
-    """Of an evaluation per sample, on average over some of the levels."""
-    dataset, mesh = search.prepared.dataset, search.prepared.mesh
-    points = draw(dataset, _QUERIES, 3)
-    clean, noise = (x.reshape(-1, *dataset.event_shape) for x in points[:2])
-    few = levels[np.linspace(0, len(levels) - 1, min(len(levels), 8)).astype(int)]
-    z = np.stack([clean + np.float32(sigma) * noise for sigma in few])
-    queries = Queries(z, few)
-    queries.ask(denoiser, mesh)  # compiles
-    begin = time.perf_counter()
-    jax.block_until_ready(queries.ask(denoiser, mesh))
-    return (time.perf_counter() - begin) / (len(few) * _QUERIES)
-
-
 def table(result: Mapping[str, Any]) -> Table:
     """The result for the screen."""
-    shown = Table("", "found", "usual", title=f"budget of {result['tolerance']:g} nats")
     found, usual = result["setting"], result["usual"] or {}
-    for key in (
-        *("prior", "sigma_max", "evaluations", "score_tolerance"),
-        *("initialization", "discretization", "score", "total"),
-    ):
-        cells = (report.cell(x.get(key)) for x in (found, usual))
-        shown.add_row(key.replace("_", " "), *cells)
     ratio = result["times_fewer_evaluations"]
-    if ratio is not None:
-        shown.caption = f"{ratio:.3g} times fewer evaluations"
-    return shown
+    return report.table(
+        ("", "found", "usual"),
+        [(key.replace("_", " "), value, usual.get(key)) for key, value in found.items()],
+        title=f"budget of {result['tolerance']:g} nats",
+        caption=None if ratio is None else f"{ratio:.3g} times fewer evaluations",
+    )

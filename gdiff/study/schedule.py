@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from gdiff import figures, report
 from gdiff.budget.initialization import Noised
+from gdiff.metrics.chunks import evenly
 from gdiff.prepared import Experiment, Prepared
 from gdiff.prior.base import PriorSpec
 from gdiff.process.base import ProcessSpec
@@ -59,9 +60,8 @@ def main(
     if folder is not None:
         own = RunFolder(folder)
         own.write_json(RESULT, result)
-        rows = [
-            {name: float(values[k]) for name, values in grids.items()} for k in range(count + 1)
-        ]
+        levels = zip(*(grid.tolist() for grid in grids.values()), strict=True)
+        rows = [dict(zip(grids, each, strict=True)) for each in levels]
         write_csv(folder / LEVELS, list(grids), rows)
         own.write_bytes(PICTURE, _picture(curve, grids, process, ends, points, chosen))
         if priors:
@@ -74,25 +74,21 @@ def _summary(curve: LossCurve, grids: Mapping[str, np.ndarray], points: int) -> 
     nats = {name: curve.discretization(grid) for name, grid in grids.items()}
     names = sorted(nats, key=nats.get)
     steps = len(grids[names[0]]) - 1
-    error = {name: curve.discretization_error(grids[name]) for name in names}
-    ends = grids[names[0]][[0, -1]]
+    errors = {name: curve.discretization_error(grids[name]) for name in names}
+    ends, error = grids[names[0]][[0, -1]], curve.standard_error
     return {
         "kl_disc": {name: nats[name] for name in names},
-        "kl_disc_standard_error": error,
+        "kl_disc_standard_error": errors,
         "entropy": math.log(points),
         "entropy_bound": math.log(points) ** 2 / steps,
         "asymptotic": curve.asymptotic_constant(*ends) / steps,
         "loss": {
             "sigma": curve.sigma.tolist(),
             "loss": curve.loss.tolist(),
-            "standard_error": _listed(curve.standard_error),
+            "standard_error": None if error is None else error.tolist(),
         },
         "grids": {name: grids[name].tolist() for name in names},
     }
-
-
-def _listed(values: np.ndarray | None) -> list[float] | None:
-    return None if values is None else values.tolist()
 
 
 def _picture(
@@ -120,7 +116,7 @@ def _picture(
 def _horizons(prepared: Prepared, priors: Mapping[str, PriorSpec]) -> dict[str, Any]:
     """KL(p_T ‖ prior) of all priors from the first noise level down."""
     experiment, dataset, ends = prepared.experiment, prepared.dataset, prepared.ends
-    part = dataset.rows(np.linspace(0, len(dataset) - 1, min(len(dataset), 1024)).astype(int))
+    part = dataset.rows(evenly(len(dataset), 1024))
     least = max(ends[1], _LEAST_NOISE * float(part.std()))
     sigma = np.geomspace(ends[0], min(least, ends[0]), _HORIZONS)
     found: dict[str, list] = {name: [] for name in priors}
@@ -167,33 +163,32 @@ def _horizon_picture(horizon: Mapping[str, Any]) -> bytes:
     )
 
 
-def tables(result: Mapping[str, Any]) -> list[Table]:
+def tables(result: Mapping[str, Any]) -> Iterator[Table]:
     """The result for the screen."""
     high, low = result["sigma"]
-    table = Table(
-        *("schedule", "KL_disc, nats", "±"),
+    errors = result["kl_disc_standard_error"].values()
+    yield report.table(
+        ("schedule", "KL_disc, nats", "±"),
+        [
+            (name, nats, report.cell(error, digits=2))
+            for (name, nats), error in zip(result["kl_disc"].items(), errors, strict=True)
+        ],
         title=f"{result['steps']} steps from σ = {high:.4g} to {low:.4g}",
         caption=f"best grid, steps → ∞: {result['asymptotic']:.4g}; order by entropy, "
         f"H²/K: {result['entropy_bound']:.4g}",
     )
-    for name, nats in result["kl_disc"].items():
-        error = result["kl_disc_standard_error"][name]
-        table.add_row(name, f"{nats:.4g}", "" if error is None else f"{error:.2g}")
     if "horizon" not in result:
-        return [table]
+        return
     horizon = result["horizon"]
-    names = list(horizon["kl"])
-    second = Table(
-        *("σ", f"time of {horizon['process']}", *names),
+    columns = [horizon["sigma"], horizon["time"], *(x["nats"] for x in horizon["kl"].values())]
+    shortest = ", ".join(f"{name} {time:.3g}" for name, time in horizon["shortest"].items())
+    yield report.table(
+        ("σ", f"time of {horizon['process']}", *horizon["kl"]),
+        [[report.cell(x, digits=3) for x in row] for row in zip(*columns, strict=True)],
+        left=0,
         title="KL(p_T ‖ prior) in nats",
-        caption=f"shortest time within {horizon['tolerance']:g} nats: "
-        + (", ".join(f"{n} {t:.3g}" for n, t in horizon["shortest"].items()) or "none"),
+        caption=f"shortest time within {horizon['tolerance']:g} nats: {shortest or 'none'}",
     )
-    for k, (sigma, time) in enumerate(zip(horizon["sigma"], horizon["time"], strict=True)):
-        cells = (horizon["kl"][name]["nats"][k] for name in names)
-        shown = ("" if nats is None else f"{nats:.3g}" for nats in cells)
-        second.add_row(f"{sigma:.3g}", f"{time:.3g}", *shown)
-    return [table, second]
 
 
 def show(result: Mapping[str, Any], *, as_json: bool) -> None:
