@@ -30,10 +30,8 @@ negative where the mean of y would be nearer than x.
 Runs stay in the folder that is printed; with --folder DIR an interrupted table goes on there.
 """
 
-import argparse
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -41,14 +39,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import sweeps
-from rich.table import Table
 
-from gdiff import config, rng
+from gdiff import config, report, rng
 from gdiff.bench.scores import overrides_by_score
 from gdiff.errors import UserError, require
 from gdiff.prepared import Prepared
-from gdiff.report import show
-from gdiff.store.outputs import METRICS, RUN, load_samples, read_json, write_csv
+from gdiff.store.outputs import METRICS, RUN, load_samples, read_json
 
 EXPERIMENT = "experiment=golddiff_table"
 # Options of the group `score`, and what the paper calls them.
@@ -225,27 +221,16 @@ def title_of(folder):
 
 def show_table(text, title):
     header, *lines = text
-    table = Table(title=title)
-    for name in header:
-        table.add_column(name, justify="left" if name == "score" else "right")
-    for line in lines:
-        table.add_row(*line)
-    if HEADERS.published_mse in header:
-        table.caption = "published: arXiv 2602.16498, its authors' GPU and network"
-    show(table)
+    source = "published: arXiv 2602.16498, its authors' GPU and network"
+    caption = source if HEADERS.published_mse in header else None
+    report.show(report.table(header, lines, title=title, caption=caption))
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(
-        description="GoldDiff's comparison of scores (arXiv 2602.16498), on any data set.",
-        epilog="The top of the file says what the columns are.",
-    )
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides of all runs")
+    parser = sweeps.parser("GoldDiff's comparison of scores (arXiv 2602.16498).")
     parser.add_argument("--scores", default=",".join(SCORES), help="options of the group score")
     parser.add_argument("--reference", type=Path, metavar="FILE", help="images of a network")
     parser.add_argument("--noise", type=Path, metavar="NPZ", help="write initial noise and stop")
-    parser.add_argument("--folder", type=Path, help="of the runs; finished ones stay")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the same as Markdown")
     return parser.parse_intermixed_args(arguments)
 
@@ -259,7 +244,7 @@ def main(arguments=None):
         print(options.noise)
         return 0
     reference = None if options.reference is None else read_reference(options.reference)
-    folder = options.folder or Path("outputs/golddiff_table", time.strftime("%Y-%m-%d-%H-%M-%S"))
+    folder = sweeps.folder_of(options, "golddiff_table")
     rows = []
     for score, words in plan(options.scores.split(","), options.overrides).items():
         place = (folder / score).absolute()
@@ -267,8 +252,7 @@ def main(arguments=None):
         rows.append(row_of(score, place, reference) if is_done else Row(score))
     text = as_text(rows)
     show_table(text, title_of(folder))
-    if options.csv is not None:
-        write_csv(options.csv, Row._fields, [row._asdict() for row in rows])
+    sweeps.write(rows, options)
     if options.markdown is not None:
         options.markdown.write_text(to_markdown(text))
     print(folder)

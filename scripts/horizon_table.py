@@ -21,10 +21,7 @@ Scores that do not memorise, such as score=wiener or score=pca_local, show what 
 diffusion changes.
 """
 
-import argparse
 import itertools
-import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +29,6 @@ import sweeps
 
 from gdiff import config, report
 from gdiff.errors import require
-from gdiff.store.outputs import write_csv
 
 # Unless the command line says otherwise.
 DEFAULTS = ("sampler=ancestral", "num_samples=256", "batch_size=256", "metrics.score_error=never")
@@ -97,17 +93,11 @@ def verdict(name, runs, others, limit):
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(
-        description="Short diffusions with and without an auxiliary prior.",
-        epilog="The top of the file says what the columns are.",
-    )
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides of all runs")
+    parser = sweeps.parser("Short diffusions with and without an auxiliary prior.")
     parser.add_argument("--horizons", default="1,0.6,0.4,0.2", help="times of the process")
     parser.add_argument("--priors", default="standard,gaussian,gmm", help="options of the group")
     parser.add_argument("--steps", type=int, default=20, help="of all runs but the yardstick")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--folder", type=Path, help="of the runs: empty, or to be made")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table there")
     return parser.parse_intermixed_args(arguments)
 
 
@@ -120,8 +110,7 @@ def main(arguments=None):
     with config.composer() as composer:  # finds mistakes before anything runs
         for horizon, prior in itertools.product(times, priors):
             composer.experiment(words(options.overrides, horizon, prior, few, 0))
-    stamp = time.strftime("%Y-%m-%d-%H-%M-%S")
-    folder = options.folder or Path("outputs/horizon_table", stamp)
+    folder = sweeps.folder_of(options, "horizon_table")
     table = words(options.overrides, options.horizons, options.priors, few, seeds)
     found = draw(table, folder / "table")
     long = draw(words(options.overrides, times[0], priors[0], many, seeds), folder / "long")
@@ -135,8 +124,7 @@ def main(arguments=None):
     print(verdict(f"{short} / {priors[0]}", auxiliary, without, 1.0))
     name = f"{short} / T = {times[0]}, {priors[0]}, {many} steps"
     print(verdict(name, auxiliary, yardstick, WITHIN))
-    if options.csv is not None:
-        write_csv(options.csv, Row._fields, [row._asdict() for row in rows])
+    sweeps.write(rows, options)
     print(folder)
     return 0
 

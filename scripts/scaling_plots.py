@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from gdiff.figures.axes import empty_figure, quieten
 from gdiff.figures.encode import figure_png
 
 _COLOURS = {"SDE, path": "#c2255c", "SDE, law": "#e8590c", "ODE": "#1971c2"}
@@ -30,17 +31,11 @@ _STYLES = {
 
 def new_figure(width, height, count=1):
     """A figure and its axes, both logarithmic."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = empty_figure(width, height)
     axes = figure.subplots(1, count, squeeze=False)[0]
     for each in axes:
         each.set(xscale="log", yscale="log")
-        each.grid(which="major", color="#e9ecef", linewidth=0.8)
-        each.set_axisbelow(True)
-        each.spines[["top", "right"]].set_visible(False)
+        quieten(each)
     return figure, axes
 
 

@@ -30,7 +30,8 @@ data too, by sliced Wasserstein distance (images.csv). That takes half an hour.
 
 import argparse
 import math
-import time
+import sys
+from bisect import bisect_left
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,11 +202,7 @@ def coarsest(error, sigma_max, budget):
     high = 1
     while not is_good(high):
         high *= 2
-    low = high // 2  # is not enough, if there is such a number
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_good(middle) else (middle, high)
-    return high
+    return bisect_left(range(high + 1), True, lo=high // 2 + 1, key=is_good)
 
 
 def within_budget(measure, dim):
@@ -293,7 +290,7 @@ def parse(arguments):
 
 def main(arguments=None):
     options = parse(arguments)
-    folder = options.folder or Path("outputs/scaling_study", time.strftime("%Y-%m-%d-%H-%M-%S"))
+    folder = sweeps.folder_of(options, "scaling_study")
     folder.mkdir(parents=True, exist_ok=True)
     errors = [errors_row(method, count) for method in METHODS for count in EVALUATIONS]
     write_csv(folder / "errors.csv", ERRORS, errors)

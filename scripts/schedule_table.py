@@ -20,10 +20,7 @@ The last line says what the grid of `las` took, next to the sampling of the long
 was measured before comes from the cache: for the full price set GDIFF_CACHE to an empty folder.
 """
 
-import argparse
-import time
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +31,6 @@ from gdiff.budget.losses import JUDGE_SEED, measure
 from gdiff.errors import require
 from gdiff.prepared import Prepared
 from gdiff.schedule.compare import comparisons
-from gdiff.store.outputs import write_csv
 
 GRIDS = "las,entropic,asymptotic,logsnr,edm,cosine,vp,uniform"
 # Unless the command line says otherwise.
@@ -106,17 +102,11 @@ def marked(rows):
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(
-        description="Grids of noise levels, in nats and by their samples.",
-        epilog="The top of the file says what the columns are.",
-    )
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides of all runs")
+    parser = sweeps.parser("Grids of noise levels, in nats and by their samples.")
     parser.add_argument("--steps", default="5,10,20,50", help="numbers of steps")
     parser.add_argument("--grids", default=GRIDS, help="options of the group schedule, with las")
     parser.add_argument("--points", type=int, default=512, help="noised points to measure on")
     parser.add_argument("--no-samples", action="store_true", help="nats alone")
-    parser.add_argument("--folder", type=Path, help="of the runs: empty, or to be made")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table there")
     return parser.parse_intermixed_args(arguments)
 
 
@@ -133,8 +123,7 @@ def main(arguments=None):
             experiment = composer.experiment(words(options.overrides, count, "las"))
     rows, seconds = costs(experiment, counts, names, options.points)
     if not options.no_samples:
-        stamp = time.strftime("%Y-%m-%d-%H-%M-%S")
-        folder = options.folder or Path("outputs/schedule_table", stamp)
+        folder = sweeps.folder_of(options, "schedule_table")
         found = draw(words(options.overrides, options.steps, options.grids), folder)
         for i, row in enumerate(rows):
             run = found[row.steps, row.schedule]
@@ -142,8 +131,7 @@ def main(arguments=None):
             rows[i] = row._replace(**distances)
     rows = marked(rows)
     report.show(report.rows_table(rows))
-    if options.csv is not None:
-        write_csv(options.csv, Row._fields, [row._asdict() for row in rows])
+    sweeps.write(rows, options)
     line = f"loss and grid of las: {seconds:.3g} s"
     if not options.no_samples:
         whole = found[max(counts), "las"]["seconds_per_sample"] * experiment.num_samples

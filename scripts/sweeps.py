@@ -1,10 +1,36 @@
 """What the scripts that make a table out of runs have in common."""
 
+import argparse
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 from gdiff import report
 from gdiff.errors import UserError, require
+from gdiff.store.outputs import write_csv
+
+
+def parser(description):
+    """The arguments that all tables take."""
+    found = argparse.ArgumentParser(
+        description=description, epilog="The top of the file says what the columns are."
+    )
+    found.add_argument("overrides", nargs="*", help="Hydra overrides of all runs")
+    found.add_argument("--folder", type=Path, help="of the runs; by default a new one")
+    found.add_argument("--csv", type=Path, metavar="FILE", help="also write the table there")
+    return found
+
+
+def folder_of(options, name):
+    """Where the user wants what is made, or a new folder."""
+    return options.folder or Path("outputs", name, time.strftime("%Y-%m-%d-%H-%M-%S"))
+
+
+def write(rows, options):
+    """Write named tuples, one a row, to the file of --csv."""
+    if options.csv is not None:
+        write_csv(options.csv, rows[0]._fields, [row._asdict() for row in rows])
 
 
 def words(overrides, ours, defaults):

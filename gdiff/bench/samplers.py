@@ -1,6 +1,7 @@
 """Samplers of diffusers next to ours: the same denoiser, noise levels, start and noise."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from gdiff.sampler.methods.ddim import DDIM
 from gdiff.sampler.methods.dpmpp_2m import DPMpp2M
 from gdiff.schedule.ddpm import DDPMIndices
 from gdiff.score.base import ScoreSpec
+from gdiff.trajectory import States
 
 # It divides the 1 000 indices, else schedulers disagree about the index that comes next.
 STEPS = 10
@@ -57,9 +59,6 @@ PAIRS = {
     "ancestral, own noise": Pair(Ancestral(), "DDPMScheduler", _DDPM, is_alike=False),
 }
 
-# A run from x_T to samples; keeps x after every step in a list if given one.
-_Run = Callable[..., np.ndarray]
-
 
 def measure(
     data: Placed, queries: int, spec: ScoreSpec, seed: int, repeats: int
@@ -77,21 +76,24 @@ def measure(
 
     torch.set_num_threads(processors())
     grid = DDPMIndices(steps=STEPS, spacing=_SPACING).grid(_PROCESS)
+    signal = _PROCESS.signal(grid).astype(np.float32)
     denoiser = spec.fit(data, grid[:-1].tolist())
     shape = (queries, *data.dataset.event_shape)
     x = np.asarray(jax.random.normal(jax.random.key(seed), shape, jnp.float32))
+    z = jnp.asarray(x / signal[0])
     keys = rng.sample_keys(seed, rng.Role.STEP, jnp.arange(len(x)))
     found = {}
     for name, pair in PAIRS.items():
-        ours = _ours(denoiser, pair, grid, x, keys)
+        engine = Engine(denoiser, pair.ours.steps(grid))
+        engine.compile(z, keys)
         theirs = _theirs(denoiser, pair, grid, x, keys)
-        timed = in_turn({"ours": ours, "theirs": theirs}, repeats)
+        timed = in_turn({"ours": partial(engine.sample, z, keys), "theirs": theirs}, repeats)
         difference = None
         if pair.is_alike:
-            mine, other = [], []
-            ours(mine)
-            theirs(other)
-            difference = max(float(np.abs(a - b).max()) for a, b in zip(mine, other, strict=True))
+            states = States(range(1, len(grid)), len(x))
+            engine.sample(z, keys, report=states.add, stops=frozenset(states.stops))
+            mine = [m * each for m, each in zip(signal[1:], states.stacked(), strict=True)]
+            difference = float(np.abs(np.stack(mine) - timed["theirs"].result).max())
         seconds, scheduler_seconds = timed["ours"].seconds, timed["theirs"].seconds
         found[name] = {
             "scheduler": pair.scheduler,
@@ -104,24 +106,10 @@ def measure(
     return found
 
 
-def _ours(denoiser: Denoiser, pair: Pair, grid: np.ndarray, x: np.ndarray, keys: Array) -> _Run:
-    engine = Engine(denoiser, pair.ours.steps(grid))
-    z = jnp.asarray(x / np.float32(_PROCESS.signal(grid[0])))
-    engine.compile(z, keys)
-
-    def run(kept: list | None = None) -> np.ndarray:
-        if kept is None:
-            return np.asarray(engine.sample(z, keys))
-
-        def keep(done: int, z: Array) -> None:
-            kept.append(np.asarray(z) * _PROCESS.signal(grid[done]))
-
-        return np.asarray(engine.sample(z, keys, report=keep, stops=frozenset(range(1, len(grid)))))
-
-    return run
-
-
-def _theirs(denoiser: Denoiser, pair: Pair, grid: np.ndarray, x: np.ndarray, keys: Array) -> _Run:
+def _theirs(
+    denoiser: Denoiser, pair: Pair, grid: np.ndarray, x: np.ndarray, keys: Array
+) -> Callable[[], list[np.ndarray]]:
+    """A run from x_T, which gives x after every step."""
     import diffusers
     import torch
 
@@ -139,16 +127,13 @@ def _theirs(denoiser: Denoiser, pair: Pair, grid: np.ndarray, x: np.ndarray, key
             noise = np.array(rng.normal(rng.at_step(keys, k), x))
             each |= {"eta": pair.eta, "variance_noise": torch.from_numpy(noise)}
 
-    def run(kept: list | None = None) -> np.ndarray:
+    def run() -> list[np.ndarray]:
         scheduler.set_timesteps(len(indices))
-        now = torch.from_numpy(x.copy())
+        states = [torch.from_numpy(x.copy())]
         for k, index in enumerate(indices.tolist()):
-            clean = torch.from_numpy(
-                np.array(mean(jnp.asarray(now.numpy() / signal[k]), levels[k]))
-            )
-            now = scheduler.step(clean, index, now, **extra[k]).prev_sample
-            if kept is not None:
-                kept.append(now.numpy())
-        return now.numpy()
+            clean = np.array(mean(jnp.asarray(states[-1].numpy() / signal[k]), levels[k]))
+            step = scheduler.step(torch.from_numpy(clean), index, states[-1], **extra[k])
+            states.append(step.prev_sample)
+        return [state.numpy() for state in states[1:]]
 
     return run

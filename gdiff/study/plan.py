@@ -125,8 +125,9 @@ class _Search:
     def best(self, starts: Sequence[tuple[str, float, Nats]], spent: float) -> Setting | None:
         """The setting with the fewest evaluations when the score already costs `spent` nats."""
         # At one level only the nearest prior matters.
-        farthest_first = reversed(sorted(starts, key=lambda start: start[2].nats))
-        nearest, found = {sigma: (name, nats) for name, sigma, nats in farthest_first}, []
+        nearest, found = {}, []
+        for name, sigma, nats in sorted(starts, key=lambda start: start[2].nats):
+            nearest.setdefault(sigma, (name, nats))
         for sigma, (name, nats) in nearest.items():
             room = self.tolerance - spent - _most(nats)
             steps = self.fewest(sigma, room) if room > 0 else None
