@@ -67,7 +67,7 @@ def test_several_scores_are_compared_level_by_level(tmp_path):
 
 def test_ten_ddpm_levels_are_the_default_for_several_scores(monkeypatch):
     compared = []
-    monkeypatch.setattr(scores, "main", lambda experiments, **_: compared.append(experiments))
+    monkeypatch.setattr(harness, "present", lambda _, found, *__, **___: compared.append(found))
 
     def grid_of(*words):
         assert gdiff("bench", "score=full,wiener", *words).code == 0
@@ -87,10 +87,10 @@ def test_slow_scores_are_marked(capsys):
     first = [np.array([2.0, 4.0, 6.0])]
     full = numbers_of(first, first) | {"relative_error_max": None}
     wiener = numbers_of([np.array([8.0])], first) | {"relative_error_max": [0.125]}
-    problem = {"dataset": "d", "points": 1, "dim": 2, "queries": 3, "sigma": [1.0]}
+    problem = {"dataset": "d", "points": 1, "dim": 2, "queries": 3, "repeats": 3, "sigma": [1.0]}
 
     def shown(**found):
-        for table in scores.tables(3, problem | {"scores": found}):
+        for table in scores.tables(problem | {"scores": found}):
             report.show(table)
         return capsys.readouterr().out
 

@@ -19,6 +19,7 @@ from gdiff.bench.harness import two_products
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
+from gdiff.metrics.chunks import flat_rows
 from gdiff.report import processors
 from gdiff.runtime import Runtime
 from gdiff.score.base import ScoreSpec
@@ -52,19 +53,17 @@ class Problem:
     @cached_property
     def centre(self) -> np.ndarray:
         """[d] mean of the data, float32."""
-        return self._split[0]
+        return self._vectors().mean(axis=0, dtype=np.float64).astype(np.float32)
 
     @cached_property
     def rows(self) -> np.ndarray:
         """[n, d] the data less their mean, float32: distances of centred rows round less."""
-        return self._split[1]
+        rows = self._vectors()
+        rows -= self.centre
+        return rows
 
-    @cached_property
-    def _split(self) -> tuple[np.ndarray, np.ndarray]:
-        rows = self.dataset.rows(slice(None)).reshape(len(self.dataset), -1)
-        centre = rows.mean(axis=0, dtype=np.float64).astype(rows.dtype)
-        rows -= centre
-        return centre, rows
+    def _vectors(self) -> np.ndarray:
+        return flat_rows(self.dataset, slice(None))
 
     def centred(self, ask: Ask) -> Ask:
         """A mean of the centred rows as one of the data."""

@@ -1,6 +1,6 @@
 """What benchmarks share: calls in turn, errors of means, tables and JSON.
 
-A benchmark measures into a dict, which is its JSON, and makes its tables of that.
+A benchmark is a module that measures into a dict, which is its JSON, and makes its tables of that.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -29,21 +30,34 @@ SLOW_SECONDS = 3.0
 
 
 def present(
-    measure: Callable[[], dict],
-    tables: Callable[[dict], Iterable[Table | str]],
-    output: Path | None,
+    benchmark: ModuleType,
+    experiment: Any,
+    queries: int,
+    repeats: int,
+    output: Path | None = None,
     *,
     as_json: bool = False,
 ) -> None:
-    """Measure, print tables and lines, or JSON instead, and write the JSON if there is a file."""
+    """Measure, and print tables and lines, or JSON instead.
+
+    Args:
+        benchmark: has `measure(experiment, queries, repeats)`, which gives numbers for JSON, and
+            `tables` of them.
+        experiment: what is measured, in the benchmark's own terms.
+        queries: how many noisy points to ask about at a time.
+        repeats: rounds of measurements.
+        output: also write the numbers there, as JSON.
+        as_json: print JSON instead of tables.
+    """
     with contextlib.redirect_stdout(sys.stderr):  # some libraries print
-        results = measure()
+        results = {"repeats": repeats} | benchmark.measure(experiment, queries, repeats)
     text = json.dumps(results, indent=2)
     if as_json:
         print(text)
     else:
-        for each in tables(results):
-            print(each) if isinstance(each, str) else report.show(each)
+        for each in benchmark.tables(results):
+            show = print if isinstance(each, str) else report.show
+            show(each)
     if output is not None:
         output.write_text(text + "\n")
 
@@ -51,13 +65,9 @@ def present(
 def problem_of(prepared: Prepared, queries: int) -> dict[str, Any]:
     """What all benchmarks say of the problem, for JSON."""
     dataset = prepared.dataset
-    return {
-        "dataset": dataset.name,
-        "points": len(dataset),
-        "dim": dataset.dim,
-        "queries": queries,
-        "devices": [str(device) for device in prepared.mesh.devices.flat],
-    }
+    sizes = {"points": len(dataset), "dim": dataset.dim, "queries": queries}
+    devices = [str(device) for device in prepared.mesh.devices.flat]
+    return {"dataset": dataset.name, **sizes, "devices": devices}
 
 
 def title_of(results: Mapping) -> str:
@@ -108,18 +118,18 @@ def in_turn(
     """
     found = {}
     for name, task in tasks.items():
-        found[name] = _timed(task)
+        found[name] = timed(task)
         report(1 if found[name].seconds <= SLOW_SECONDS else 1 + repeats)
     quick = {name: [] for name, first in found.items() if first.seconds <= SLOW_SECONDS}
     for _ in range(repeats):
         for name, seconds in quick.items():
-            seconds += [*_timed(tasks[name]).seconds]
+            seconds += [*timed(tasks[name]).seconds]
             report(1)
     return found | {name: Timed(found[name].result, np.array(s)) for name, s in quick.items()}
 
 
-def _timed(task: Callable[[], Any]) -> Timed:
-    """What the task gives, once it is there, and the seconds that took."""
+def timed(task: Callable[[], Any]) -> Timed:
+    """A task's result, once it is there, and the seconds that took."""
     begin = time.perf_counter()
     result = jax.block_until_ready(task())
     return Timed(result, np.array([time.perf_counter() - begin]))

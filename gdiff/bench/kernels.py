@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +9,12 @@ import numpy as np
 from rich.table import Table
 
 from gdiff import report, rng
-from gdiff.bench.harness import compiled, in_turn, present, problem_of, title_of, two_products
+from gdiff.bench.harness import compiled, in_turn, problem_of, title_of, two_products
 from gdiff.prepared import Experiment, Prepared
 from gdiff.sampler.drivers.sequential import Engine
 
 _SIGMAS = (0.05, 1.0, 5.0, 50.0)
 _JOB_STEPS = 10
-
-
-def main(experiment: Experiment, *, queries: int, repeats: int, output: Path | None) -> None:
-    """Print all measurements of an experiment's data set and score; write them as JSON if asked."""
-    present(partial(measure, experiment, queries, repeats), _tables, output)
 
 
 def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
@@ -84,6 +78,7 @@ def measure_job(
     }
 
 
-def _tables(results: dict) -> Iterator[Table]:
+def tables(results: dict) -> Iterator[Table]:
+    """All numbers in one table."""
     rows = [*results["score"].items(), *results["job"].items()]
     yield report.table(("measurement", "value"), rows, title=title_of(results))

@@ -4,7 +4,6 @@ import logging
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -20,7 +19,6 @@ from gdiff.bench.harness import (
     exact_states,
     level_table,
     medians,
-    present,
     problem_of,
     ratios,
     relative_errors,
@@ -39,31 +37,18 @@ log = logging.getLogger(__name__)
 _PACKAGES = ("gdiff", "jax", "numpy", "torch", "faiss-cpu", "pykeops", "diffusers")
 
 
-def main(
-    experiment: Experiment, *, queries: int, repeats: int, output: Path | None, as_json: bool
-) -> None:
-    """Print how fast, how exact and how large in memory this project and its peers are.
+def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
+    """How fast, how exact and how large in memory this project and its peers are, for JSON.
 
     Peers are asked about the states of a run of the experiment, had it the exact score. The full
-    scan always takes part, and the experiment's own score if it is another one.
-
-    Args:
-        experiment: its levels, data set, score and runtime.
-        queries: how many noisy points to ask about at each level.
-        repeats: rounds of measurements.
-        output: also write the numbers there, as JSON.
-        as_json: print JSON instead of tables.
+    scan always takes part, and the experiment's own score if it is another one. Means at all
+    levels come first, then memory, then samplers; lists run over the levels.
 
     Raises:
         UserError: the devices are not CPUs.
     """
     # Read when a library with threads of its own is loaded.
     os.environ["OMP_NUM_THREADS"] = str(processors())
-    present(partial(measure, experiment, queries, repeats), tables, output, as_json=as_json)
-
-
-def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
-    """Means at all levels, then memory, then samplers; for JSON, lists run over the levels."""
     prepared = Prepared(experiment)
     results = {"machine": machine()} | problem_of(prepared, queries)
     require(

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,9 +19,9 @@ from gdiff.bench.harness import (
     compiled,
     in_turn,
     level_table,
-    present,
     problem_of,
     relative_errors,
+    timed,
     title_of,
     two_products,
 )
@@ -70,29 +69,20 @@ class Level(NamedTuple):
     rows: np.ndarray
 
 
-def main(
-    experiment: Experiment, *, queries: int, repeats: int, output: Path | None, as_json: bool
-) -> None:
-    """Print how fast the golden and the full scan are, by what they are limited, and their memory.
+def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
+    """How fast the golden and the full scan are, by what they are limited, and their memory.
+
+    The golden scan comes first and alone, so that the peak of memory is its own. Its samples go
+    through the levels by DDIM; at their states everything is then timed, level by level. Lists run
+    over the levels. `score.rows` says where both scans have the rows.
 
     Args:
-        experiment: its score must be `Golden`; `score.rows` says where both scans have the rows.
+        experiment: its score must be `Golden`.
         queries: samples on their way through the noise levels of the schedule.
         repeats: rounds of measurements, of what is not slow.
-        output: also write the numbers there, as JSON.
-        as_json: print JSON instead of tables.
 
     Raises:
         UserError: the devices do not divide the queries; and what the parts raise.
-    """
-    present(partial(measure, experiment, queries, repeats), tables, output, as_json=as_json)
-
-
-def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
-    """All numbers, for JSON; lists run over the noise levels.
-
-    The golden scan comes first and alone, so that the peak of memory is its own. Its samples go
-    through the levels by DDIM; at their states everything is then timed, level by level.
     """
     with contextlib.suppress(OSError):  # the highest mark starts again from here
         forget_peak()
@@ -184,7 +174,8 @@ def _reading(dataset: Dataset) -> Limit:
             np.array(x[rows])
 
     is_file = name is not None and Path(name).is_file()
-    return partial(_seconds, from_file if is_file else from_memory)
+    read = from_file if is_file else from_memory
+    return lambda: timed(read).seconds[0]
 
 
 def _products(dataset: Dataset, full: ExactScan, z: Array) -> Limit:
@@ -200,13 +191,7 @@ def _products(dataset: Dataset, full: ExactScan, z: Array) -> Limit:
         for _ in range(calls):
             jax.block_until_ready(product(z, y))
 
-    return lambda: _seconds(some) * chunks / calls
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    run()
-    return time.perf_counter() - begin
+    return lambda: timed(some).seconds[0] * chunks / calls
 
 
 def _measured(
@@ -223,23 +208,21 @@ def _measured(
 
     def scanned(z: Array, sigma: np.ndarray) -> Array:
         before = product(), read()
-        begin = time.perf_counter()
-        mean = jax.block_until_ready(full(z, sigma)[0])
-        seconds = time.perf_counter() - begin
+        (mean, _), seconds = timed(partial(full, z, sigma))
         after = read(), product()
         products, reading = np.add(before, after[::-1]) / 2
-        beside.append((seconds, reading, products))
+        beside.append((seconds[0], reading, products))
         return mean
 
     with track("measuring", 2 * len(levels) * (1 + repeats), "calls") as progress:
         for z, sigma in zip(states, levels.astype(states[0].dtype), strict=True):
             tasks = {"golden": partial(golden, z, sigma), "full": partial(scanned, z, sigma)}
-            timed = in_turn(tasks, repeats, progress.advance)
+            scans = in_turn(tasks, repeats, progress.advance)
             # Those that count: not the first of several.
-            rounds = np.array(beside[-len(timed["full"].seconds) :]).T
-            mean, rows = timed["golden"].result
-            error = relative_errors(*(np.asarray(x)[None] for x in (mean, timed["full"].result)))
-            found.append(Level(timed["golden"].seconds, *rounds, float(error[0]), np.asarray(rows)))
+            rounds = np.array(beside[-len(scans["full"].seconds) :]).T
+            mean, rows = scans["golden"].result
+            error = relative_errors(*(np.asarray(x)[None] for x in (mean, scans["full"].result)))
+            found.append(Level(scans["golden"].seconds, *rounds, float(error[0]), np.asarray(rows)))
     return found
 
 

@@ -2,8 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +13,6 @@ from gdiff.bench.harness import (
     exact_states,
     level_table,
     medians,
-    present,
     problem_of,
     ratios,
     relative_errors,
@@ -56,22 +53,12 @@ def overrides_by_score(
     }
 
 
-def main(
-    experiments: Mapping[str, Experiment], *, queries: int, repeats: int, output: Path | None
-) -> None:
-    """Print how fast and how exact the scores of experiments are that agree in all else.
-
-    Args:
-        experiments: by the name of their score; ratios are to the first one.
-        queries: how many noisy points to ask about at each level.
-        repeats: rounds of measurements.
-        output: also write the numbers there, as JSON.
-    """
-    present(partial(measure, experiments, queries, repeats), partial(tables, repeats), output)
-
-
 def measure(experiments: Mapping[str, Experiment], queries: int, repeats: int) -> dict:
-    """All numbers, for JSON; lists run over the levels."""
+    """How fast and how exact the scores of experiments are that agree in all else, for JSON.
+
+    Experiments go by the name of their score, and ratios are to the first one. Lists run over the
+    levels.
+    """
     prepared = Prepared(next(iter(experiments.values())))
     points = exact_states(prepared, queries)
     results = problem_of(prepared, queries) | {"sigma": points.sigma.tolist()}
@@ -118,9 +105,9 @@ def numbers_of(seconds: Sequence[np.ndarray], first: Sequence[np.ndarray]) -> di
     }
 
 
-def tables(repeats: int, results: Mapping) -> Iterator[Table]:
+def tables(results: Mapping) -> Iterator[Table]:
     """Seconds and errors."""
-    yield _seconds(repeats, results)
+    yield _seconds(results)
     errors = {name: score["relative_error_max"] for name, score in results["scores"].items()}
     columns = [
         (name, [f"{x:.2g}" for x in (*each, max(each))])
@@ -131,11 +118,11 @@ def tables(repeats: int, results: Mapping) -> Iterator[Table]:
         yield level_table(results["sigma"], columns, title="relative error of the mean, largest")
 
 
-def _seconds(repeats: int, results: Mapping) -> Table:
+def _seconds(results: Mapping) -> Table:
     """Seconds, and how many times faster than the first score."""
     reference, columns, is_once = next(iter(results["scores"])), [], False
     for name, score in results["scores"].items():
-        marks = ["*" if calls < repeats else "" for calls in score["calls"]]
+        marks = ["*" if calls < results["repeats"] else "" for calls in score["calls"]]
         is_once |= any(marks)
         seconds = zip(
             [*score["seconds"], score["total_seconds"]], [*marks, max(marks)], strict=True

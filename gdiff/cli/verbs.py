@@ -216,11 +216,10 @@ def bench(
     have it.
     """
     from gdiff import config
-    from gdiff.bench import kernels, peers, scale, scores
+    from gdiff.bench import harness, kernels, peers, scale, scores
 
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(f"-o {output}: there is no folder {output.absolute().parent}")
-    options = {"queries": queries, "repeats": repeats, "output": output}
     overrides = overrides or []
     kind = overrides[0] if overrides[:1] in (["peers"], ["scale"]) else None
     if as_json and kind is None:
@@ -231,21 +230,17 @@ def bench(
         raise UserError(f"gdiff bench scale is for score=golden: leave score={chosen} out")
     with config.composer(config_dir, plugin or ()) as composer:
         if kind == "scale":
-            experiment = composer.experiment(["score=golden", *others])
+            benchmark, subject = scale, composer.experiment(["score=golden", *others])
         elif kind == "peers":
             chosen = [f"score={name}" for name in names if name]
-            experiment = composer.experiment([*chosen, *others])
+            benchmark, subject = peers, composer.experiment([*chosen, *others])
         elif len(names) == 1:
-            experiments = {names[0]: composer.experiment(overrides)}
+            benchmark, subject = kernels, composer.experiment(overrides)
         else:
             words = scores.overrides_by_score(names, others, lambda w: composer.experiment(w).score)
-            experiments = {name: composer.experiment(each) for name, each in words.items()}
-    if kind is not None:
-        {"peers": peers, "scale": scale}[kind].main(experiment, as_json=as_json, **options)
-    elif len(names) == 1:
-        kernels.main(*experiments.values(), **options)
-    else:
-        scores.main(experiments, **options)
+            found = {name: composer.experiment(each) for name, each in words.items()}
+            benchmark, subject = scores, found
+    harness.present(benchmark, subject, queries, repeats, output, as_json=as_json)
 
 
 def _split_scores(overrides: list[str]) -> tuple[list[str], list[str]]:
