@@ -33,8 +33,7 @@ def horizon_figure(
     triangle. Bars show one standard error to either side.
 
     Args:
-        sigma: [T], noise levels.
-        time: [T], the process's times at them.
+        sigma, time: [T] noise levels, and the process's times at them.
         process: its name, for the axis.
         kl: of each prior, nats [T] and standard errors [T]; NaN is left out.
         tolerance: in nats, > 0.

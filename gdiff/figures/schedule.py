@@ -32,9 +32,8 @@ def schedule_figure(
     divergences of zero are not drawn. A band shows one standard error to either side.
 
     Args:
-        sigma: [L], noise levels of the loss curve.
-        loss: [L], E‖x_0 − D‖² at them.
-        standard_error: [L], of the loss; None if unknown.
+        sigma, loss, standard_error: [L] noise levels, E‖x_0 − D‖² at them, and the error of that,
+            None if unknown.
         grids: noise levels [K + 1] of each grid.
         curves: of each grid, numbers of steps [n] and KL_disc [n] in nats.
         bound: numbers of steps [n] and H²/K [n], H the entropy of the data; None leaves it out.

@@ -14,7 +14,6 @@ from gdiff.budget.initialization import Noised
 from gdiff.metrics.chunks import evenly
 from gdiff.prepared import Experiment, Prepared
 from gdiff.prior.base import PriorSpec
-from gdiff.process.base import ProcessSpec
 from gdiff.progress import track
 from gdiff.schedule.compare import compare, comparisons
 from gdiff.schedule.losses import LossCurve
@@ -49,12 +48,11 @@ def main(
         Content of schedule.json.
     """
     prepared = Prepared(experiment)
-    process, ends, points = experiment.process, prepared.ends, len(prepared.dataset)
     count = experiment.schedule.steps or int(np.sum(prepared.grid > 0)) - 1
     curve = prepared.losses()
-    grids = compare(curve, process, count, *ends)
-    found = _summary(curve, grids, points)
-    result: dict[str, Any] = found | {"steps": count, "sigma": list(ends)}
+    grids = compare(curve, experiment.process, count, *prepared.ends)
+    result = _summary(curve, grids, math.log(len(prepared.dataset)))
+    result |= {"steps": count, "sigma": list(prepared.ends)}
     if priors:
         result["horizon"] = _horizons(prepared, priors)
     if folder is not None:
@@ -63,51 +61,46 @@ def main(
         levels = zip(*(grid.tolist() for grid in grids.values()), strict=True)
         rows = [dict(zip(grids, each, strict=True)) for each in levels]
         write_csv(folder / LEVELS, list(grids), rows)
-        own.write_bytes(PICTURE, _picture(curve, grids, process, ends, points, chosen))
+        own.write_bytes(PICTURE, _picture(prepared, curve, grids, chosen))
         if priors:
-            own.write_bytes(HORIZON_PICTURE, _horizon_picture(result["horizon"]))
+            own.write_bytes(HORIZON_PICTURE, _horizon_picture(**result["horizon"]))
     return result
 
 
-def _summary(curve: LossCurve, grids: Mapping[str, np.ndarray], points: int) -> dict[str, Any]:
+def _summary(curve: LossCurve, grids: Mapping[str, np.ndarray], entropy: float) -> dict[str, Any]:
     """The numbers of the comparison, best grid first."""
     nats = {name: curve.discretization(grid) for name, grid in grids.items()}
-    names = sorted(nats, key=nats.get)
-    steps = len(grids[names[0]]) - 1
-    errors = {name: curve.discretization_error(grids[name]) for name in names}
-    ends, error = grids[names[0]][[0, -1]], curve.standard_error
+    nats = dict(sorted(nats.items(), key=lambda each: each[1]))
+    first, error = grids[next(iter(nats))], curve.standard_error
+    steps = len(first) - 1
     return {
-        "kl_disc": {name: nats[name] for name in names},
-        "kl_disc_standard_error": errors,
-        "entropy": math.log(points),
-        "entropy_bound": math.log(points) ** 2 / steps,
-        "asymptotic": curve.asymptotic_constant(*ends) / steps,
+        "kl_disc": nats,
+        "kl_disc_standard_error": {n: curve.discretization_error(grids[n]) for n in nats},
+        "entropy": entropy,
+        "entropy_bound": entropy**2 / steps,
+        "asymptotic": curve.asymptotic_constant(first[0], first[-1]) / steps,
         "loss": {
             "sigma": curve.sigma.tolist(),
             "loss": curve.loss.tolist(),
             "standard_error": None if error is None else error.tolist(),
         },
-        "grids": {name: grids[name].tolist() for name in names},
+        "grids": {name: grids[name].tolist() for name in nats},
     }
 
 
 def _picture(
-    curve: LossCurve,
-    grids: Mapping[str, np.ndarray],
-    process: ProcessSpec,
-    ends: tuple[float, float],
-    points: int,
-    chosen: str,
+    prepared: Prepared, curve: LossCurve, grids: Mapping[str, np.ndarray], chosen: str
 ) -> bytes:
     """The loss, the grids, and what they cost by the number of their steps."""
     counts = np.unique(np.geomspace(2, _MOST_STEPS, _COUNTS).round().astype(int))
     nats: dict[str, list[float]] = {name: [] for name in grids}
+    process = prepared.experiment.process
     with track("grids"):
-        for found in comparisons(curve, process, counts.tolist(), *ends):
+        for found in comparisons(curve, process, counts.tolist(), *prepared.ends):
             for name, grid in found.items():
                 nats[name].append(curve.discretization(grid))
     curves = {name: (counts, np.array(values)) for name, values in nats.items()}
-    bound = (counts, math.log(points) ** 2 / counts)
+    bound = (counts, math.log(len(prepared.dataset)) ** 2 / counts)
     return figures.schedule_figure(
         curve.sigma, curve.loss, curve.standard_error, grids, curves, bound, chosen
     )
@@ -148,19 +141,16 @@ def _horizons(prepared: Prepared, priors: Mapping[str, PriorSpec]) -> dict[str, 
     }
 
 
-def _horizon_picture(horizon: Mapping[str, Any]) -> bytes:
-    kl = {
+def _horizon_picture(
+    sigma: list, time: list, process: str, tolerance: float, shortest: dict, kl: dict
+) -> bytes:
+    """The picture of what `_horizons` found."""
+    curves = {
         name: tuple(np.array(values[key], float) for key in ("nats", "standard_error"))
-        for name, values in horizon["kl"].items()
+        for name, values in kl.items()
     }
-    return figures.horizon_figure(
-        np.array(horizon["sigma"]),
-        np.array(horizon["time"]),
-        horizon["process"],
-        kl,
-        horizon["tolerance"],
-        horizon["shortest"],
-    )
+    ends = np.array(sigma), np.array(time)
+    return figures.horizon_figure(*ends, process, curves, tolerance, shortest)
 
 
 def tables(result: Mapping[str, Any]) -> Iterator[Table]:
