@@ -22,6 +22,7 @@ import diffusers
 import numpy as np
 import torch
 
+from gdiff.bench.samplers import PAIRS
 from gdiff.process.ddpm import DDPM
 from gdiff.sampler.methods.ddim import DDIM
 from gdiff.sampler.methods.dpmpp_2m import DPMpp2M
@@ -59,29 +60,16 @@ def ours(sampler, grid, points, z, noise):
     return z
 
 
-def theirs(sampler, grid, points, z, noise, double):
+def theirs(sampler, spacing, grid, points, z, noise, double):
     """Final samples of diffusers' scheduler on the DDPM indices of a grid."""
     count = len(grid) - 1
     with contextlib.ExitStack() as stack:
         if double:
             stack.enter_context(mock.patch.object(torch, "float32", torch.float64))
             stack.enter_context(mock.patch.object(np, "float32", np.float64))
-        if isinstance(sampler, DDIM):
-            scheduler = diffusers.DDIMScheduler(
-                prediction_type="sample",
-                clip_sample=False,
-                set_alpha_to_one=True,
-                timestep_spacing="leading",
-            )
-        else:
-            scheduler = diffusers.DPMSolverMultistepScheduler(
-                prediction_type="sample",
-                algorithm_type="dpmsolver++",
-                solver_order=2,
-                solver_type="midpoint",
-                final_sigmas_type="zero",
-                timestep_spacing="trailing",
-            )
+        pair = PAIRS["DDIM" if isinstance(sampler, DDIM) else "DPM-Solver++(2M)"]
+        options = {"prediction_type": "sample", "timestep_spacing": spacing}
+        scheduler = getattr(diffusers, pair.scheduler)(**options, **pair.options)
         scheduler.set_timesteps(count)
         indices = scheduler.timesteps.numpy()
         if not np.allclose(PROCESS.sigma(indices), grid[:-1], rtol=1e-9):
@@ -111,7 +99,8 @@ def record():
         if name.endswith("eta_1"):
             noise = np.round(rng.standard_normal(noise.shape), 2)
         mine = ours(sampler, grid, points, z, noise)
-        single, double = (theirs(sampler, grid, points, z, noise, d) for d in (False, True))
+        problem = (schedule.spacing, grid, points, z, noise)
+        single, double = (theirs(sampler, *problem, is_double) for is_double in (False, True))
         cases[name] = {
             "max_difference_single": float(np.abs(mine - single).max()),
             "max_difference_double": float(np.abs(mine - double).max()),

@@ -31,12 +31,12 @@ ROOMS = {
     "scores": {"score"},
     "report": {"store", "config", "dataset"},
     "bench": {
-        *("prepared", "dataset", "sampler", "parallel", "report", "score", "trajectory", "clock"),
-        *("metrics", "schedule", "process", "runtime", "kernels", "store"),
+        *("prepared", "dataset", "sampler", "parallel", "report", "score", "trajectory"),
+        *("metrics", "schedule", "process", "runtime", "kernels"),
     },
     "study": {
-        *("prepared", "budget", "dataset", "report", "figures", "store", "schedule", "prior"),
-        *("score", "process", "trajectory", "clock", "parallel", "metrics", "sampler"),
+        *("prepared", "budget", "report", "figures", "store", "schedule", "prior", "score"),
+        *("trajectory", "metrics", "sampler"),
     },
     "run": {"artefacts", "clock", "prepared", "store", "kernels", "parallel", "sampler"},
     "artefacts": {

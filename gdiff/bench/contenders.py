@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -127,11 +127,11 @@ def _prepare_cdist(problem: Problem) -> Ask:
     torch = _torch()
     data = torch.from_numpy(problem.rows)
 
+    @torch.inference_mode()
     def ask(z: np.ndarray, sigma: float) -> np.ndarray:
-        with torch.inference_mode():
-            distance = torch.cdist(torch.from_numpy(z), data)
-            weights = torch.softmax(distance.square_().mul_(-0.5 / sigma**2), dim=1)
-            return (weights @ data).numpy()
+        distance = torch.cdist(torch.from_numpy(z), data)
+        weights = torch.softmax(distance.square_().mul_(-0.5 / sigma**2), dim=1)
+        return (weights @ data).numpy()
 
     return problem.centred(ask)
 
@@ -142,13 +142,13 @@ def _prepare_attention(problem: Problem) -> Ask:
     data = torch.from_numpy(problem.rows)[None, None]
     half_norms = 0.5 * data.square().sum(-1)
 
+    @torch.inference_mode()
     def ask(z: np.ndarray, sigma: float) -> np.ndarray:
-        with torch.inference_mode():
-            mask = (half_norms / -(sigma**2)).expand(1, len(z), -1)[None]
-            mean = torch.nn.functional.scaled_dot_product_attention(
-                torch.from_numpy(z)[None, None], data, data, attn_mask=mask, scale=sigma**-2
-            )
-            return mean[0, 0].numpy()
+        mask = (half_norms / -(sigma**2)).expand(1, len(z), -1)[None]
+        mean = torch.nn.functional.scaled_dot_product_attention(
+            torch.from_numpy(z)[None, None], data, data, attn_mask=mask, scale=sigma**-2
+        )
+        return mean[0, 0].numpy()
 
     return problem.centred(ask)
 
@@ -157,9 +157,9 @@ def _prepare_torch_products(problem: Problem) -> Ask:
     torch = _torch()
     data = torch.from_numpy(problem.rows)
 
+    @torch.inference_mode()
     def ask(z: np.ndarray, sigma: float) -> np.ndarray:
-        with torch.inference_mode():
-            return ((torch.from_numpy(z) @ data.T) @ data).numpy()
+        return ((torch.from_numpy(z) @ data.T) @ data).numpy()
 
     return ask
 
@@ -181,34 +181,23 @@ def _prepare_keops(problem: Problem) -> Ask:
     return problem.centred(ask)
 
 
-def _prepare_flat(problem: Problem) -> Ask:
-    import faiss
-
-    return _nearest(faiss.IndexFlatL2(problem.rows.shape[1]), problem)
-
-
-def _prepare_inverted(problem: Problem) -> Ask:
-    import faiss
-
-    faiss.omp_set_num_threads(processors())
-    count, dim = problem.rows.shape
-    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dim), dim, math.isqrt(count))
-    index.cp.min_points_per_centroid = 1  # else it warns about small data
-    index.train(problem.rows)
-    index.nprobe = PROBED
-    return _nearest(index, problem)
-
-
-def _nearest(index: Any, problem: Problem) -> Ask:
-    """The softmax over the nearest rows that an index of FAISS finds."""
+def _prepare_faiss(problem: Problem, *, is_inverted: bool) -> Ask:
+    """The softmax over the nearest rows, found exactly or by inverted lists."""
     import faiss
 
     faiss.omp_set_num_threads(processors())
     rows = problem.rows
+    count, dim = rows.shape
+    index = faiss.IndexFlatL2(dim)
+    if is_inverted:
+        index = faiss.IndexIVFFlat(index, dim, math.isqrt(count))
+        index.cp.min_points_per_centroid = 1  # else it warns about small data
+        index.train(rows)
+        index.nprobe = PROBED
     index.add(rows)
 
     def ask(z: np.ndarray, sigma: float) -> np.ndarray:
-        distances, found = index.search(z, min(NEAREST, len(rows)))
+        distances, found = index.search(z, min(NEAREST, count))
         # Where the lists hold fewer rows, the rest is numbered -1.
         logits = np.where(found < 0, np.inf, distances) * (-0.5 / sigma**2)
         mean = np.empty_like(z)
@@ -225,8 +214,8 @@ OTHERS = (
     Peer("PyTorch cdist", _prepare_cdist, "torch"),
     Peer("PyTorch attention", _prepare_attention, "torch"),
     Peer("KeOps", _prepare_keops, "pykeops"),
-    Peer(f"FAISS exact k={NEAREST}", _prepare_flat, "faiss-cpu"),
-    Peer(f"FAISS IVF k={NEAREST}", _prepare_inverted, "faiss-cpu"),
+    Peer(f"FAISS exact k={NEAREST}", partial(_prepare_faiss, is_inverted=False), "faiss-cpu"),
+    Peer(f"FAISS IVF k={NEAREST}", partial(_prepare_faiss, is_inverted=True), "faiss-cpu"),
     Peer("2 products, XLA", _prepare_products, is_mean=False),
     Peer("2 products, PyTorch", _prepare_torch_products, "torch", is_mean=False),
 )

@@ -53,10 +53,9 @@ class Level(NamedTuple):
     """What was measured at one noise level; seconds are those of [rounds] calls.
 
     Attributes:
-        golden: of a golden scan.
-        full: of a full scan.
-        read: of reading all data, the mean of right before and right after the full scan.
-        product: of the matrix products that the full scan needs, likewise.
+        golden, full: of the scans.
+        read, product: of reading all data, and of the matrix products that the full scan needs;
+            the mean of right before and right after that scan.
         error: largest relative error of the golden mean.
         rows: [b] rows that were weighed in full for each query of the golden scan.
     """
