@@ -146,11 +146,8 @@ def compare(samples, reference):
 def plan(scores, overrides):
     """The overrides of every score's run; finds mistakes before anything runs."""
     with config.composer() as composer:
-
-        def spec_of(words):
-            return composer.experiment(words).score
-
-        words = overrides_by_score(scores, [EXPERIMENT, *overrides], spec_of)
+        given = [EXPERIMENT, *overrides]
+        words = overrides_by_score(scores, given, lambda each: composer.experiment(each).score)
         for each in words.values():
             composer.experiment(each)
     return words

@@ -15,6 +15,7 @@ from gdiff.dataset.array import Array
 from gdiff.dataset.placed import Placed
 from gdiff.parallel.mesh import batch_sharding, make_mesh
 from gdiff.score.exact import Exact
+from gdiff.trajectory import Queries
 
 QUERIES, LEVELS = 8, 2
 
@@ -156,7 +157,7 @@ def test_reading_and_products_are_timed_before_and_after_a_full_scan(monkeypatch
 
     limits = limit("read", iter([1.0, 3.0])), limit("product", iter([5.0, 9.0]))
     z = jnp.array([[3.0, 4.0], [0.0, 0.0]])
-    (level,) = scale._measured(ask("golden"), ask("full"), limits, [z], np.ones(1), 7)
+    (level,) = scale._measured(ask("golden"), ask("full"), limits, Queries([z], np.ones(1)), 7)
     assert calls == ["golden", "product", "read", "full", "read", "product"]
     assert (level.read.tolist(), level.product.tolist(), len(level.full)) == ([2.0], [7.0], 1)
     assert level.error == 1

@@ -38,16 +38,13 @@ def present(
     *,
     as_json: bool = False,
 ) -> None:
-    """Measure, and print tables and lines, or JSON instead.
+    """Measure, print tables and lines, or JSON instead, and write the JSON to `output`.
 
     Args:
-        benchmark: has `measure(experiment, queries, repeats)`, which gives numbers for JSON, and
-            `tables` of them.
+        benchmark: has `measure(experiment, queries, repeats)`, and `tables` of what that gives.
         experiment: what is measured, in the benchmark's own terms.
         queries: how many noisy points to ask about at a time.
         repeats: rounds of measurements.
-        output: also write the numbers there, as JSON.
-        as_json: print JSON instead of tables.
     """
     with contextlib.redirect_stdout(sys.stderr):  # some libraries print
         results = {"repeats": repeats} | benchmark.measure(experiment, queries, repeats)
@@ -111,10 +108,7 @@ def in_turn(
     On a machine whose speed drifts, calls made side by side still compare. A first round does not
     count, but for a task that took longer than `SLOW_SECONDS` in it: that one is not called again.
 
-    Args:
-        tasks: what to call, by name.
-        repeats: rounds that count.
-        report: told after every call how many of the 1 + repeats calls of a task it settles.
+    `report` is told after every call how many of the 1 + repeats calls of a task it settles.
     """
     found = {}
     for name, task in tasks.items():

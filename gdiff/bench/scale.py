@@ -16,8 +16,8 @@ from rich.table import Table
 from gdiff import report, rng
 from gdiff.bench.collectives import Program
 from gdiff.bench.harness import (
+    by_level,
     compiled,
-    in_turn,
     level_table,
     problem_of,
     relative_errors,
@@ -37,6 +37,7 @@ from gdiff.prepared import Experiment, Prepared
 from gdiff.progress import track
 from gdiff.score.exact import ExactScan
 from gdiff.score.golden.scan import GoldenScan
+from gdiff.trajectory import Queries
 
 # What is read at a time: about a chunk of a scan.
 _BUFFER_BYTES = 2**23
@@ -73,12 +74,7 @@ def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
 
     The golden scan comes first and alone, so that the peak of memory is its own. Its samples go
     through the levels by DDIM; at their states everything is then timed, level by level. Lists run
-    over the levels. `score.rows` says where both scans have the rows.
-
-    Args:
-        experiment: its score must be `Golden`.
-        queries: samples on their way through the noise levels of the schedule.
-        repeats: rounds of measurements, of what is not slow.
+    over the levels. The score must be `Golden`; `score.rows` says where both scans have the rows.
 
     Raises:
         UserError: the devices do not divide the queries; and what the parts raise.
@@ -108,7 +104,8 @@ def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
     with clock.phase("compile full"):
         ask_full, full_moves = _compiled(full, z)
     limits = _reading(dataset), _products(dataset, full, z)
-    scans = _numbers(_measured(ask, ask_full, limits, states, levels, repeats), dataset, queries)
+    points = Queries(states, levels.astype(z.dtype))
+    scans = _numbers(_measured(ask, ask_full, limits, points, repeats), dataset, queries)
     scans["golden"] |= {
         "tolerance": experiment.score.tolerance,
         "fit_seconds": clock.seconds["fit golden"],
@@ -194,34 +191,29 @@ def _products(dataset: Dataset, full: ExactScan, z: Array) -> Limit:
 
 
 def _measured(
-    golden: Ask,
-    full: Ask,
-    limits: tuple[Limit, Limit],
-    states: list[Array],
-    levels: np.ndarray,
-    repeats: int,
+    golden: Ask, full: Ask, limits: tuple[Limit, Limit], points: Queries, repeats: int
 ) -> list[Level]:
     """Time both scans at every level, and right beside the full one what limits it."""
-    found, beside = [], []
     read, product = limits
+    beside: dict[float, list] = {float(sigma): [] for sigma in points.sigma}
 
     def scanned(z: Array, sigma: np.ndarray) -> Array:
         before = product(), read()
         (mean, _), seconds = timed(partial(full, z, sigma))
         after = read(), product()
         products, reading = np.add(before, after[::-1]) / 2
-        beside.append((seconds[0], reading, products))
+        beside[float(sigma)].append((seconds[0], reading, products))
         return mean
 
-    with track("measuring", 2 * len(levels) * (1 + repeats), "calls") as progress:
-        for z, sigma in zip(states, levels.astype(states[0].dtype), strict=True):
-            tasks = {"golden": partial(golden, z, sigma), "full": partial(scanned, z, sigma)}
-            scans = in_turn(tasks, repeats, progress.advance)
-            # Those that count: not the first of several.
-            rounds = np.array(beside[-len(scans["full"].seconds) :]).T
-            mean, rows = scans["golden"].result
-            error = relative_errors(*(np.asarray(x)[None] for x in (mean, scans["full"].result)))
-            found.append(Level(scans["golden"].seconds, *rounds, float(error[0]), np.asarray(rows)))
+    found = []
+    rounds = by_level({"golden": golden, "full": scanned}, points, repeats)
+    for scans, calls in zip(rounds, beside.values(), strict=True):
+        (mean, rows), seconds = scans["golden"]
+        exact, counted = scans["full"]
+        error = relative_errors(*(np.asarray(x)[None] for x in (mean, exact)))
+        # The calls that count: not the first of several.
+        full_and_limits = np.array(calls[-len(counted) :]).T
+        found.append(Level(seconds, *full_and_limits, float(error[0]), np.asarray(rows)))
     return found
 
 

@@ -31,10 +31,7 @@ def overrides_by_score(
 ) -> dict[str, list[str]]:
     """Overrides that choose each score; score.key=value is for the scores that have the key.
 
-    Args:
-        names: options of the group score.
-        overrides: all but the choice of the score.
-        spec_of: the score that a list of overrides describes.
+    `overrides` are all but the choice of the score; `spec_of` gives the score that some describe.
 
     Raises:
         UserError: a score is named twice, or none has a key; and what `spec_of` raises.

@@ -37,12 +37,8 @@ def picture(samples: np.ndarray, dataset: Dataset, max_images: int = 64) -> byte
     """The picture that suits the shape of a point, as PNG bytes.
 
     Images [h, w, c] give a grid; pairs a scatter plot over the data; single numbers two
-    histograms; anything else a scatter plot in the data's first two principal components.
-
-    Args:
-        samples: [n, *event], n ≥ 1.
-        dataset: what they are to resemble.
-        max_images: at most so many images in a grid.
+    histograms; anything else a scatter plot in the data's first two principal components. Samples
+    are [n, *event], n ≥ 1; at most `max_images` of them are in a grid.
     """
     if dataset.is_image:
         return png(image_grid(samples, max_images))

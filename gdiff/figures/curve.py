@@ -34,9 +34,8 @@ def score_error(curve: Sequence[Mapping[str, float]], points: int) -> bytes:
     All axes are logarithmic: errors of zero are not drawn, and nothing infinite. Where the score
     weighs no rows at all, the axis of rows goes down to zero.
 
-    Args:
-        curve: one row a noise level; names as in `gdiff.metrics.score_error.CURVE`.
-        points: how many data points there are.
+    The curve has one row a noise level, and names as in `gdiff.metrics.score_error.CURVE`; of data
+    points there are `points`.
     """
     figure = empty_figure(6.4, 6.8)
     above, below = figure.subplots(2, sharex=True)

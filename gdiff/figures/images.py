@@ -14,12 +14,8 @@ def image_grid(samples: np.ndarray, max_images: int = 64, side: int = 576) -> np
 
     Values are clipped to [-1, 1]; NaN is grey. Small images are magnified by a whole factor (at
     most to 256 pixels), without smoothing. Of more than three channels the first three are shown,
-    two are averaged.
-
-    Args:
-        samples: [n, h, w, c], n ≥ 1.
-        max_images: how many to show at most.
-        side: about the width and height in pixels that small images are magnified to fill.
+    two are averaged. Samples are [n, h, w, c], n ≥ 1; small images are magnified to about `side`
+    pixels in all.
     """
     images = _to_rgb(samples[:max_images])
     n, h, w, _ = images.shape

@@ -28,14 +28,8 @@ def scatter_figure(
 ) -> "Figure":
     """Samples [n, 2] over data [m, 2] on axes of equal unit, in a frame.
 
-    At most 5 000 of each are drawn; a note counts the samples outside the frame.
-
-    Args:
-        samples: n ≥ 1.
-        data: m ≥ 1.
-        limits: the frame, see `limits_of`.
-        title: above it.
-        labels: of the axes.
+    At most 5 000 of each are drawn; a note counts the samples outside the frame, which is that of
+    `limits_of`.
     """
     width, height = 5.0 * (limits[1] - limits[0]) / np.max(limits[1] - limits[0])
     figure, axes = _axes((width, height), title, samples, limits)
@@ -61,10 +55,7 @@ def histogram_figure(
 ) -> "Figure":
     """Densities of samples [n, 1] and data [m, 1] over common bins; else as `scatter_figure`.
 
-    Args:
-        samples, data, limits, title, labels: see there.
-        edges: of the bins; by default those of `edges_of`.
-        top: the largest density in the frame; by default that of these.
+    The bins are those of `edges_of`, and the frame ends at the largest density, unless given.
     """
     edges = edges_of(samples, data, limits) if edges is None else edges
     figure, axes = _axes((5.2, 3.2), title, samples, limits)

@@ -28,13 +28,8 @@ def trajectory_gif(
     """The states of a sampler from noise to samples, as an animated GIF.
 
     Every state z = x_0 + σε is shrunk about the mean of the data to the data's own spread s, by
-    s / sqrt(s² + σ²), so that noise of any level fits one frame; at σ = 0 it is z itself.
-
-    Args:
-        frames: [K, n, *event], n ≥ 1.
-        dataset: decides the kind of picture, as in `picture`.
-        sigmas: [K] noise level of each frame.
-        max_images: at most so many images in a grid.
+    s / sqrt(s² + σ²), so that noise of any level fits one frame; at σ = 0 it is z itself. Frames
+    are [K, n, *event], n ≥ 1, at noise levels [K]; the kind of picture is that of `picture`.
     """
     sigmas = np.asarray(sigmas, np.float64)
     captions = [f"σ = {sigma:.3g}" for sigma in sigmas]

@@ -36,16 +36,10 @@ def main(
     *,
     chosen: str,
 ) -> dict[str, Any]:
-    """Compare grids, and priors if there are any.
+    """Compare grids, and priors if there are any: the content of schedule.json.
 
-    Args:
-        experiment: its score gives the loss, its schedule the ends and the number of steps.
-        priors: whose distance from the noised data is measured, by name.
-        folder: for the table and the pictures; None writes nothing.
-        chosen: name of the experiment's own schedule.
-
-    Returns:
-        Content of schedule.json.
+    The experiment's score gives the loss, its schedule the ends and the number of steps; `chosen`
+    is the name of that schedule. Without a folder nothing is written.
     """
     prepared = Prepared(experiment)
     count = experiment.schedule.steps or int(np.sum(prepared.grid > 0)) - 1
