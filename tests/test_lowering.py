@@ -134,5 +134,5 @@ def test_steps_stay_on_the_device(name, composer, start, programs):
 def test_sweeps_stay_on_the_device(name, composer, mesh, start, programs):
     sampler = composer.experiment([f"sampler={name}", "sampler.block_size=3"]).sampler
     guess = None if sampler.start == "constant" else shrunk
-    ParallelEngine(shrunk, sampler.plan(GRID), sampler, mesh, guess).compile(*start)
+    ParallelEngine(shrunk, sampler.blocks(GRID), sampler, mesh, guess).compile(*start)
     assert programs == {"begin", "sweep", "_one_by_one", "finish"}

@@ -11,7 +11,7 @@ import pytest
 from gdiff import rng
 from gdiff.dataset.digits import Digits
 from gdiff.dataset.placed import Placed
-from gdiff.denoiser import Posterior
+from gdiff.denoiser import Posterior, from_numpy
 from gdiff.parallel.mesh import make_mesh
 from gdiff.sampler.corrector import corrector
 from gdiff.sampler.drivers import parallel, picard
@@ -259,6 +259,24 @@ def test_blocks_of_all_sizes_and_seeds_share_a_program():
     assert programs == [
         f._cached._cache_size() for f in (picard.begin, picard.sweep, picard.finish)
     ]
+
+
+def test_the_states_of_a_call_have_noise_levels_side_by_side(monkeypatch):
+    """A denoiser may do for all of them what the dearest level needs."""
+    monkeypatch.setattr(picard, "POINTS", 4)
+    calls = []
+
+    def spy(z, sigma):
+        calls.append(sigma)
+        return z / (1 + sigma[:, None] ** 2)
+
+    z, keys = start(1)
+    engine = engine_of(DDIM(), denoiser=from_numpy(spy), block_size="all", start="constant")
+    engine.sample(z, keys)
+    assert len({len(set(sigma)) for sigma in calls}) > 1  # some have fewer states than places
+    for sigma in calls:
+        level = np.searchsorted(-GRID, -sigma * (1 + 1e-9))
+        assert set(np.diff(level)) <= {0, 1}
 
 
 def test_single_precision_stays_close_on_nearly_all_samples():
