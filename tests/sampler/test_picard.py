@@ -100,7 +100,7 @@ OPTIONS = {
     "name, options",
     [("dpmpp_2m", option) for option in OPTIONS]
     # With a clip, and with noise before the evaluation.
-    + [slow("li_cai", "score_from_constant"), slow("srk", "step_by_step")],
+    + [("li_cai", "score_from_constant"), slow("srk", "step_by_step")],
 )
 def test_no_option_changes_the_fixed_point(name, options):
     method = METHODS[name]

@@ -285,6 +285,6 @@ def _excesses(setting: Setting, rows: Steps, iterate: Iterate) -> tuple[Array, A
     """What is too long in every row [r, b, d], and whether it is [r, b]; of the states given."""
     x = iterate.x[:-1]
     outputs = iterate.kept + (x if setting.keeps_score else 0)
-    states = jnp.stack(earlier(x, iterate.before)[: rows.clip.a.shape[1]], axis=1)
+    states = jnp.stack(earlier(x, iterate.before), axis=1)
     outputs = jnp.stack(earlier(outputs, iterate.outputs), axis=1)
     return jax.vmap(excess)(rows.clip, states, outputs)

@@ -86,8 +86,11 @@ def noise_of(
 
 
 def combined(weights: Array, values: Array | Sequence[Array]) -> Array:
-    """Σ_i weights_i values_i: no product of matrices, which accelerators round to fewer bits."""
-    return sum(weights[i] * values[i] for i in range(len(values)))
+    """Σ_i weights_i values_i, over as many as there are of both.
+
+    No product of matrices, which accelerators round to fewer bits.
+    """
+    return sum(weights[i] * values[i] for i in range(min(len(weights), len(values))))
 
 
 def excess(
