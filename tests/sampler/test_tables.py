@@ -131,7 +131,7 @@ def test_a_method_of_ones_own_is_its_parameters_and_a_table():
     mine = Mine(1.0, block_size=2)
     assert mine.blocks(grid).ends == (2, 3)
     assert np.array_equal(mine.steps(grid).a, METHODS["ddim"].steps(grid).a)
-    with pytest.raises(UserError, match=r"^sampler\.block_size=0 must be at least 1"):
+    with pytest.raises(UserError, match=r"^block_size=0 must be at least 1"):
         Mine(2.0, block_size=0)
 
 
