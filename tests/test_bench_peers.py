@@ -36,7 +36,7 @@ def _own_environment(monkeypatch):
 
 @pytest.fixture
 def nothing_installed(monkeypatch):
-    monkeypatch.setattr(peers, "_memory", lambda *_: Memory(2**20, 3 * 2**20))
+    monkeypatch.setattr(memory, "measure", lambda *_: Memory(2**20, 3 * 2**20))
     for module in MODULES.values():
         for name in [module, *(n for n in sys.modules if n.startswith(f"{module}."))]:
             monkeypatch.setitem(sys.modules, name, None)
@@ -242,7 +242,7 @@ def test_tables_leave_out_what_was_not_measured(capsys):
 @pytest.mark.parametrize("has_memory", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_command_prints_json_only_for_peers(has_memory, monkeypatch):
     if not has_memory:
-        monkeypatch.setattr(peers, "_memory", lambda *_: None)
+        monkeypatch.setattr(memory, "measure", lambda *_: None)
     words = ("peers", *SMALL, "--queries", "4", "--repeats", "1")
     result = gdiff("bench", *words, "--json")
     assert result.code == 0, result.err

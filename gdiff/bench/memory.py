@@ -1,11 +1,11 @@
 """Memory of a contender, alone in a process of its own."""
 
 import gc
+import logging
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,6 +15,8 @@ from gdiff.bench.contenders import Peer, Problem
 from gdiff.dataset import DatasetSpec
 from gdiff.memory import forget_peak, in_bytes, is_known
 from gdiff.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 # Rows of a first problem, which loads the libraries and starts their threads.
 _FEW = 64
@@ -38,13 +40,19 @@ def measure(
     """What a contender needs for queries z [k, b, d] at levels sigma [k].
 
     Returns:
-        None where the system does not tell (it has to be Linux), or the process died.
+        None where the system does not tell (it has to be Linux), or the process died, or a library
+        of others failed there.
     """
     if not is_known():
         return None
     spawn = multiprocessing.get_context("spawn")  # a copy of this process would hold too much
-    with ProcessPoolExecutor(1, spawn) as pool, suppress(BrokenProcessPool):
-        return pool.submit(_alone, peer, spec, runtime, z, sigma).result()
+    with ProcessPoolExecutor(1, spawn) as pool:
+        try:
+            return pool.submit(_alone, peer, spec, runtime, z, sigma).result()
+        except Exception as error:
+            if peer.package is None and not isinstance(error, BrokenProcessPool):
+                raise
+            log.info("%s", peer.name, exc_info=error)
     return None
 
 

@@ -67,10 +67,12 @@ def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
     peers = list(asks)
     del asks
     exact, means = _exact(prepared, points), {}
+    # Memory is that at the highest and the lowest level.
+    few = points.z[[0, -1]], points.sigma[[0, -1]]
     with track("memory", len(peers), "processes") as progress:
         for peer in peers:
             means[peer.name] = _numbers(peer, peers[0], rounds, exact)
-            taken = _memory(peer, experiment, points)
+            taken = memory.measure(peer, experiment.dataset, experiment.runtime, *few)
             means[peer.name]["memory_bytes"] = None if taken is None else taken._asdict()
             progress.advance()
     results |= {"sigma": points.sigma.tolist(), "means": means, "samplers": {}}
@@ -131,19 +133,6 @@ def _numbers(
         "times_slower": ratios(seconds, others)[-1],
         "relative_error_max": relative_errors(means, exact).tolist() if peer.is_mean else None,
     }
-
-
-def _memory(peer: Peer, experiment: Experiment, points: Queries) -> memory.Memory | None:
-    """At the highest and the lowest level; None also for a library that fails there."""
-    ends = [0, -1]
-    z, sigma = points.z[ends], points.sigma[ends]
-    try:
-        return memory.measure(peer, experiment.dataset, experiment.runtime, z, sigma)
-    except Exception as error:
-        if peer.package is None:
-            raise
-        log.info("%s", peer.package, exc_info=error)
-        return None
 
 
 def machine() -> dict[str, object]:
