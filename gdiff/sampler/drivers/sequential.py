@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, Key
 
 from gdiff.denoiser import Denoiser, as_denoiser
@@ -47,6 +47,12 @@ def _advance(
 
     carry = jax.lax.fori_loop(start, stop, body, carry)
     return carry, jnp.isfinite(carry.z).all()
+
+
+@eqx.filter_jit
+def _placed(arrays: tuple[Array, ...], sharding: NamedSharding) -> tuple[Array, ...]:
+    """By a program: arrays of several processes cannot be put anywhere from outside of one."""
+    return jax.lax.with_sharding_constraint(arrays, sharding)
 
 
 def _segment_of(seconds: float) -> int:
@@ -147,7 +153,7 @@ class Engine:
         b = len(arrays[0])
         if missing := -b % self._mesh.shape[BATCH]:
             arrays = [x[np.resize(np.arange(b), b + missing)] for x in arrays]
-        return tuple(jax.device_put(arrays, batch_sharding(self._mesh)))
+        return _placed(tuple(arrays), batch_sharding(self._mesh))
 
 
 def _first(count: int, x: Array) -> Array:
