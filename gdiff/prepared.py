@@ -8,15 +8,13 @@ from jax.sharding import Mesh
 
 from gdiff.budget.initialization import shortest
 from gdiff.budget.losses import measure
-from gdiff.budget.terms import METRICS as BUDGETS
-from gdiff.budget.terms import is_ancestral
 from gdiff.clock import Clock
 from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
-from gdiff.errors import require, require_one_of
+from gdiff.errors import require
 from gdiff.kernels.streamed import AUTO as ANYWHERE
-from gdiff.metrics import SCORE_ERRORS, MetricsSpec
+from gdiff.metrics import MetricsSpec
 from gdiff.prior.base import Prior, PriorSpec
 from gdiff.process.base import ProcessSpec
 from gdiff.runtime import Runtime
@@ -71,31 +69,8 @@ class Experiment:
         for key in ("num_samples", "batch_size", "picture_samples"):
             value = getattr(self, key)
             require(value >= 1, f"{key}={value} must be at least 1")
-        if self.objective is not None:
-            distances = self.metrics.names
-            errors = SCORE_ERRORS if self.measures_score else ()
-            nats = BUDGETS if self.metrics.has_budget else ()
-            require_one_of("objective", self.objective, [*ACCOUNT, *distances, *errors, *nats])
         require(0 <= self.seed < 2**32, f"seed={self.seed} must be between 0 and 2^32 - 1")
         self.blocks()
-
-    def require_objective(self) -> None:
-        """Raise `UserError` if this run cannot have the metric that a sweep should minimise."""
-        if self.objective is None:
-            return
-        steps, lacking = self.blocks().steps, {}
-        for part in self.metrics.parts:
-            if self.num_samples < part.fewest_samples:
-                needs = f"needs num_samples of at least {part.fewest_samples}"
-                lacking |= dict.fromkeys(part.names, needs)
-        if not is_ancestral(steps, self.grid()):
-            lacking |= dict.fromkeys(BUDGETS[1:], "is for sampler=ancestral without a corrector")
-        if self.sampler.block_size == 1:
-            lacking["speedup_in_rounds"] = "needs another sampler.block_size than 1"
-        if steps.clip is None:
-            lacking["clip_rate"] = "needs a sampler that clips, such as li_cai"
-        reason = lacking.get(self.objective)
-        require(reason is None, f"objective={self.objective} {reason}")
 
     @property
     def measures_score(self) -> bool:

@@ -16,6 +16,7 @@ GROUND = {"", "errors", "progress", "rng", "denoiser", "memory"}
 ROOMS = {
     "__main__": {"cli"},
     "cli": {
+        "artefacts",
         *("config", "run", "prepared", "store", "report", "bench", "dataset", "study"),
         "parallel",
     },

@@ -9,6 +9,7 @@ import pytest
 from commands import gdiff
 
 from gdiff import config, figures
+from gdiff.artefacts import require_objective
 from gdiff.denoiser import Posterior
 from gdiff.errors import UserError
 from gdiff.metrics import DISTANCES, SCORE_ERRORS
@@ -227,11 +228,12 @@ def test_the_errors_of_the_score_are_in_the_table_of_a_sweep():
 
 def test_an_objective_may_be_an_error_of_the_score_where_it_is_measured():
     for name in SCORE_ERRORS:
-        experiment(f"objective={name}")
+        require_objective(experiment(f"objective={name}"))
         for words in (("score=full",), ("metrics.score_error=never",), ("metrics=none",)):
             with pytest.raises(UserError, match="objective="):
-                experiment(f"objective={name}", *words)
-        experiment(f"objective={name}", "score=full", "metrics.score_error=always")
+                require_objective(experiment(f"objective={name}", *words))
+        words = ("score=full", "metrics.score_error=always")
+        require_objective(experiment(f"objective={name}", *words))
 
 
 def test_only_the_exact_scan_in_full_precision_counts_as_exact():

@@ -1,6 +1,7 @@
 """What a run leaves besides its samples: each result declares its files and its numbers."""
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,20 +33,26 @@ class Artefact(abc.ABC):
     Attributes:
         phase: under which its seconds are counted.
         files: without which a run is not complete.
-        names: of the numbers in metrics.json that it may give.
         is_measure: whether `gdiff evaluate` makes it again.
         is_shared: whether all processes make it; else the first one does, without the others.
     """
 
     phase: ClassVar[str]
     files: ClassVar[tuple[str, ...]] = ()
-    names: ClassVar[tuple[str, ...]] = ()
     is_measure: ClassVar[bool] = True
     is_shared: ClassVar[bool] = False
 
     @abc.abstractmethod
     def is_wanted(self, experiment: Experiment) -> bool:
         """Whether an experiment asks for it."""
+
+    def names(self, experiment: Experiment) -> Sequence[str]:
+        """Of the numbers in metrics.json that it may give; by default none."""
+        return ()
+
+    def lacking(self, experiment: Experiment) -> dict[str, str]:
+        """Why some of these cannot be had for an experiment, by name."""
+        return {}
 
     def states(self, prepared: Prepared) -> States:
         """Collects states of the first batch on their way; by default none."""

@@ -1,8 +1,10 @@
 """The divergence of the samples from the data, in nats."""
 
+from collections.abc import Sequence
+
 from gdiff import figures
 from gdiff.artefacts.base import Artefact, Sampled
-from gdiff.budget.terms import METRICS, budget
+from gdiff.budget.terms import METRICS, budget, is_ancestral
 from gdiff.prepared import Experiment
 from gdiff.store.outputs import RUN
 
@@ -14,12 +16,21 @@ class Budget(Artefact):
 
     phase = "budget"
     files = (BUDGET, PLOT)
-    names = METRICS
     is_shared = True
 
     def is_wanted(self, experiment: Experiment) -> bool:
         """If the metrics ask for it."""
         return experiment.metrics.has_budget
+
+    def names(self, experiment: Experiment) -> Sequence[str]:
+        """Of its terms."""
+        return METRICS
+
+    def lacking(self, experiment: Experiment) -> dict[str, str]:
+        """All but the first term, for other samplers than the ancestral one."""
+        if is_ancestral(experiment.blocks().steps, experiment.grid()):
+            return {}
+        return dict.fromkeys(METRICS[1:], "is for sampler=ancestral without a corrector")
 
     def make(self, run: Sampled) -> dict[str, float]:
         """Write the budget and its plot."""

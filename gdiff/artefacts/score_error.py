@@ -1,5 +1,6 @@
 """The error of an approximate score, on the run's own trajectories."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -25,12 +26,15 @@ class ScoreError(Artefact):
 
     phase = "score error"
     files = (CURVE_FILE, PLOT)
-    names = SCORE_ERRORS
     is_shared = True
 
     def is_wanted(self, experiment: Experiment) -> bool:
         """Unless the score is exact or the metrics say otherwise."""
         return experiment.measures_score
+
+    def names(self, experiment: Experiment) -> Sequence[str]:
+        """Of errors; bounds need a score that has some."""
+        return SCORE_ERRORS
 
     def states(self, prepared: Prepared) -> States:
         """As many as can be afforded, at up to 16 levels."""

@@ -30,12 +30,13 @@ class _Outcome(NamedTuple):
 
 def run(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
     """A new run in a folder of its own."""
-    from gdiff import progress
+    from gdiff import artefacts, progress
     from gdiff.store import outputs
 
     progress.configure(quiet=quiet)
     # Finds most mistakes before a folder is made.
     experiment, folder = composer.plan(overrides)
+    artefacts.require_objective(experiment)
     with _together(experiment) as is_first:
         if not is_first:
             return
@@ -77,7 +78,7 @@ def _together(experiment: "Experiment") -> Iterator[bool]:
 
 def _job(sources: "Sources", cfg: "DictConfig", place: "Place") -> _Outcome:
     """One run in its folder; what the user can put right is returned: Hydra would dress it up."""
-    from gdiff import config
+    from gdiff import artefacts, config
     from gdiff.parallel import processes
     from gdiff.run import run
     from gdiff.store.outputs import RunFolder
@@ -85,6 +86,7 @@ def _job(sources: "Sources", cfg: "DictConfig", place: "Place") -> _Outcome:
     is_sweep = place.number is not None
     try:
         experiment = config.build(cfg, sources)
+        artefacts.require_objective(experiment)
         if is_sweep and experiment.runtime.distributed:
             raise UserError("runtime.distributed=true is for one run: leave it out, or -m")
         text = _text(experiment)

@@ -57,7 +57,11 @@ def sample(
         elif multirun:
             launch.sweep(composer, overrides, quiet=quiet)
         elif dry_run:
-            print(config.to_yaml(composer.experiment(overrides)), end="")
+            from gdiff import artefacts
+
+            experiment = composer.experiment(overrides)
+            artefacts.require_objective(experiment)
+            print(config.to_yaml(experiment), end="")
         else:
             launch.run(composer, overrides, quiet=quiet)
 

@@ -45,7 +45,7 @@ _WORDS = {
 
 
 def build(cfg: DictConfig, sources: Sources) -> Experiment:
-    """The typed experiment of a composed configuration, for a run that is to begin.
+    """The typed experiment of a composed configuration.
 
     Args:
         cfg: the configuration without Hydra's part.
@@ -54,12 +54,6 @@ def build(cfg: DictConfig, sources: Sources) -> Experiment:
     Raises:
         UserError: a key, a type or a value is wrong.
     """
-    experiment = _experiment(cfg, sources)
-    experiment.require_objective()
-    return experiment
-
-
-def _experiment(cfg: DictConfig, sources: Sources) -> Experiment:
     try:
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
@@ -214,7 +208,7 @@ def load(folder: Path, overrides: Sequence[str] = (), sources: Sources | None = 
         cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist(list(overrides)))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not a configuration: {str(error).splitlines()[0]}") from error
-    return _experiment(cfg, sources or Sources.of())
+    return build(cfg, sources or Sources.of())
 
 
 def differences(a: Experiment, b: Experiment) -> list[str]:
