@@ -1,7 +1,7 @@
 """The one type in which scores and samplers meet."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -33,6 +33,7 @@ class Posterior(NamedTuple):
     subset_size: Int[Array, " b"] | None = None
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """A function from noisy points to what is known about the clean ones."""
 

@@ -17,9 +17,7 @@ from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Posterior
 from gdiff.parallel.mesh import batch_sharding, make_mesh
-from gdiff.sampler.drivers import parallel, picard, sequential
-from gdiff.sampler.drivers.parallel import ParallelEngine
-from gdiff.sampler.drivers.sequential import Engine
+from gdiff.sampler.drivers import driver, parallel, picard, sequential
 from gdiff.score.golden.scan import GoldenScan
 
 SIGMAS = (0.1, 1.0, 10.0)
@@ -124,9 +122,9 @@ def start(mesh):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_steps_stay_on_the_device(name, composer, start, programs):
+def test_steps_stay_on_the_device(name, composer, mesh, start, programs):
     sampler = composer.experiment([f"sampler={name}", "sampler.block_size=1"]).sampler
-    Engine(shrunk, sampler.steps(GRID)).compile(*start)
+    driver(shrunk, sampler.blocks(GRID), sampler, mesh).compile(*start)
     assert programs == {"_advance"}
 
 
@@ -134,5 +132,5 @@ def test_steps_stay_on_the_device(name, composer, start, programs):
 def test_sweeps_stay_on_the_device(name, composer, mesh, start, programs):
     sampler = composer.experiment([f"sampler={name}", "sampler.block_size=3"]).sampler
     guess = None if sampler.start == "constant" else shrunk
-    ParallelEngine(shrunk, sampler.blocks(GRID), sampler, mesh, guess).compile(*start)
+    driver(shrunk, sampler.blocks(GRID), sampler, mesh, guess).compile(*start)
     assert programs == {"begin", "sweep", "_one_by_one", "finish"}

@@ -74,7 +74,7 @@ def total(x: Pair) -> Pair:
     return Pair(x.high[..., 0], x.low[..., 0])
 
 
-def affine(z: Float[Array, "*shape"], scale: float, shift: float) -> Pair:
+def affine(z: Float[Array, "*shape"], scale: Array | float, shift: Array | float) -> Pair:
     """z · scale + shift to twice the working precision."""
     product = two_product(z, jnp.asarray(scale, z.dtype))
     total = two_sum(product.high, jnp.asarray(shift, z.dtype))

@@ -43,15 +43,16 @@ def placement(tree: Any) -> Any:
         return P() if is_leaf else shape.unflatten(map(placement, children))
     changes = {}
     for f in dataclasses.fields(tree):
-        if f.metadata.get("static", False):
-            continue
         value = getattr(tree, f.name)
+        if f.metadata.get("static", False) or value is None:
+            continue
         if _SPLIT in f.metadata:
             spec = P(*[None] * f.metadata[_SPLIT], DATA)
             changes[f.name] = jax.tree.map(lambda _, spec=spec: spec, value)
         else:
             changes[f.name] = placement(value)
-    return dataclasses.replace(tree, **changes) if changes else tree
+    # No call of the class, which would take these for arrays.
+    return eqx.tree_at(lambda tree: [getattr(tree, x) for x in changes], tree, [*changes.values()])
 
 
 def on_devices(
@@ -252,7 +253,7 @@ def chunk_size(dim: int) -> int:
     return int(np.clip(6_000_000 // dim, 256, 16_384))
 
 
-def fold(rows: Rows, f: Fold, *queries: Array, size: int | None = None) -> Any:
+def fold(rows: Rows, f: Fold, *queries: Any, size: int | None = None) -> Any:
     """One pass over this device's rows, `size` at a time; inside of `on_devices`."""
     n = rows.count
     size = min(size or chunk_size(rows.dim), n)

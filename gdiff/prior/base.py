@@ -2,7 +2,7 @@
 
 import abc
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 
 
+@runtime_checkable
 class Prior(Protocol):
     """A law of z at the first noise level: a tree of arrays that lie on every device."""
 

@@ -131,7 +131,7 @@ class ParallelEngine:
         report: Callable[..., None] | None = None,
         *,
         is_empty: bool = False,
-    ) -> tuple[Iterate, Carry, Account]:
+    ) -> tuple[Iterate, Carry, dict[str, Array]]:
         """One block of one group of samples; or, to compile, of its rows none."""
         start, stop = self._bounds[number]
         count, total = 0 if is_empty else stop - start, len(self._bounds)

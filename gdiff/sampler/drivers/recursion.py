@@ -35,7 +35,7 @@ def _after(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array
     return product, _applied(n, u) + v
 
 
-def _applied(matrices: Float[Array, "r i s"], x: Float[Array, "r s b d"]) -> Array:
+def _applied(matrices: Float[Array, "r i s"], x: Float[Array, "#r s b d"]) -> Array:
     """Products without matrix units, which accelerators run with fewer bits: [r, i, b, d]."""
     return sum(matrices[:, :, j, None, None] * x[:, None, j] for j in range(x.shape[1]))
 

@@ -94,7 +94,7 @@ def combined(weights: Array, values: Array | Sequence[Array]) -> Array:
 
 
 def excess(
-    clip: Clip, states: Float[Array, "h b *event"], outputs: Float[Array, "h b *event"]
+    clip: Clip, states: Float[Array, "h b *event"], outputs: Float[Array, "g b *event"]
 ) -> tuple[Float[Array, "b *event"], Bool[Array, " b"]]:
     """What a sample's bounded part is too long by, and whether it is too long."""
     part = combined(clip.a, states) + combined(clip.b, outputs)

@@ -100,7 +100,7 @@ class Moments(NamedTuple):
         peak = jax.tree.map(lambda x: x[:, 0], peak)
         return cls(peak, *(jnp.sum(weights * y**power, axis=1) for power in range(3)))
 
-    def merged(self, other: "Moments", variance: Float[Array, " k"]) -> "Moments":
+    def merged(self, other: "Moments", variance: Float[Array, "..."]) -> "Moments":
         """Moments of the union with other rows."""
         both = jax.tree.map(lambda *x: jnp.stack(x), self, other)
         peak, weights = _weigh(both.peak, variance, partial(jnp.max, axis=0))

@@ -1,0 +1,27 @@
+"""The type checker of `GDIFF_TEST_SHAPES=1`: shapes and types of what the package's functions take.
+
+Numbers of NumPy are numbers, and whole ones are numbers too.
+"""
+
+import jax
+import numpy as np
+from beartype import BeartypeConf, BeartypeHintOverrides, beartype
+from numpy.typing import ArrayLike
+
+checked = beartype(
+    conf=BeartypeConf(
+        hint_overrides=BeartypeHintOverrides(
+            {
+                bool: bool | np.bool_,
+                int: int | np.integer,
+                float: float | int | np.floating | np.integer,
+                # An array is one of either library, and one number is an array; where a shape is
+                # given, the library counts too.
+                np.ndarray: np.ndarray | np.generic,
+                jax.Array: jax.Array | np.ndarray | np.generic,
+                np.dtype: object,  # its class will do
+                ArrayLike: object,  # numbers and lists are like arrays
+            }
+        )
+    )
+)
