@@ -5,12 +5,12 @@ Numbers of NumPy are numbers, and whole ones are numbers too.
 
 import jax
 import numpy as np
-from beartype import BeartypeConf, BeartypeHintOverrides, beartype
+from beartype import BeartypeConf, FrozenDict, beartype
 from numpy.typing import ArrayLike
 
 checked = beartype(
     conf=BeartypeConf(
-        hint_overrides=BeartypeHintOverrides(
+        hint_overrides=FrozenDict(
             {
                 bool: bool | np.bool_,
                 int: int | np.integer,
