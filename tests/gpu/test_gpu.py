@@ -10,7 +10,7 @@ import pytest
 from commands import SMALL, gdiff
 from jax.sharding import Mesh
 from score.exact import posterior
-from score.test_full import check
+from score.test_exact import check
 
 from gdiff import config, rng
 from gdiff.dataset import Dataset

@@ -110,16 +110,18 @@ def test_matches_dense_masks_in_float64(shape, between):
     check(data, fit(data)(z, sigma), z, sigma)
 
 
-@pytest.mark.parametrize("subset", ["full", "golden"])
-def test_rows_that_compete_far_from_the_query_share_its_weight_at_low_noise(subset):
+@pytest.mark.parametrize(
+    "subset, layout", [("full", "batch:1"), ("golden", "batch:1"), ("full", "data:2")]
+)
+def test_rows_that_compete_far_from_the_query_share_its_weight_at_low_noise(subset, layout):
     data = images(50, 10, 7, 3)
     sigmas = (0.002, 0.003, 0.005, 0.01, 0.02, 0.05)
-    y = data.rows(slice(12)).reshape(2, 6, 10, 7, 3)
+    y = data.rows(slice(None)).reshape(2, 25, 10, 7, 3)[:, :6]  # on two devices
     # Halfway between two rows, but for some nats: float32 tells their distances to 10⁻⁶.
     noise = np.random.default_rng(0).standard_normal(y.shape[1:])
     z = jnp.asarray(y.mean(axis=0) + np.reshape(sigmas, (-1, 1, 1, 1)) ** 2 * noise, jnp.float32)
     sigma = jnp.array(sigmas)
-    denoise = fit(data, sigmas=sigmas, subset=subset, min_rows=50)
+    denoise = fit(data, layout, sigmas, subset=subset, min_rows=50)
     check(data, denoise(z, sigma), z, sigma)
 
 

@@ -24,6 +24,8 @@ _CHUNK_VALUES = 1_600_000
 # Error of a logit beyond which distances are summed to twice the working precision, and distance
 # up to which they are not, as a multiple of the d σ² that noise alone makes it.
 _LOGIT_ERROR, _NEAR = 1e-4, 1.5
+# Its exponential is finite in float32, and so are sums of as many of them as there are rows.
+_LARGEST_LOGIT = 60.0
 
 
 class LocalScan(eqx.Module):
@@ -106,10 +108,17 @@ class Moments(NamedTuple):
         peak, weights = _weigh(both.peak, variance, partial(jnp.max, axis=0))
         return Moments(peak, *(jnp.sum(weights * x, axis=0) for x in both[1:]))
 
-    def everywhere(self, variance: Float[Array, " k"]) -> "Moments":
-        """Moments of the rows of all devices along `data`."""
-        peak, weights = _weigh(self.peak, variance, partial(jax.lax.pmax, axis_name=DATA))
-        return Moments(peak, *(jax.lax.psum(weights * x, DATA) for x in self[1:]))
+    def everywhere(self, variance: Float[Array, " k"]) -> tuple[Array, Array, Array]:
+        """Mass, first and second of the rows of all devices along `data`.
+
+        Devices agree on a peak in working precision, as weights need not be relative to the very
+        largest affinity.
+        """
+        high, low = jax.lax.stop_gradient(compensated.two_sum(*self.peak))
+        peak = jax.lax.pmax(high, DATA)
+        rest = jnp.where(jnp.isfinite(high), (high - peak) + low, -jnp.inf)
+        weights = jnp.exp(jnp.minimum(rest / variance, _LARGEST_LOGIT))
+        return jax.lax.psum(tuple(weights * x for x in self[1:]), DATA)
 
 
 def _weigh(
@@ -230,9 +239,9 @@ def settled(scan: LocalScan, queries: Queries, sums: Moments) -> tuple[Array, Ar
         sums: of this device's rows, for all outputs of all queries in turn.
     """
     masks, full = scan.masks, scan.full
-    sums = sums.everywhere(jnp.repeat(queries.variance, masks.outputs.size))
-    offset = sums.first / sums.mass
-    spread = jnp.maximum(sums.second / sums.mass - offset**2, 0)
+    mass, first, second = sums.everywhere(jnp.repeat(queries.variance, masks.outputs.size))
+    offset = first / mass
+    spread = jnp.maximum(second / mass - offset**2, 0)
     offset, spread = (x.reshape(len(queries.level), -1)[:, masks.places] for x in (offset, spread))
     mean = (queries.anchor + offset - full.rows.shift) / full.rows.scale
     return mean, jnp.where(masks.own[queries.level], spread, 0) / full.rows.scale**2
