@@ -238,6 +238,16 @@ def test_every_layout_of_devices_gives_the_same(layout):
     assert np.allclose(one.trace_cov, some.trace_cov, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("subset", ["full", "golden"])
+def test_rows_may_stay_on_the_host(subset):
+    data = images(37, 6, 6, 1)
+    z, sigma = queries(data)
+    options = {"subset": subset, "min_rows": 5, "max_rows": 20}
+    device, host = (fit(data, rows=rows, **options)(z, sigma) for rows in ("device", "host"))
+    assert np.allclose(device.mean, host.mean, atol=1e-5)
+    assert np.allclose(device.trace_cov, host.trace_cov, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("values", [1, 700])
 def test_the_chunk_size_does_not_matter(values, monkeypatch):
     monkeypatch.setattr(local_scan, "_CHUNK_VALUES", values)
@@ -393,7 +403,7 @@ def test_never_holds_more_than_its_share_of_memory(subset):
 
 def test_rows_stay_as_they_are_stored():
     scan = PcaLocal().fit(Placed(images(10, 4, 4, 1), make_mesh("batch:1")), (1.0,))
-    assert scan.full.rows.stored.dtype == jnp.uint8
+    assert scan.rows.stored.dtype == jnp.uint8
 
 
 @pytest.mark.parametrize(
@@ -401,6 +411,7 @@ def test_rows_stay_as_they_are_stored():
     [
         ({"threshold": -0.1}, "threshold=-0.1 must be between 0 and 1"),
         ({"threshold": float("nan")}, "threshold=nan"),
+        ({"rows": "disk"}, "rows='disk' is not one of: auto, device, host"),
         ({"subset": "some"}, "subset='some' is not one of: full, golden"),
         ({"min_rows": 0}, "min_rows=0"),
         ({"min_rows": 9, "max_rows": 8}, "max_rows=8"),

@@ -7,15 +7,13 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Posterior
 from gdiff.kernels import compensated
-from gdiff.kernels.fold import denoised
+from gdiff.kernels.fold import Chunk, Fold, Rows, denoised, fold
 from gdiff.parallel.mesh import DATA
-from gdiff.score.exact import ExactScan
 from gdiff.score.local.masks import LANES, WORD, Masks
 
 _matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -32,22 +30,21 @@ class LocalScan(eqx.Module):
     """Denoiser with a posterior for every coordinate; holds the rows in their stored type.
 
     Attributes:
-        full: the placed rows.
+        rows: the data.
         masks: what each coordinate is denoised from.
         low, high: [d] range of every coordinate, as stored.
     """
 
-    full: ExactScan
+    rows: Rows
     masks: Masks
     low: Float[Array, " d"]
     high: Float[Array, " d"]
 
     @classmethod
-    def of(cls, data: Placed, full: ExactScan, masks: Masks) -> "LocalScan":
+    def of(cls, data: Placed, masks: Masks) -> "LocalScan":
         """From placed rows."""
-        dtype = full.rows.centre.dtype
-        low, high = (jnp.asarray(x, dtype) for x in data.extent[:2])
-        return cls(full, masks, low, high)
+        low, high = (jnp.asarray(x, jnp.result_type(float)) for x in data.extent[:2])
+        return cls(data.rows, masks, low, high)
 
     def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
         """Posteriors of all coordinates.
@@ -57,7 +54,7 @@ class LocalScan(eqx.Module):
         if its mask leaves m itself out, as may be where m is almost constant; that variance then
         does not count.
         """
-        return denoised(self.full.rows.mesh, _scan, self, z, sigma)
+        return denoised(self.rows.mesh, _scan, self, z, sigma)
 
 
 class Squares(NamedTuple):
@@ -156,9 +153,9 @@ class Queries(NamedTuple):
     @classmethod
     def of(cls, scan: LocalScan, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> "Queries":
         """From model coordinates."""
-        exact = compensated.affine(z, scan.full.rows.scale, scan.full.rows.shift)
+        exact = compensated.affine(z, scan.rows.scale, scan.rows.shift)
         anchor = jax.lax.stop_gradient(jnp.clip(exact.high, scan.low, scan.high))
-        variance = (sigma * scan.full.rows.scale) ** 2
+        variance = (sigma * scan.rows.scale) ** 2
         reach = jnp.maximum(jnp.abs(exact.high - scan.low), jnp.abs(exact.high - scan.high))
         unit = compensated.summable_unit(jnp.sum(reach**2, axis=1) + variance)
         return cls(exact, anchor, variance, scan.masks.nearest(sigma), unit)
@@ -238,47 +235,46 @@ def settled(scan: LocalScan, queries: Queries, sums: Moments) -> tuple[Array, Ar
         queries: of which there are b.
         sums: of this device's rows, for all outputs of all queries in turn.
     """
-    masks, full = scan.masks, scan.full
+    masks, rows = scan.masks, scan.rows
     mass, first, second = sums.everywhere(jnp.repeat(queries.variance, masks.outputs.size))
     offset = first / mass
     spread = jnp.maximum(second / mass - offset**2, 0)
     offset, spread = (x.reshape(len(queries.level), -1)[:, masks.places] for x in (offset, spread))
-    mean = (queries.anchor + offset - full.rows.shift) / full.rows.scale
-    return mean, jnp.where(masks.own[queries.level], spread, 0) / full.rows.scale**2
+    mean = (queries.anchor + offset - rows.shift) / rows.scale
+    return mean, jnp.where(masks.own[queries.level], spread, 0) / rows.scale**2
 
 
 def _scan(scan: LocalScan, z: Array, sigma: Array) -> Posterior:
     """Posteriors from the rows of all devices; z [b, d] in model coordinates."""
     queries = Queries.of(scan, z, sigma)
-    mean, spread = settled(scan, queries, _stream(scan, queries))
+    size = max(1, _CHUNK_VALUES // scan.rows.dim)
+    mean, spread = settled(scan, queries, fold(scan.rows, _Sums(scan.masks), queries, size=size))
     return Posterior(mean=mean, trace_cov=jnp.sum(spread, axis=1))
 
 
-def _stream(scan: LocalScan, queries: Queries) -> Moments:
-    """Moments of this device's rows for all outputs of all queries in turn, chunk by chunk."""
-    rows, masks = scan.full.rows.stored, scan.masks
-    variance = jnp.repeat(queries.variance, masks.outputs.size)
-    n, d = rows.shape
-    chunk = int(np.clip(_CHUNK_VALUES // d, 1, n))
-    offset = jax.lax.axis_index(DATA) * n
+class _Sums(Fold):
+    """Moments of this device's rows for all outputs of all queries in turn."""
 
-    def body(k: Array, sums: Moments) -> Moments:
-        # The last chunk starts early enough to be whole; rows seen before do not count again.
-        start = jnp.minimum(k * chunk, n - chunk)
-        row = start + jnp.arange(chunk)
-        counts = (row >= k * chunk) & (offset + row < scan.full.rows.n)
-        y = jax.lax.dynamic_slice_in_dim(rows, start, chunk).T.astype(variance.dtype)
+    masks: Masks
+
+    def start(self, rows: Rows, queries: Queries) -> Moments:
+        count = len(queries.level) * self.masks.outputs.size
+        return Moments.empty(count, queries.variance.dtype)
+
+    def step(self, rows: Rows, state: Moments, chunk: Chunk, queries: Queries) -> Moments:
+        y = chunk.stored.T.astype(queries.variance.dtype)
 
         def of_query(each: tuple[Queries, Moments]) -> Moments:
             query, found = each
-            squares = query.squares(y, counts, found)
-            of_block = partial(moments, masks, query, y=y, squares=squares, counts=counts)
-            part = jax.lax.map(of_block, jnp.arange(len(masks.outputs)))
-            return jax.tree.map(jnp.ravel, part)
+            squares = query.squares(y, chunk.counts, found)
+            of_block = partial(
+                moments, self.masks, query, y=y, squares=squares, counts=chunk.counts
+            )
+            return jax.lax.map(of_block, jnp.arange(len(self.masks.outputs)))
 
-        found = jax.tree.map(lambda x: x.reshape(len(queries.level), -1), sums)
-        part = jax.lax.map(of_query, (queries, found))
-        return sums.merged(jax.tree.map(jnp.ravel, part), variance)
+        found = jax.tree.map(lambda x: x.reshape(len(queries.level), -1), state)
+        part = jax.tree.map(jnp.ravel, jax.lax.map(of_query, (queries, found)))
+        return state.merged(part, jnp.repeat(queries.variance, self.masks.outputs.size))
 
-    empty = Moments.empty(len(variance), variance.dtype)
-    return jax.lax.fori_loop(0, -(-n // chunk), body, empty)
+    def finish(self, rows: Rows, state: Moments, queries: Queries) -> Moments:
+        return state

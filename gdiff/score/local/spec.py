@@ -7,8 +7,8 @@ from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
 from gdiff.errors import require, require_one_of
+from gdiff.kernels.streamed import AUTO, ROWS
 from gdiff.score.base import ScoreSpec
-from gdiff.score.exact import Exact
 from gdiff.score.local.masks import Masks
 from gdiff.score.local.scan import LocalScan
 from gdiff.score.local.subset import LocalSubset
@@ -39,12 +39,14 @@ class PcaLocal(ScoreSpec):
         min_rows: fewest rows that "golden" weighs by pixel, for each 8 × 8 pixels.
         max_rows: most such rows. In between their number is measured on noised data, once for
             each level; it is largest where masks cover half of the image.
+        rows: where all rows are kept, as in `Exact`.
     """
 
     threshold: float | None = None
     subset: str = "full"
     min_rows: int = 192
     max_rows: int = 4096
+    rows: str = AUTO
 
     def __post_init__(self) -> None:
         require(
@@ -52,6 +54,7 @@ class PcaLocal(ScoreSpec):
             f"threshold={self.threshold} must be between 0 and 1, or null for the paper's",
         )
         require_one_of("subset", self.subset, SUBSETS)
+        require_one_of("rows", self.rows, ROWS)
         require(
             1 <= self.min_rows <= self.max_rows,
             f"min_rows={self.min_rows} and max_rows={self.max_rows} must satisfy "
@@ -64,7 +67,7 @@ class PcaLocal(ScoreSpec):
         Raises:
             UserError: the points have more than 4 096 coordinates.
         """
-        data = Placed.of(data)
+        data = Placed.of(data, self.rows)
         dataset = data.dataset
         require(
             dataset.dim <= _MOST_DIMENSIONS,
@@ -75,7 +78,7 @@ class PcaLocal(ScoreSpec):
         if threshold is None:
             threshold = 0.02 if dataset.is_image and dataset.event_shape[2] == 1 else 0.03
         masks = Masks.of(dataset, sigmas, threshold)
-        scan = LocalScan.of(data, Exact().fit(data), masks)
+        scan = LocalScan.of(data, masks)
         if self.subset == "full":
             return scan
         return LocalSubset.of(dataset, scan, self.min_rows, self.max_rows)

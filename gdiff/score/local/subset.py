@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, Int
 from gdiff.dataset import Dataset
 from gdiff.dataset.statistics import statistics
 from gdiff.denoiser import Posterior
-from gdiff.kernels.fold import denoised, on_devices, split
+from gdiff.kernels.fold import Chunk, PerRow, Rows, denoised, fold, on_devices, split
 from gdiff.kernels.parts import in_parts
 from gdiff.parallel.mesh import BATCH, DATA, batch_sharding
 from gdiff.progress import track
@@ -44,8 +44,6 @@ _matmul = partial(jnp.matmul, precision=_HIGHEST)
 _RANK = 256
 # Rows of the head that are weighed at a time, at least and at most: all, where heads are small.
 _PART = (64, 256)
-# Rows of the data at a time, where all are gone through.
-_CHUNK = 1024
 # Numbers in one array of coarse weights, 128 MiB in float32: larger batches go in parts.
 _LARGEST_ARRAY = 2**25
 # The size of the head is measured on this many noised rows for each level.
@@ -86,7 +84,7 @@ class LocalSubset(eqx.Module):
     def of(cls, dataset: Dataset, scan: LocalScan, min_rows: int, max_rows: int) -> "LocalSubset":
         """Index the rows, and measure how many of them a head needs."""
         found = statistics(dataset, rank=min(_RANK, dataset.dim))
-        dtype = scan.full.rows.centre.dtype
+        dtype = scan.low.dtype
         mean, basis = jnp.asarray(found.mean, dtype), jnp.asarray(found.eigenvectors, dtype)
         with track(f"indexing {dataset.name}"):
             index = jax.block_until_ready(_index(scan, mean, basis))
@@ -110,37 +108,39 @@ class LocalSubset(eqx.Module):
         The trace is the sum of the variances of the mixtures of head and tail: an approximation
         of the trace of the full scan, no longer a divergence.
         """
-        return denoised(self.scan.full.rows.mesh, _by_parts, self, z, sigma)
+        return denoised(self.scan.rows.mesh, _by_parts, self, z, sigma)
 
     def coarse(self, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Float[Array, "b g n"]:
         """Logits of all rows in the posterior of each block, up to a constant."""
         gives = P(BATCH, None, DATA)
-        return on_devices(self.scan.full.rows.mesh, _coarse, self, z, sigma, gives=gives)
+        return on_devices(self.scan.rows.mesh, _coarse, self, z, sigma, gives=gives)
 
 
 @eqx.filter_jit
 def _index(scan: LocalScan, mean: Array, basis: Array) -> tuple[Array, Array, Array]:
     """Coordinates [n, r], halves [s, blocks, n] and energies [blocks, n] of all rows."""
-    full, masks = scan.full, scan.masks
+    masks = scan.masks
     levels, count, d = masks.shares.shape
     # Which block a coordinate belongs to: [blocks, d].
     owner = masks.places // masks.outputs.shape[1] == jnp.arange(count)[:, None]
+    weights = (masks.shares.reshape(-1, d), owner.astype(mean.dtype), mean, basis)
 
-    def local(tree: tuple) -> tuple[Array, Array, Array]:
-        rows, shares, owner, mean, basis = tree
+    def of(rows: Rows, chunk: Chunk, *weights: Array) -> Array:
+        shares, owner, mean, basis = weights
+        y = (chunk.stored.astype(mean.dtype) - rows.shift) / rows.scale - mean
+        coordinates = _matmul(basis.T, y.T)
+        near = _matmul(basis, coordinates)
+        halves, energies = 0.5 * _matmul(shares, near**2), _matmul(owner, y.T**2)
+        return jnp.concatenate([coordinates, halves, energies])
 
-        def of_row(row: Array) -> tuple[Array, Array, Array]:
-            y = (row.astype(mean.dtype) - rows.shift) / rows.scale - mean
-            coordinates = _matmul(y, basis)
-            near = _matmul(basis, coordinates)
-            return coordinates, 0.5 * _matmul(shares, near**2), _matmul(owner, y**2)
+    def run(tree: tuple) -> tuple[Array, Array, Array]:
+        rows, *weights = tree
+        rank = basis.shape[1]
+        parts = jnp.split(fold(rows, PerRow(of), *weights), [rank, rank + levels * count])
+        return parts[0].T, parts[1].reshape(levels, count, -1), parts[2]
 
-        parts = jax.lax.map(of_row, rows.stored, batch_size=min(_CHUNK, rows.count))
-        return parts[0], parts[1].T.reshape(levels, count, -1), parts[2].T
-
-    tree = (full.rows, masks.shares.reshape(-1, d), owner.astype(mean.dtype), mean, basis)
     gives = (P(DATA), P(None, None, DATA), P(None, DATA))
-    return on_devices(full.rows.mesh, local, tree, gives=gives)
+    return on_devices(scan.rows.mesh, run, (scan.rows, *weights), gives=gives)
 
 
 def _spread(dataset: Dataset, scan: LocalScan) -> np.ndarray:
@@ -161,7 +161,7 @@ def _measure(local: LocalSubset, dataset: Dataset, spread: np.ndarray, least: in
     """Rows of a head, by level: [s] int32, multiples of the `least`."""
     sigmas = np.exp(np.asarray(local.scan.masks.log_sigma, np.float64))
     heads = np.full(len(sigmas), least, np.int32)
-    mesh = local.scan.full.rows.mesh
+    mesh = local.scan.rows.mesh
     each = mesh.shape[BATCH]
     with track(f"measuring heads on {dataset.name}", len(sigmas), "levels") as progress:
         for level, (sigma, v) in enumerate(zip(sigmas, spread, strict=True)):
@@ -241,9 +241,7 @@ def _coarse(local: LocalSubset, z: Array, sigma: Array) -> Array:
     products = _matmul(masks.shares[level] * (z - local.mean)[:, None], local.basis)
     products = _matmul(products, local.coordinates.T)
     logits = (products - local.halves[level]) / (sigma**2)[:, None, None]
-    n = local.coordinates.shape[0]
-    exists = jax.lax.axis_index(DATA) * n + jnp.arange(n) < local.scan.full.rows.n
-    return jnp.where(exists, logits, -jnp.inf)
+    return jnp.where(local.scan.rows.exists, logits, -jnp.inf)
 
 
 def _choose(local: LocalSubset, logits: Array, level: Array) -> tuple[Array, Array, Array]:
@@ -260,7 +258,7 @@ def _choose(local: LocalSubset, logits: Array, level: Array) -> tuple[Array, Arr
     enough = jnp.searchsorted(jnp.array(local.sizes), jnp.max(wanted))
     best, rows = jax.lax.switch(enough, [partial(leading, size) for size in sizes])
     everywhere = best
-    if local.scan.full.rows.mesh.shape[DATA] > 1:
+    if local.scan.rows.mesh.shape[DATA] > 1:
         everywhere = jax.lax.all_gather(best, DATA, axis=2, tiled=True)
         everywhere = -jnp.sort(-everywhere, axis=2)
     last = jnp.broadcast_to(wanted[:, None, None] - 1, (*best.shape[:2], 1))
@@ -279,7 +277,7 @@ def _weigh(local: LocalSubset, queries: Queries, rows: Array, counts: Array) -> 
     def of_block(query: Queries, block: Array, rows: Array, count: Array) -> Moments:
         def add(i: Array, sums: Moments) -> Moments:
             chosen = jax.lax.dynamic_slice_in_dim(rows, i * part, part)
-            y = scan.full.rows.local(chosen).T.astype(dtype)
+            y = scan.rows.local(chosen).T.astype(dtype)
             is_used = i * part + jnp.arange(part) < count
             squares = query.squares(y, is_used, sums)
             new = moments(scan.masks, query, block, y, squares, is_used)
