@@ -1,6 +1,8 @@
 import dataclasses
 
 import equinox as eqx
+import fields
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from gdiff.errors import UserError
 from gdiff.kernels.fold import denoised
 from gdiff.parallel.mesh import make_mesh
 from gdiff.score.exact import Exact, ExactScan
+from gdiff.score.golden import plan
 from gdiff.score.golden.scan import GoldenScan
 from gdiff.score.golden.spec import Golden, index
 from gdiff.score.golden.work import Plan, Work
@@ -211,14 +214,99 @@ def test_levels_between_two_of_the_plan_get_the_dearer_of_their_works():
     works = (Work(1, 0, 16), Work(2, 1, 0), Work(2, 2, 64))
     place, inflation = jnp.array([0, 2, 1, 3]), jnp.array([1.0, 1.5, 1.2, 1.0])
     plan = Plan(jnp.log(jnp.array([0.1, 1.0, 10.0, 1000.0])), place, inflation, works, works[2])
-
-    def ask(*sigma):
-        return int(plan.at(jnp.array(sigma))[0])
-
-    assert [ask(0.1), ask(0.01), ask(10.0, 10.0)] == [0, 0, 1]
-    assert [ask(0.3), ask(3.0), ask(0.1, 10.0)] == [2, 2, 1]
-    assert [ask(500.0), ask(0.1, 500.0), ask(1e5)] == [3, 3, 3]
+    sigma, places = zip(
+        *[(0.1, 0), (0.01, 0), (10.0, 1), (0.3, 2), (3.0, 2), (500.0, 3), (1e5, 3)], strict=True
+    )
+    assert plan.at(jnp.array(sigma))[0].tolist() == list(places)
     assert np.allclose(plan.at(jnp.array([0.1, 3.0]))[1], [1.0, 1.5])
+
+
+@pytest.fixture(scope="module")
+def by_hand(data):
+    """A scan with two works, and the full scan from 6.0 on."""
+    golden = unplanned(data, "batch:1", max_rank=64)
+    sigmas, place = jnp.log(jnp.array([0.05, 0.5, 6.0])), jnp.array([0, 1, 2])
+    works = (Work(1, 0, 16), Work(1, 0, 64))
+    return dataclasses.replace(
+        golden, plan=Plan(sigmas, place, jnp.ones(3), works, Work(1, 0, 64)), tolerance=jnp.inf
+    )
+
+
+def mixed(golden, data, sigmas):
+    """Rows weighed in full for queries [32] of levels that alternate."""
+    level = np.array(sigmas * (32 // len(sigmas)), np.float32)
+    z = np.concatenate([queries(data, sigma, 1, seed) for seed, sigma in enumerate(level)])
+    found = eqx.filter_jit(lambda *args: golden(*args))(z, level)
+    in_full = found.subset_size == len(data)
+    exact = answer(golden.full, z, level)
+    assert np.allclose(found.mean[in_full], exact.mean[in_full], atol=1e-5)
+    return found.subset_size.reshape(-1, len(sigmas)).tolist()
+
+
+def test_few_queries_that_are_planned_to_be_scanned_in_full_are_so_alone(by_hand, data):
+    n = len(data)
+    assert mixed(by_hand, data, (6.0, 0.05, 0.05, 0.05)) == [[n, 16, 16, 16]] * 8
+    assert mixed(by_hand, data, (0.5, 0.05)) == [[64, 64]] * 16
+    assert mixed(by_hand, data, (6.0, 6.0)) == [[n, n]] * 16
+
+
+def test_queries_of_a_large_call_are_put_together_by_what_is_planned(by_hand, data, monkeypatch):
+    monkeypatch.setattr("gdiff.score.golden.scan.QUERIES", 16)
+    assert mixed(by_hand, data, (0.5, 0.05)) == [[64, 16]] * 16
+
+
+def test_double_precision_reaches_the_head_and_single_the_bounds(data):
+    """The index is in single precision: so are its errors, and no other."""
+    x = data.x.copy()
+    x[300:360] = x[:60]
+    x[300:360, ::5, ::3] ^= 1
+    data = dataclasses.replace(data, x=x)
+    rows = data.to_model(x, np.float64).reshape(len(x), -1)
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        golden = unplanned(data, "batch:1", max_rank=64)
+        none = jnp.zeros(1), jnp.zeros(1, jnp.int32), jnp.ones(1)
+        golden = dataclasses.replace(golden, plan=Plan(*none, (Work(1, 0, 16),), Work(1, 0, 64)))
+        for sigma in (0.0005, 0.002, 0.01, 0.03):
+            one, twice = rng.integers(0, len(x), 8), rng.integers(0, 60, 8)
+            clean = np.concatenate([rows[one], (rows[twice] + rows[twice + 300]) / 2])
+            # In the middle by so little that both rows count.
+            noise = np.repeat([sigma, sigma**2], 8)[:, None]
+            z = clean + noise * rng.standard_normal(clean.shape)
+            level = np.full(16, sigma)
+            mean = exact_posterior(rows, z, level)[0]
+            found = answer(golden, z.reshape(16, 16, 16, 3), level)
+            error = np.linalg.norm(np.asarray(found.mean).reshape(16, -1) - mean, axis=1)
+            assert error.max() < 1e-6
+            assert np.all(error <= found.error_bound)
+            assert found.subset_size.tolist() == [16] * 16
+            far = scan(golden, Work(1, 1, 0), z.reshape(16, 16, 16, 3), level)
+            error = np.linalg.norm(np.asarray(far.mean).reshape(16, -1) - mean, axis=1)
+            assert np.all(error <= far.error_bound)
+
+
+class Scattered:
+    """An array that lies on the devices of several processes."""
+
+    is_fully_addressable = is_fully_replicated = False
+
+    def __init__(self, x):
+        self.x = x
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("spans devices of other processes")
+
+
+def test_plans_are_measured_on_devices_of_several_processes(data, monkeypatch, tmp_path):
+    monkeypatch.setenv("GDIFF_CACHE", str(tmp_path))
+    monkeypatch.setattr(plan, "_menu", lambda _: iter([(Work(1, 1, 0), Work(1, 0, 16))]))
+    measured = plan._trials
+    monkeypatch.setattr(plan, "_trials", lambda *args: Scattered(measured(*args)))
+    monkeypatch.setattr(
+        "jax.experimental.multihost_utils.process_allgather", lambda x, tiled: np.asarray(x.x)
+    )
+    golden = Golden(max_rank=64, pilot_queries=4).fit(Placed(data, make_mesh("batch:1")), (0.01,))
+    assert golden.plan.works == (Work(1, 0, 16),)
 
 
 def test_the_second_fit_comes_from_the_cache(data, monkeypatch):
@@ -229,6 +317,13 @@ def test_the_second_fit_comes_from_the_cache(data, monkeypatch):
     second = Golden(tolerance=0.1).fit(Placed(data, mesh), SIGMAS)
     assert eqx.tree_equal(first.plan, second.plan)
     assert eqx.tree_equal(first.index, second.index)
+
+
+def test_the_fields_of_other_tests_leave_something_to_save():
+    golden = Golden(pilot_queries=4).fit(Placed(fields.dataset(), make_mesh("batch:1")), (0.1,))
+    assert isinstance(golden, GoldenScan)
+    assert golden.plan.place.tolist() == [0]
+    assert golden.plan.works[0].head < 600 / 4
 
 
 @pytest.mark.parametrize(

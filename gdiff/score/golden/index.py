@@ -66,7 +66,6 @@ def build(dataset: Dataset, full: ExactScan, ends: tuple[int, ...], tolerance: f
         eigenvalues=jnp.asarray(eigenvalues, dtype),
         tolerance=jnp.asarray(tolerance, dtype),
         plan=Plan.full(dtype),
-        ends=ends,
     )
 
 
@@ -136,7 +135,7 @@ def _index(known: _Known) -> Index:
         squares = [jnp.sum(block**2, axis=1) for block in known.coordinates]
         within = jnp.cumsum(jnp.stack(squares, axis=1), axis=1)
         beyond = jnp.maximum(known.norms - within, 0)
-        norms = jnp.column_stack([jnp.ones(len(beyond)), known.norms, beyond])
+        norms = jnp.column_stack([jnp.ones_like(known.norms), known.norms, beyond])
         halves = jnp.where(is_row, 0.5 * within, jnp.inf)
         return tuple(halves.T), jnp.where(is_row, norms, 0)
 

@@ -15,6 +15,7 @@ from jaxtyping import Array
 from gdiff.dataset import Dataset
 from gdiff.kernels.fold import on_devices
 from gdiff.kernels.leading import leading, without
+from gdiff.parallel import processes
 from gdiff.parallel.mesh import BATCH, batch_sharding
 from gdiff.progress import track
 from gdiff.score.golden import bounds
@@ -65,7 +66,8 @@ def planned(
     """
     levels = _levels(sigmas)
     basis = cache.digest(np.asarray(golden.mean, np.float32), np.asarray(golden.basis, np.float32))
-    parts = (dataset.fingerprint(), golden.ends, *pilot, levels.tolist(), basis)
+    dtype = golden.mean.dtype
+    parts = (dataset.fingerprint(), golden.ends, *pilot, levels.tolist(), basis, dtype.name)
     key = cache.key("golden-plan", _VERSION, *parts)
     table = np.asarray(cache.cached(key, lambda: _measure(golden, dataset, pilot, levels)))
     full = [f"{sigma:.3g}" for sigma in levels[table[:, 0] == 0]]
@@ -74,7 +76,6 @@ def planned(
     chosen = [Work(*map(int, row[:3])) for row in table]
     works = sorted({work for work in chosen if work.ranked}, key=lambda x: _cost(golden, x))
     place = [works.index(work) if work.ranked else len(works) for work in chosen]
-    dtype = golden.mean.dtype
     plan = Plan(
         log_sigma=jnp.asarray(np.log(levels), dtype),
         place=jnp.asarray(place, jnp.int32),
@@ -100,6 +101,7 @@ def _measure(golden: GoldenScan, dataset: Dataset, pilot: Pilot, levels: np.ndar
     with track(f"measuring plans on {dataset.name}", len(levels), "levels") as progress:
         for level, sigma in enumerate(levels):
             z = _queries(dataset, golden.full.rows.mesh.shape[BATCH], pilot, level, sigma)
+            z = z.astype(golden.mean.dtype)
             z = jax.device_put(z, batch_sharding(golden.full.rows.mesh))
             sigma = jnp.full(len(z), sigma, z.dtype)
             exact = _full(golden, z, sigma)
@@ -119,7 +121,7 @@ def _cheapest(
 
     @functools.cache
     def by_reserve() -> np.ndarray:
-        return np.asarray(_trials(golden, (reserve,), z, sigma, exact))[0, 1]
+        return processes.gathered(_trials(golden, (reserve,), z, sigma, exact))[0, 1]
 
     def repairs(inflation: float, is_doubtful: np.ndarray) -> float:
         if not is_doubtful.any():
@@ -136,7 +138,7 @@ def _cheapest(
         costs = [_cost(golden, work) for work in works]
         if min(costs) >= lowest:
             continue
-        trials = np.asarray(_trials(golden, works, z, sigma, exact))
+        trials = processes.gathered(_trials(golden, works, z, sigma, exact))
         for work, cost, (error, estimate) in zip(works, costs, trials, strict=True):
             telling = error > _NEGLIGIBLE * tolerance
             ratio = error[telling] / np.maximum(estimate[telling], 1e-30)
@@ -236,16 +238,16 @@ def _trials(
             head = golden.head(query, some)
             rest = without(coarse, some)
             tail = golden.tail(query, rest, ranked)
-            missed = bounds.overlooked(golden, query, rest, head, tail, Work(ranked, 0, 0))
+            missed = bounds.overlooked(golden.index, query, rest, head, tail, Work(ranked, 0, 0))
             missed = jnp.where(count > 0, missed, 0)
             return jnp.stack([compared(head, tail, missed, Work(ranked, a, 0)) for a in averaged])
 
         def compared(head: Head, tail: Tail, missed: Array, work: Work) -> Array:
             columns = golden.ends[work.averaged - 1] if work.averaged else 0
             tail = tail._replace(first=tail.first[:, :columns])
-            posterior, estimate = golden.combined(query, head, tail, work)
-            estimate = jnp.maximum(estimate, missed)
-            error = jnp.linalg.norm(posterior.mean - exact, axis=1)
+            mean, _, estimate = golden.combined(query, head, tail, work)
+            estimate = jnp.maximum(estimate, missed) / golden.full.rows.scale
+            error = jnp.linalg.norm(golden.restored(mean) - exact, axis=1)
             return jnp.stack([error, estimate]) / size
 
         # A loop, so that all heads share one compiled body.

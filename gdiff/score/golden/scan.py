@@ -71,7 +71,6 @@ class GoldenScan(eqx.Module):
         basis: [d, r] leading principal directions; eigenvalues: [r] of the covariance.
         tolerance: [] relative error beyond whose estimate a query is given to the full scan.
         plan: what to do at which noise level.
-        ends: for each block of columns its last rank.
     """
 
     full: ExactScan
@@ -82,22 +81,35 @@ class GoldenScan(eqx.Module):
     eigenvalues: Float[Array, " r"]
     tolerance: Float[Array, ""]
     plan: Plan
-    ends: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """For each block of columns of the index its last rank."""
+        return self.index.ends
 
     def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
         """Approximate posterior; `log_density` is None."""
         return denoised(self.full.rows.mesh, _by_parts, self, z, sigma)
 
     def denoise(self, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Posterior:
-        """The call on one device: by the plan, and with more work where the estimate says so."""
+        """The call on one device: by the plan, and with more work where the estimate says so.
+
+        All get the dearest work that is planned for one of them. Where few are planned to be
+        scanned in full, and others not, these few are scanned as doubtful ones are.
+        """
         place, inflation = self.plan.at(sigma)
         query = (z, sigma, inflation)
-        exact = partial(self._exact)
-        branches = [partial(self._answered, work) for work in self.plan.works]
-        posterior, is_doubtful = jax.lax.switch(place, [*branches, exact], *query)
+        in_full = place == len(self.plan.works)
+        apart = (jnp.sum(in_full) <= REPAIRED) & ~jnp.all(in_full) & (len(z) > REPAIRED)
+        in_full &= apart
+        exact = partial(self._exact)  # a method cannot be hashed, as `switch` wants
+        branches = [*(partial(self._answered, work) for work in self.plan.works), exact]
+        dearest = jnp.max(jnp.where(in_full, 0, place))
+        posterior, is_doubtful = jax.lax.switch(dearest, branches, *query)
         reserve = partial(self._answered, self.plan.reserve)
+        is_doubtful &= ~in_full
         posterior, is_doubtful = _repaired(reserve, query, posterior, is_doubtful, few=FEW)
-        return _repaired(exact, query, posterior, is_doubtful, few=0)[0]
+        return _repaired(exact, query, posterior, is_doubtful | in_full, few=0)[0]
 
     def _answered(
         self, work: Work, z: Array, sigma: Array, inflation: Array
@@ -106,7 +118,7 @@ class GoldenScan(eqx.Module):
         posterior, estimate, crowded = self.scan(work, z, sigma)
         estimate = inflation * estimate
         largest = self.tolerance * jnp.linalg.norm(posterior.mean, axis=1)
-        likely = _LIKELY * estimate + self.rounding(z, sigma)
+        likely = _LIKELY * estimate + self.rounding(z, sigma, self.index.norms.dtype)
         # So written that NaN is doubtful.
         return posterior._replace(likely_bound=likely), crowded | ~(estimate <= largest)
 
@@ -114,7 +126,7 @@ class GoldenScan(eqx.Module):
         self, z: Array, sigma: Array, inflation: Array
     ) -> tuple[Posterior, Bool[Array, " b"]]:
         """By the full scan, in doubt about nothing."""
-        rounding = self.rounding(z, sigma)
+        rounding = self.rounding(z, sigma, z.dtype)
         posterior = scan_rows(self.full, z, sigma)._replace(
             log_density=None,
             error_bound=rounding,
@@ -123,14 +135,19 @@ class GoldenScan(eqx.Module):
         )
         return posterior, jnp.zeros(len(z), bool)
 
-    def rounding(self, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Float[Array, " b"]:
-        """What rounding may do to the mean, in model units: more, where z is far from all data."""
-        epsilon, radius = jnp.finfo(z.dtype).eps / 2, self.full.rows.radius
+    def rounding(
+        self, z: Float[Array, "b d"], sigma: Float[Array, " b"], dtype: jnp.dtype
+    ) -> Float[Array, " b"]:
+        """What rounding may do to the mean, in model units: more, where z is far from all data.
+
+        `dtype` is that of the affinities: of the index, or of the full scan.
+        """
+        epsilon, radius = jnp.finfo(dtype).eps / 2, self.full.rows.radius
         centre = (self.mean - self.full.rows.shift) / self.full.rows.scale
         length = jnp.linalg.norm(z - centre, axis=1)
         # Affinities are wrong by that much at most, unless they are computed with more bits.
-        wrong = 5 * epsilon * radius * length / sigma**2
-        wrong = jnp.where(is_delicate(self.full.rows, sigma), 0, jnp.minimum(wrong, 1))
+        wrong = jnp.minimum(5 * epsilon * radius * length / sigma**2, 1)
+        wrong = jnp.where(is_delicate(self.full.rows, sigma.astype(dtype)), 0, wrong)
         return radius * (ROUNDING + wrong)
 
     def scan(self, work: Work, z: Array, sigma: Array) -> tuple[Posterior, Array, Array]:
@@ -146,15 +163,23 @@ class GoldenScan(eqx.Module):
         head = self.head(query, leaders)
         rest = without(coarse, leaders)
         tail = self.tail(query, rest, work.averaged)
-        posterior, estimate = self.combined(query, head, tail, work)
+        mean, trace, estimate = self.combined(query, head, tail, work)
         if work.head:
-            missed = bounds.overlooked(self, query, rest, head, tail, work)
+            missed = bounds.overlooked(self.index, query, rest, head, tail, work)
             estimate = jnp.maximum(estimate, missed)
-        bound = bounds.bound(self, query, coarse, leaders, head, posterior, work)
-        bound = bound + self.rounding(z, sigma)
-        size = min(work.head * jax.lax.axis_size(DATA), self.full.rows.n)
-        posterior = posterior._replace(error_bound=bound, subset_size=jnp.full(len(z), size))
-        return posterior, estimate, head.crowded
+        bound = bounds.bound(self.index, self.basis, query, coarse, leaders, head, mean, work)
+        rows, count = self.full.rows, len(z)
+        posterior = Posterior(
+            mean=self.restored(mean),
+            trace_cov=trace / rows.scale**2,
+            error_bound=bound / rows.scale + self.rounding(z, sigma, self.index.norms.dtype),
+            subset_size=jnp.full(count, min(work.head * jax.lax.axis_size(DATA), rows.n)),
+        )
+        return posterior, estimate / rows.scale, head.crowded
+
+    def restored(self, z: Float[Array, "b d"]) -> Float[Array, "b d"]:
+        """From stored units about the mean to model coordinates."""
+        return (z + (self.mean - self.full.rows.shift)) / self.full.rows.scale
 
     def query(self, z: Array, sigma: Array) -> Query:
         """Queries in stored units."""
@@ -186,6 +211,8 @@ class GoldenScan(eqx.Module):
             own = self.full.rows.local(leaders.rows)
             centred = own.astype(z.dtype) - self.mean
             norms = self.index.norms[leaders.rows, 1]
+            if norms.dtype != z.dtype:  # double precision, where the index is not
+                norms = jnp.sum(centred**2, axis=2)
             affinities = _einsum("bd,bkd->bk", z, centred) - 0.5 * norms
             affinities = jnp.where(jnp.isfinite(leaders.affinities), affinities, -jnp.inf)
             peak = jax.lax.pmax(jnp.max(affinities, axis=1), DATA)
@@ -243,8 +270,8 @@ class GoldenScan(eqx.Module):
 
     def combined(
         self, query: Query, head: Head, tail: Tail, work: Work
-    ) -> tuple[Posterior, Float[Array, " b"]]:
-        """Mean and trace of both, and an estimate of the mean's error in model units: [b]."""
+    ) -> tuple[Float[Array, "b d"], Float[Array, " b"], Float[Array, " b"]]:
+        """Mean about that of the data and trace, and an estimate of the mean's error; as stored."""
         peak = jnp.maximum(head.peak, tail.peak)
         factor = weights_of(head.peak, peak, query.variance)
         tail = tail.rescaled(peak, query.variance)
@@ -279,16 +306,21 @@ class GoldenScan(eqx.Module):
             shift, trace = own, head.spread / jnp.maximum(head.mass, TINY)
             spread = jnp.sqrt(tail.second / tail_mass) + jnp.linalg.norm(shift, axis=1)
             estimate = (jnp.sqrt(noise) + share) * spread
-        scale = self.full.rows.scale
-        mean = (shift + (self.mean - self.full.rows.shift)) / scale
         caution = 1 - _HEAVY * jnp.expm1(-hidden)
-        return Posterior(mean, trace / scale**2), caution * estimate / scale
+        return shift, trace, caution * estimate
 
 
 def _by_parts(golden: GoldenScan, z: Array, sigma: Array) -> Posterior:
-    """`GoldenScan.denoise` of as many queries at a time as memory allows; on each device."""
+    """`GoldenScan.denoise` of as many queries at a time as memory allows; on each device.
+
+    Where these are not all, those that are planned alike come together.
+    """
     size = max(1, min(QUERIES, _LARGEST_ARRAY // golden.full.rows.count))
-    return in_parts(golden.denoise, size, z, sigma)
+    if len(z) <= size:
+        return golden.denoise(z, sigma)
+    order = jnp.argsort(golden.plan.at(sigma)[0])
+    posterior = in_parts(golden.denoise, size, z[order], sigma[order])
+    return jax.tree.map(lambda x: x[jnp.argsort(order)], posterior)
 
 
 def _repaired(

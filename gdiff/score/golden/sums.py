@@ -1,5 +1,6 @@
 """What the golden scan keeps of all rows, and the sums that it makes of them."""
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -28,6 +29,11 @@ class Index(NamedTuple):
     blocks: tuple[Float[Array, "n _"], ...]
     halves: tuple[Float[Array, " n"], ...]
     norms: Float[Array, "n _"]
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """For each block of columns its last rank."""
+        return tuple(accumulate(block.shape[1] for block in self.blocks))
 
 
 class Head(NamedTuple):

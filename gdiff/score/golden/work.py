@@ -44,11 +44,11 @@ class Plan(eqx.Module):
         none = (jnp.zeros(1, dtype), jnp.zeros(1, jnp.int32), jnp.ones(1, dtype))
         return cls(*none, works=(), reserve=Work(1, 1, 0))
 
-    def at(self, sigma: Float[Array, " b"]) -> tuple[Int[Array, ""], Float[Array, " b"]]:
-        """Place of the dearest work among those of all levels' neighbours, and inflations [b]."""
+    def at(self, sigma: Float[Array, " b"]) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
+        """Place of the dearer work, and the larger inflation, of the levels next to each sigma."""
         x = jnp.log(sigma)
         last = self.log_sigma.shape[0] - 1
         above = jnp.searchsorted(self.log_sigma, x - 1e-3)
         below = jnp.searchsorted(self.log_sigma, x + 1e-3) - 1
         near = jnp.clip(jnp.stack([above, below]), 0, last)
-        return jnp.max(self.place[near]), jnp.max(self.inflation[near], axis=0)
+        return jnp.max(self.place[near], axis=0), jnp.max(self.inflation[near], axis=0)
