@@ -4,6 +4,7 @@ import json
 import os
 
 import equinox as eqx
+import fields
 import jax
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from gdiff.sampler.drivers.sequential import Engine
 from gdiff.sampler.methods.ancestral import Ancestral
 from gdiff.sampler.methods.ddim import DDIM
 from gdiff.score.exact import Exact
+from gdiff.score.golden.scan import GoldenScan
 from gdiff.score.golden.spec import Golden
 
 PLATFORM = os.environ.get("GDIFF_TEST_GPU", "gpu")
@@ -94,6 +96,8 @@ def test_the_golden_scan_meets_its_tolerance(mesh):
     dataset, sigmas = images(3000, side=16), (0.05, 0.5, 3.0, 20.0)
     rows = dataset.to_model(dataset.x, float).reshape(len(dataset), -1)
     golden = Golden(tolerance=0.01).fit(Placed(dataset, mesh), sigmas)
+    assert isinstance(golden, GoldenScan)
+    assert golden.plan.works
     for sigma in sigmas:
         z, level = near(dataset, sigma)
         expected, _, _ = posterior(rows, z.reshape(len(z), -1).astype(float), level.astype(float))
@@ -104,7 +108,7 @@ def test_the_golden_scan_meets_its_tolerance(mesh):
 def test_every_score_is_that_of_the_cpu(name, mesh, host):
     with config.composer() as composer:
         score = composer.experiment([f"score={name}"]).score
-    dataset = Digits().load()
+    dataset = fields.dataset() if name == "golden" else Digits().load()
     for sigma in (0.1, 1.0, 10.0):
         z, level = near(dataset, sigma)
         here = answer(score.fit(Placed(dataset, mesh), [sigma]), mesh, z, level).mean
@@ -160,7 +164,8 @@ def test_a_scan_neither_asks_the_host_nor_copies_the_data(score, mesh):
 
 def test_a_whole_run_is_on_the_device_and_has_all_its_results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = [word for word in SMALL if "budget" not in word] + ["dataset.subset=600"]
+    words = [word for word in SMALL if "budget" not in word and "subset" not in word]
+    words += fields.saved(tmp_path / "fields.npy")
     result = gdiff("sample", "-q", *words, "score=golden", "trajectory=true", "hydra.run.dir=run")
     assert result.code == 0, result.err
     record = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -14,6 +14,7 @@ from gdiff.sampler.drivers.rows import Carry
 from gdiff.sampler.drivers.sequential import Engine, _advance
 from gdiff.sampler.methods.ddpm import DDPM
 from gdiff.score.exact import Exact
+from gdiff.score.golden.scan import GoldenScan
 from gdiff.score.golden.spec import Golden
 from gdiff.score.local.spec import PcaLocal
 
@@ -57,6 +58,7 @@ def is_across(line):
 def test_devices_exchange_three_numbers_per_coordinate_and_scan_at_most(score, scans, dataset):
     mesh = make_mesh("data:2/batch:2")
     denoiser = score.fit(Placed(dataset, mesh), SIGMAS)
+    assert isinstance(denoiser, GoldenScan) == isinstance(score, Golden)
     arrays, rest = eqx.partition(denoiser, eqx.is_array)
     call = jax.jit(lambda arrays, z, sigma: eqx.combine(arrays, rest)(z, sigma).mean)
     program = Program.of(call.lower(arrays, *queries(dataset, mesh)).compile().as_text())

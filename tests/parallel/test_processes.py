@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import fields
 import numpy as np
 import pytest
 
@@ -103,7 +104,6 @@ def test_a_single_process_decides_and_is_told_by_itself():
 @pytest.mark.parametrize(
     "words",
     [
-        ["score=golden", "trajectory=true", "metrics=default"],
         ["score=pca_local", "prior=gmm"],
         ["sampler.block_size=all"],
         ["schedule=las"],
@@ -114,6 +114,18 @@ def test_four_processes_with_two_devices_each(words):
     found = outcomes(start(4, *JOB, *words, "hydra.run.dir=four", mesh, devices=2))
     assert found == [(0, "four\n", ""), *[(0, "", "")] * 3]
     check_same("four", *JOB, *words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "count, devices, mesh", [(2, 1, "batch:2"), (4, 2, "data:4/batch:2")], ids=["two", "four"]
+)
+def test_processes_measure_the_plan_of_the_golden_scan_together(count, devices, mesh):
+    words = [*JOB[:-1], *fields.saved("fields.npy"), "score=golden", "trajectory=true"]
+    run = start(count, *words, "hydra.run.dir=some", f"runtime.mesh={mesh}", devices=devices)
+    assert outcomes(run) == [(0, "some\n", ""), *[(0, "", "")] * (count - 1)]
+    # Where the rows are split, every device has a head of its own.
+    check_same("some", *words, tolerance=1e-3 if "data" in mesh else 1e-5)
 
 
 @pytest.mark.slow
