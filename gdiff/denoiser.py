@@ -12,6 +12,10 @@ from jaxtyping import Array, Float, Int
 
 from gdiff.errors import require
 
+# Noisy points, and their noise levels: one for every row, or one number for all.
+Points = Float[Array | np.ndarray, "b *event"]
+Sigma = Float[Array | np.ndarray, " b"] | Float[Array, ""] | float
+
 
 class Posterior(NamedTuple):
     """What a denoiser knows about x_0 given z; a field it cannot give is None.
@@ -37,7 +41,7 @@ class Posterior(NamedTuple):
 class Denoiser(Protocol):
     """A function from noisy points to what is known about the clean ones."""
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+    def __call__(self, z: Points, sigma: Sigma) -> Posterior:
         """Posterior of x_0 for every row z of a batch of any size.
 
         Args:
@@ -46,7 +50,7 @@ class Denoiser(Protocol):
         """
 
 
-def per_row(sigma: Float[Array, " b"] | float, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
+def per_row(sigma: Sigma, z: Points) -> Float[Array, " b"]:
     """A noise level for every row of z, in the type in which JAX computes with z."""
     return jnp.broadcast_to(jnp.asarray(sigma, jnp.result_type(z, float)), z.shape[:1])
 
@@ -54,7 +58,7 @@ def per_row(sigma: Float[Array, " b"] | float, z: Float[Array, "b *event"]) -> F
 class _Adapted(eqx.Module):
     function: Callable[..., Any]
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+    def __call__(self, z: Points, sigma: Sigma) -> Posterior:
         found = self.function(z, per_row(sigma, z))
         if isinstance(found, Posterior):
             return found

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from rich import box
@@ -100,7 +100,7 @@ def metrics_table(metrics: Mapping[str, float]) -> Table:
     return table(("metric", "value"), metrics.items())
 
 
-def rows_table(rows: Sequence[NamedTuple]) -> Table:
+def rows_table(rows: Sequence[Any]) -> Table:
     """Named tuples for the screen, one a row."""
     return table(rows[0]._fields, rows, left=len(rows[0]))
 

@@ -7,6 +7,7 @@ devices, or on whether the run was interrupted.
 import enum
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 
@@ -18,7 +19,7 @@ class Role(enum.IntEnum):
 
 
 def sample_keys(
-    seed: Int[Array, ""] | int, role: Role, index: Int[Array, " b"]
+    seed: Int[Array, ""] | int, role: Role, index: Int[Array | np.ndarray, " b"]
 ) -> Key[Array, " b"]:
     """One key per sample.
 

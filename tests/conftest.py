@@ -24,9 +24,10 @@ import numpy as np
 import pytest
 from compiles import Compiles
 from jaxtyping import install_import_hook
+from shapes import COMPUTING
 
 if os.environ.get("GDIFF_TEST_SHAPES"):
-    install_import_hook("gdiff", "shapes.checked")
+    install_import_hook(COMPUTING, "shapes.checked")
 
 # A shell has what it starts in the background ignore Ctrl-C, which processes under test inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

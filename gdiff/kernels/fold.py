@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from gdiff.denoiser import Posterior, per_row
+from gdiff.denoiser import Points, Posterior, Sigma, per_row
 from gdiff.kernels.streamed import Streamed, part
 from gdiff.parallel.mesh import BATCH, DATA
 
@@ -102,8 +102,8 @@ def denoised(
     mesh: Mesh,
     run: Callable[..., Posterior],
     tree: Any,
-    z: Float[Array, "b *event"],
-    sigma: Float[Array, " b"] | float,
+    z: Points,
+    sigma: Sigma,
 ) -> Posterior:
     """The posterior by `run(tree, z [b, d], sigma [b])`, which is called as by `on_devices`."""
     posterior = on_devices(mesh, run, tree, z.reshape(len(z), -1), per_row(sigma, z))
@@ -158,7 +158,7 @@ class Rows(eqx.Module):
         """Rows of this device by their numbers there: [..., d] as stored; inside `on_devices`."""
         return self.stored[index]
 
-    def take(self, index: Int[Array, " b"]) -> Float[Array, "b d"]:
+    def take(self, index: Int[Array | np.ndarray, " b"]) -> Float[Array, "b d"]:
         """Any rows by their numbers, in model coordinates."""
 
         return (on_devices(self.mesh, _taken, self, index) - self.shift) / self.scale

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
+from gdiff.denoiser import Points
 
 
 @runtime_checkable
@@ -21,7 +22,7 @@ class Prior(Protocol):
     def sample(self, keys: Key[Array, " b"]) -> Float[Array, "b *event"]:
         """One draw per key, which depends on no other key."""
 
-    def log_prob(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
+    def log_prob(self, z: Points) -> Float[Array, " b"]:
         """Log density at every row, in nats."""
 
 

@@ -17,12 +17,12 @@ class Coupling(eqx.Module):
     """Scales and shifts some coordinates by functions of the others, which stay as they are.
 
     Attributes:
-        stays: [r] whether a coordinate stays.
+        stays: [r] whether a coordinate stays; [k, r] where several are stacked.
         weights: of a network of two hidden layers, [r, w], [w, w], [w, 2 r].
         biases: [w], [w], [2 r].
     """
 
-    stays: Bool[Array, " r"]
+    stays: Bool[Array, "*k r"]
     weights: tuple[Float[Array, "..."], ...]
     biases: tuple[Float[Array, "..."], ...]
 

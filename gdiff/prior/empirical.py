@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
+from gdiff.denoiser import Points
 from gdiff.prior.base import PriorSpec, replicated
 from gdiff.score.exact import Exact, ExactScan
 
@@ -51,6 +52,6 @@ class NoisedData(eqx.Module):
         z = self.scan.rows.take(index) + self.sigma * noise
         return z.reshape(-1, *self.event_shape)
 
-    def log_prob(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
+    def log_prob(self, z: Points) -> Float[Array, " b"]:
         """Log density at every row, in nats, from a scan over all data."""
         return self.scan(z, self.sigma).log_density

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import Statistics, statistics
+from gdiff.denoiser import Points
 from gdiff.errors import require
 from gdiff.prior.base import PriorSpec
 from gdiff.prior.couplings import Couplings
@@ -176,7 +177,7 @@ class DiffusedFlow(eqx.Module):
         change = self.head.sample(keys[:, 1]) - self._coordinates(z)
         return z + jnp.matmul(change, self._basis.T, precision=_HIGHEST).reshape(z.shape)
 
-    def log_prob(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
+    def log_prob(self, z: Points) -> Float[Array, " b"]:
         """Log density at every row, in nats: the Gaussian's, with the flow's share for its."""
         y = self._coordinates(z)
         return self.whole.log_prob(z) + self.head.log_prob(y) - self.head.base.whole.log_prob(y)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import Statistics, statistics
+from gdiff.denoiser import Points
 from gdiff.prior.base import PriorSpec, replicated
 from gdiff.score.wiener import WienerFilter
 
@@ -70,6 +71,6 @@ class DiffusedGaussian(eqx.Module):
         z = clean.mean + rest_std * noise + back
         return z.reshape(-1, *self.event_shape)
 
-    def log_prob(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
+    def log_prob(self, z: Points) -> Float[Array, " b"]:
         """Log density at every row, in nats."""
         return self.clean(z, jnp.broadcast_to(self.sigma, z.shape[:1])).log_density

@@ -17,6 +17,7 @@ from gdiff.dataset.base import blocks
 from gdiff.dataset.pages import release
 from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import Statistics, statistics
+from gdiff.denoiser import Points
 from gdiff.errors import require
 from gdiff.prior.base import PriorSpec, replicated
 from gdiff.prior.gaussian import DiffusedGaussian
@@ -212,7 +213,7 @@ class DiffusedMixture(eqx.Module):
         z = self.whole.coloured(noise)
         return z + jnp.matmul(change, self._basis.T, precision=_HIGHEST).reshape(z.shape)
 
-    def log_prob(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
+    def log_prob(self, z: Points) -> Float[Array, " b"]:
         """Log density at every row, in nats: the Gaussian's, with the mixture's share for its."""
         centred = z.reshape(z.shape[0], -1) - self.whole.clean.mean
         head = jnp.matmul(centred, self._basis, precision=_HIGHEST)

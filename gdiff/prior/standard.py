@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
+from gdiff.denoiser import Points
 from gdiff.errors import require
 from gdiff.prior.base import PriorSpec, replicated
 
@@ -48,7 +49,7 @@ class IsotropicGaussian(eqx.Module):
         """One draw per key."""
         return self.std * jax.vmap(lambda key: jax.random.normal(key, self.event_shape))(keys)
 
-    def log_prob(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
+    def log_prob(self, z: Points) -> Float[Array, " b"]:
         """Log density at every row, in nats."""
         z = z.reshape(z.shape[0], -1)
         log_std = jnp.log(self.std) + 0.5 * jnp.log(2 * jnp.pi)

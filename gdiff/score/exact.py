@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
-from gdiff.denoiser import Posterior
+from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.errors import require, require_one_of
 from gdiff.kernels import compensated
 from gdiff.kernels.fold import Chunk, Fold, Rows, chunk_size, denoised, fold
@@ -78,7 +78,7 @@ class ExactScan(eqx.Module):
     chunk_rows: int = eqx.field(static=True)
     precision: str = eqx.field(static=True, default="highest")
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+    def __call__(self, z: Points, sigma: Sigma) -> Posterior:
         """Exact posterior at every row of z."""
         return denoised(self.rows.mesh, scan_rows, self, z, sigma)
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed, half_norms
-from gdiff.denoiser import Posterior
+from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.errors import require, require_one_of
 from gdiff.kernels import compensated, selection
 from gdiff.kernels.fold import Chunk, Fold, PerRow, Rows, denoised, fold, on_devices
@@ -152,16 +152,16 @@ class GoldenSubset(eqx.Module):
             counts=(max(1, round(spec.k_min * n)), max(1, round(spec.k_max * n))),
         )
 
-    def subset_size(self, sigma: Float[Array, " b"]) -> Int[Array, " b"]:
+    def subset_size(self, sigma: Float[Array | np.ndarray, " b"]) -> Int[Array, " b"]:
         """Rows that a query at each noise level uses; rows that tie with the last come on top."""
         k_min, k_max = self.counts
         return _between(k_max, k_min, sigma)
 
-    def candidate_size(self, sigma: Float[Array, " b"]) -> Int[Array, " b"]:
+    def candidate_size(self, sigma: Float[Array | np.ndarray, " b"]) -> Int[Array, " b"]:
         """Rows that the proxy keeps at each noise level or, with `presample`, that it sees."""
         return _between(self.counts[1], self.rows.n, sigma)
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+    def __call__(self, z: Points, sigma: Sigma) -> Posterior:
         """Posterior over the subset of every row of z."""
         return denoised(self.rows.mesh, _by_parts, self, z, sigma)
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
-from gdiff.denoiser import Posterior, per_row
+from gdiff.denoiser import Points, Posterior, Sigma, per_row
 from gdiff.errors import require
 from gdiff.kernels import compensated
 from gdiff.kernels.fold import Chunk, Fold, Rows, fold, on_devices
@@ -118,7 +118,7 @@ class PatchScan(eqx.Module):
             equivariant=equivariant,
         )
 
-    def __call__(self, z: Float[Array, "b h w c"], sigma: Float[Array, " b"] | float) -> Posterior:
+    def __call__(self, z: Points, sigma: Sigma) -> Posterior:
         """Posteriors of all pixels.
 
         Only a pixel's own weights depend on it where D is differentiated for the divergence, so

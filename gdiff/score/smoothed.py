@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
-from gdiff.denoiser import Posterior, per_row
+from gdiff.denoiser import Points, Posterior, Sigma, per_row
 from gdiff.errors import require
 from gdiff.score.base import ScoreSpec
 from gdiff.score.exact import Exact, ExactScan
@@ -79,7 +79,7 @@ class SmoothedScan(eqx.Module):
     scan: ExactScan
     noise: Float[Array, "m *event"]
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+    def __call__(self, z: Points, sigma: Sigma) -> Posterior:
         """Averages over the perturbed queries.
 
         The perturbations do not depend on z, so the average of the traces is σ² times the

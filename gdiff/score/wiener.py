@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import Statistics, statistics
-from gdiff.denoiser import Posterior, per_row
+from gdiff.denoiser import Points, Posterior, Sigma, per_row
 from gdiff.errors import require
 from gdiff.score.base import ScoreSpec
 
@@ -76,7 +76,7 @@ class WienerFilter(eqx.Module):
         parts = (jax.device_put(jnp.asarray(part, dtype), everywhere) for part in found)
         return cls(*parts, event_shape)
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+    def __call__(self, z: Points, sigma: Sigma) -> Posterior:
         """Posterior of the Gaussian at every row of z."""
         sigma = per_row(sigma, z)
         d, r = self.eigenvectors.shape

@@ -83,7 +83,7 @@ def random_couplings(rank):
 @pytest.mark.parametrize("rank", [2, 5, 8])
 def test_couplings_are_inverted(rank):
     couplings = random_couplings(rank)
-    u = np.random.default_rng(0).standard_normal((64, rank)).astype(np.float32)
+    u = jnp.asarray(np.random.default_rng(0).standard_normal((64, rank)), jnp.float32)
     image, _ = couplings.forward(u)
     assert np.abs(image - u).max() > 0.5
     assert np.allclose(couplings.inverse(image), u, atol=1e-5)
@@ -91,7 +91,7 @@ def test_couplings_are_inverted(rank):
 
 def test_volume_of_couplings_is_the_log_determinant_of_their_jacobian():
     couplings = random_couplings(5)
-    u = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
+    u = jnp.asarray(np.random.default_rng(0).standard_normal((4, 5)), jnp.float32)
     jacobians = jax.vmap(jax.jacobian(lambda row: couplings.forward(row[None])[0][0]))(u)
     expected = np.linalg.slogdet(np.asarray(jacobians, np.float64))[1]
     assert np.allclose(couplings.forward(u)[1], expected, atol=1e-5)

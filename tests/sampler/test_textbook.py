@@ -10,6 +10,7 @@ import pytest
 
 from gdiff import rng
 from gdiff.denoiser import Posterior
+from gdiff.process.ou import OU
 from gdiff.sampler.drivers.sequential import Engine
 from gdiff.sampler.methods.accelerated_ode import AcceleratedODE
 from gdiff.sampler.methods.li_cai import LiCai
@@ -22,7 +23,7 @@ POINTS = np.random.default_rng(0).standard_normal((7, 3))
 WIDTH = 0.2  # standard deviation of a component, so that a map is smooth where samples end
 GRIDS = {
     "geometric_to_zero": np.append(np.geomspace(20.0, 0.05, 8), 0.0),
-    "edm_to_zero": EDM(steps=9, sigma_max=20.0).grid(None),
+    "edm_to_zero": EDM(steps=9, sigma_max=20.0).grid(OU()),
     "steps_that_grow": np.array([5.0, 4.9, 4.5, 3.0, 1.0, 0.1]),
 }
 

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from gdiff.denoiser import Posterior
+from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.kernels import compensated
 from gdiff.kernels.fold import denoised, split
 from gdiff.kernels.leading import leading, without
@@ -87,7 +87,7 @@ class GoldenScan(eqx.Module):
         """For each block of columns of the index its last rank."""
         return self.index.ends
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+    def __call__(self, z: Points, sigma: Sigma) -> Posterior:
         """Approximate posterior; `log_density` is None."""
         return denoised(self.full.rows.mesh, _by_parts, self, z, sigma)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from gdiff.dataset.placed import Placed
-from gdiff.denoiser import Posterior
+from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.kernels import compensated
 from gdiff.kernels.fold import Chunk, Fold, Rows, denoised, fold
 from gdiff.parallel.mesh import DATA
@@ -46,7 +46,7 @@ class LocalScan(eqx.Module):
         low, high = (jnp.asarray(x, jnp.result_type(float)) for x in data.extent[:2])
         return cls(data.rows, masks, low, high)
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+    def __call__(self, z: Points, sigma: Sigma) -> Posterior:
         """Posteriors of all coordinates.
 
         The trace is the sum of the variances of the coordinates' posteriors. It is σ² times the

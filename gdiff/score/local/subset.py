@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, Int
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.statistics import statistics
-from gdiff.denoiser import Posterior
+from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.kernels.fold import Chunk, PerRow, Rows, denoised, fold, on_devices, split
 from gdiff.kernels.parts import in_parts
 from gdiff.parallel.mesh import BATCH, DATA, batch_sharding
@@ -102,7 +102,7 @@ class LocalSubset(eqx.Module):
         sizes = {least, *(min(most, 2 ** math.ceil(math.log2(count))) for count in rows.tolist())}
         return dataclasses.replace(local, heads=jnp.asarray(rows), sizes=tuple(sorted(sizes)))
 
-    def __call__(self, z: Float[Array, "b *event"], sigma: Float[Array, " b"] | float) -> Posterior:
+    def __call__(self, z: Points, sigma: Sigma) -> Posterior:
         """Posteriors of all coordinates.
 
         The trace is the sum of the variances of the mixtures of head and tail: an approximation
