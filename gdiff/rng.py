@@ -8,7 +8,7 @@ import enum
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Integer, Key
 
 
 class Role(enum.IntEnum):
@@ -19,7 +19,7 @@ class Role(enum.IntEnum):
 
 
 def sample_keys(
-    seed: Int[Array, ""] | int, role: Role, index: Int[Array | np.ndarray, " b"]
+    seed: Integer[Array, ""] | int, role: Role, index: Int[Array | np.ndarray, " b"]
 ) -> Key[Array, " b"]:
     """One key per sample.
 
