@@ -75,7 +75,7 @@ def unplanned(data, layout, max_rank=1024, tolerance=0.01):
 
 
 def all_works(golden):
-    blocks = range(1, len(golden.ends) + 1)
+    blocks = range(1, len(golden.index.ends) + 1)
     works = [Work(r, a, h) for r in blocks for a in range(r + 1) for h in (0, 16)]
     return [work for work in works if work.averaged or work.head]
 

@@ -67,7 +67,7 @@ def planned(
     levels = _levels(sigmas)
     basis = cache.digest(np.asarray(golden.mean, np.float32), np.asarray(golden.basis, np.float32))
     dtype = golden.mean.dtype
-    parts = (dataset.fingerprint(), golden.ends, *pilot, levels.tolist(), basis, dtype.name)
+    parts = (dataset.fingerprint(), golden.index.ends, *pilot, levels.tolist(), basis, dtype.name)
     key = cache.key("golden-plan", _VERSION, *parts)
     table = np.asarray(cache.cached(key, lambda: _measure(golden, dataset, pilot, levels)))
     full = [f"{sigma:.3g}" for sigma in levels[table[:, 0] == 0]]
@@ -153,7 +153,7 @@ def _cheapest(
 
 def _reserve(golden: GoldenScan) -> Work:
     """What doubtful queries get: nearly all that there is."""
-    blocks = len(golden.ends)
+    blocks = len(golden.index.ends)
     most = max(golden.full.rows.n // 64, _LEAST_RESERVE)
     return Work(blocks, max(1, blocks - 1), max(h for h in _heads(golden) if h <= most))
 
@@ -166,7 +166,7 @@ def _menu(golden: GoldenScan) -> Iterator[tuple[Work, ...]]:
     heads = _heads(golden)
     small = [head for head in heads if head <= _SMALL_HEAD]
     for some in (small, heads[len(small) :]):
-        for ranked in range(1, len(golden.ends) + 1):
+        for ranked in range(1, len(golden.index.ends) + 1):
             averaged = (0, *range(max(1, ranked - 2), ranked + 1))
             works = tuple(Work(ranked, a, head) for head in some for a in averaged if a or head)
             if works:
@@ -181,9 +181,9 @@ def _heads(golden: GoldenScan) -> list[int]:
 
 def _cost(golden: GoldenScan, work: Work, queries: int = QUERIES) -> float:
     """In numbers that the coarse scan reads for a whole batch."""
-    row = golden.ends[work.ranked - 1] + _ROW_COST
+    row = golden.index.ends[work.ranked - 1] + _ROW_COST
     if work.averaged:
-        row += _AVERAGED_COST * golden.ends[work.averaged - 1] + _TAIL_COST
+        row += _AVERAGED_COST * golden.index.ends[work.averaged - 1] + _TAIL_COST
     if work.head:
         row += _RANKING_COST
     head = _HEAD_COST * len(golden.mean) * work.head * queries / QUERIES
@@ -243,7 +243,7 @@ def _trials(
             return jnp.stack([compared(head, tail, missed, Work(ranked, a, 0)) for a in averaged])
 
         def compared(head: Head, tail: Tail, missed: Array, work: Work) -> Array:
-            columns = golden.ends[work.averaged - 1] if work.averaged else 0
+            columns = golden.index.ends[work.averaged - 1] if work.averaged else 0
             tail = tail._replace(first=tail.first[:, :columns])
             mean, _, estimate = golden.combined(query, head, tail, work)
             estimate = jnp.maximum(estimate, missed) / golden.full.rows.scale

@@ -82,11 +82,6 @@ class GoldenScan(eqx.Module):
     tolerance: Float[Array, ""]
     plan: Plan
 
-    @property
-    def ends(self) -> tuple[int, ...]:
-        """For each block of columns of the index its last rank."""
-        return self.index.ends
-
     def __call__(self, z: Points, sigma: Sigma) -> Posterior:
         """Approximate posterior; `log_density` is None."""
         return denoised(self.full.rows.mesh, _by_parts, self, z, sigma)
@@ -193,7 +188,7 @@ class GoldenScan(eqx.Module):
 
         Rows come first here and below: sums over them then run over whole vectors of queries.
         """
-        z = jnp.split(query.coordinates, self.ends[:-1], axis=1)
+        z = jnp.split(query.coordinates, self.index.ends[:-1], axis=1)
         products = map(lambda block, z: _matmul(block, z.T), self.index.blocks[:ranked], z)
         return sum(products) - self.index.halves[ranked - 1][:, None]
 
@@ -287,7 +282,7 @@ class GoldenScan(eqx.Module):
         noise = jnp.minimum(jnp.expm1(jnp.minimum(hidden, 50)) * squares, share)
         if work.averaged:
             # Beyond the averaged coordinates, the Wiener filter's mean: noise that all rows see.
-            end = self.ends[work.averaged - 1]
+            end = self.index.ends[work.averaged - 1]
             gain = self.eigenvalues / (self.eigenvalues + query.sigma[:, None] ** 2)
             beyond = tail.mass[:, None] * (gain * query.coordinates)[:, end:]
             rest = _matmul(jnp.concatenate([tail.first, beyond], axis=1), self.basis.T)
