@@ -228,7 +228,7 @@ class PerRow(Fold):
 
     def start(self, rows: Rows, *queries: Array) -> Array:
         """Zeros."""
-        size = chunk_size(rows.dim)
+        size = min(chunk_size(rows.dim), rows.count)
         stored = jax.ShapeDtypeStruct((size, rows.dim), rows.stored.dtype)
         half = None if rows.half_norms is None else jnp.zeros(size, rows.half_norms.dtype)
         like = Chunk(stored, half, jnp.int32(0), jnp.ones(size, bool))

@@ -16,9 +16,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from gdiff.kernels import compensated
-
-_LANES = 256
 # Gathering rows pays up to one in so many.
 _FEW = 8
 
@@ -148,88 +145,3 @@ class Leaders(NamedTuple):
         rows = jnp.concatenate([self.rows, position + first_row], axis=1)
         affinities, position = jax.lax.top_k(affinities, k)
         return Leaders(affinities, jnp.take_along_axis(rows, position, axis=1))
-
-
-def squared_distances(z: compensated.Pair, y: Array) -> compensated.Pair:
-    """‖z - y‖² by direct differences, to twice the working precision.
-
-    The expansion ‖z‖² - 2 z·y + ‖y‖² loses all digits where σ is small and two rows are almost
-    equally far from z; this does not.
-
-    Args:
-        z: pair of [b, d].
-        y: [b, k, d] of any type whose values the working precision holds exactly.
-
-    Returns:
-        Pair of [b, k].
-    """
-    b, k, d = y.shape
-    dtype = z.high.dtype
-    # Blocks of the last axis in turn keep the many intermediates in cache: four times faster
-    # than whole arrays on CPU.
-    lanes = min(d, _LANES)
-    blocks = -(-d // lanes)
-    padding = blocks * lanes - d
-
-    def split(x: Array) -> Array:
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padding)])
-        return jnp.moveaxis(x.reshape(*x.shape[:-1], blocks, lanes), -2, 0)
-
-    def body(sums: compensated.Pair, block: tuple[Array, Array, Array]) -> tuple:
-        z_high, z_low, rows = block
-        difference = compensated.two_sum(z_high[:, None], -rows.astype(dtype))
-        low = difference.low + z_low[:, None]
-        square = compensated.two_product(difference.high, difference.high)
-        square = compensated.Pair(square.high, square.low + 2 * difference.high * low)
-        return compensated.add(sums, square), None
-
-    zeros = jnp.zeros((b, k, lanes), dtype)
-    blocks_of = (split(z.high), split(z.low), split(y))
-    sums, _ = jax.lax.scan(body, compensated.Pair(zeros, zeros), blocks_of)
-    return compensated.total(sums)
-
-
-def excess_distances(
-    z: compensated.Pair, y: Array, used: Array, axis: str
-) -> tuple[Float[Array, "b k"], Float[Array, " b"]]:
-    """‖z - y‖² less the least of them, and that: exact where differences of them matter.
-
-    Args:
-        z: pair of [b, d].
-        y: [b, k, d]; used: [b, k] which of them count.
-        axis: of the mesh, over whose devices the least is taken.
-    """
-    distance = squared_distances(z, y)
-
-    def least(x: Array) -> Array:
-        x = jnp.min(jnp.where(used, x, jnp.inf), axis=1)
-        return jax.lax.pmin(jax.lax.stop_gradient(x), axis)
-
-    nearest = least(distance.high)
-    excess = (distance.high - nearest[:, None]) + distance.low
-    # Far from the data the low parts alone are many times sigma².
-    rest = least(excess)
-    return excess - rest[:, None], nearest + rest
-
-
-class Shares(NamedTuple):
-    """How rows that compete divide their common mass, by exact distances.
-
-    Attributes:
-        weights: [b, k] of this device's rows; they sum to 1 over all devices of the axis.
-        log_sum: [b] log Σ exp(-‖z - y‖² / 2σ²) over all of these rows.
-    """
-
-    weights: Float[Array, "b k"]
-    log_sum: Float[Array, " b"]
-
-
-def exact_shares(
-    z: compensated.Pair, y: Array, used: Array, variance: Float[Array, " b"], axis: str
-) -> Shares:
-    """Shares of the rows y [b, k, d] that are `used` [b, k], over the devices of a mesh axis."""
-    excess, nearest = excess_distances(z, y, used, axis)
-    weights = jnp.where(used, jnp.exp(-excess / (2 * variance[:, None])), 0)
-    mass = jax.lax.psum(jnp.sum(weights, axis=1), axis)
-    shares = weights / jnp.maximum(mass, jnp.finfo(mass.dtype).tiny)[:, None]
-    return Shares(shares, jnp.log(mass) - nearest / (2 * variance))

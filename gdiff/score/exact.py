@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,11 +16,11 @@ from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.errors import require, require_one_of
 from gdiff.kernels import compensated
+from gdiff.kernels.distances import competing, exact_shares, heaviest
 from gdiff.kernels.fold import Chunk, Fold, Rows, chunk_size, denoised, fold
 from gdiff.kernels.softmax import (
     Leaders,
     Moments,
-    exact_shares,
     merge,
     moments_of,
     weights_of,
@@ -29,9 +30,13 @@ from gdiff.parallel.mesh import DATA
 from gdiff.score.base import ScoreSpec
 
 PRECISIONS = ("highest", "high", "default")
-# Rows whose weights are recomputed by direct differences: few compete where it matters, and
-# where there are more, as with copies of one image, the scan is done again with more.
-_LEADERS, _MANY_LEADERS = 8, 64
+# Rows whose weights are recomputed by direct differences: more seldom compete where it matters.
+_LEADERS = 8
+# Relative error of D for which all that compete are weighed again, and what part of the bound on
+# rounding is met with.
+_CROWD_ERROR, _METWITH = 5e-6, 0.1
+# The same for the trace of the covariance, in parts of it and of d σ².
+_SPREAD_ERROR = 1e-5
 # Relative error of D that float32 logits may cause before they are recomputed.
 _LOGIT_ERROR = 2e-5
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -97,17 +102,9 @@ def is_delicate(
 
 def scan_rows(full: ExactScan, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Posterior:
     """The call on one device: `full` holds its part of the rows, z [b, d] its queries."""
-
-    def careful(z: Array, sigma: Array) -> Posterior:
-        posterior, is_crowded = _careful_scan(full, z, sigma, leaders=_LEADERS)
-        return jax.lax.cond(
-            jnp.any(is_crowded),
-            lambda: _careful_scan(full, z, sigma, leaders=_MANY_LEADERS)[0],
-            lambda: posterior,
-        )
-
     delicate = jnp.any(is_delicate(full.rows, sigma))
-    return jax.lax.cond(delicate, careful, partial(_plain_scan, full), z, sigma)
+    careful, plain = partial(_careful_scan, full), partial(_plain_scan, full)
+    return jax.lax.cond(delicate, careful, plain, z, sigma)
 
 
 def _plain_scan(full: ExactScan, z: Array, sigma: Array) -> Posterior:
@@ -125,26 +122,21 @@ def _plain_scan(full: ExactScan, z: Array, sigma: Array) -> Posterior:
     return _posterior(rows, mean, trace, log_sum, sigma)
 
 
-def _careful_scan(
-    full: ExactScan, z: Array, sigma: Array, *, leaders: int
-) -> tuple[Posterior, Array]:
+def _careful_scan(full: ExactScan, z: Array, sigma: Array) -> Posterior:
     """As `_plain_scan`, for noise levels at which logits in working precision are noise.
 
     The leading rows share the mass that the scan gave them by distances computed to twice the
-    working precision. The second result says for which queries [b] there may be more rows that
-    compete than `leaders`.
+    working precision. Where more rows compete, all that do are weighed so.
     """
     rows, d = full.rows, z.shape[1]
     variance = (sigma * rows.scale) ** 2
     exact_z = compensated.affine(z, rows.scale, rows.shift)
-    count = _leader_count(leaders, rows.count, d)
     z = exact_z.high - rows.centre
-    moments, best = _stream(full, z, variance, count)
-    crowded = is_crowded(best, z, variance, rows.radius * rows.scale)
+    moments, best = _stream(full, z, variance, _leader_count(rows.count, d))
 
-    top = rows.local(best.rows)
+    stored = rows.local(best.rows)
     used = jnp.isfinite(best.affinities)
-    shares = exact_shares(exact_z, top, used, variance, DATA)
+    shares = exact_shares(exact_z, stored, used, variance, DATA)
 
     peak = jax.lax.pmax(jax.lax.stop_gradient(moments.peak), DATA)
     moments = moments.rescaled(peak, variance)
@@ -153,7 +145,7 @@ def _careful_scan(
     leader_mass = jax.lax.psum(jnp.sum(approximate, axis=1), DATA)
     weights = shares.weights * leader_mass[:, None]
 
-    top = top.astype(z.dtype) - rows.centre
+    top = stored.astype(z.dtype) - rows.centre
     correction = jnp.einsum("bk,bkd->bd", weights - approximate, top, precision=_HIGHEST)
     mean = jax.lax.psum(moments.first + correction, DATA) / mass[:, None]
 
@@ -170,24 +162,121 @@ def _careful_scan(
 
     log_sum = shares.log_sum + jnp.log(mass / leader_mass)
     posterior = _posterior(rows, mean, trace, log_sum, sigma)
-    return posterior, jax.lax.pmax(crowded.astype(jnp.int32), DATA) > 0
+
+    rounding = rounding_of(z, rows)
+    crowded = is_crowded(best.affinities, rounding, variance, rows.n)
+    # Where logits are right but for a part of one: by what they may do to the results.
+    share = rest_mass / mass
+    wrong = _METWITH * rounding / variance * share
+    few = wrong * jnp.sqrt(trace) > _CROWD_ERROR * rows.radius * rows.scale
+    few |= wrong > max(1e-3, 1e-6 * d)
+    crowded = jnp.where(rounding < variance, few, crowded)
+    # And by what is left of the spread of all others, a difference of large numbers.
+    lost = _METWITH * rounding > _SPREAD_ERROR * (trace + d * variance)
+    crowded |= (share > _NEGLIGIBLE) & lost
+    crowded = jax.lax.pmax(crowded.astype(jnp.int32), DATA) > 0
+
+    def weighed() -> Posterior:
+        floor = peak - (window(rows.n) * variance + rounding)
+        floor = jnp.where(crowded, floor, jnp.inf)
+        query = _Contest(
+            exact_z, shares.nearest, heaviest(shares.weights, stored, DATA), floor, variance
+        )
+        all_that_compete = _posterior_of(full, z, query, sigma)
+
+        def pick(new: Array, old: Array) -> Array:
+            return jnp.where(crowded.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return jax.tree.map(pick, all_that_compete, posterior)
+
+    return jax.lax.cond(jnp.any(crowded), weighed, lambda: posterior)
 
 
-def is_crowded(best: Leaders, z: Array, variance: Array, radius: Array) -> Bool[Array, " b"]:
+def rounding_of(z: Float[Array, "b d"], rows: Rows) -> Float[Array, " b"]:
+    """How wrong affinities of centred z may be, as stored: a bound, some twenty times what is."""
+    epsilon, radius = jnp.finfo(z.dtype).eps / 2, rows.radius * rows.scale
+    return 5 * epsilon * (radius * jnp.linalg.norm(z, axis=1) + 0.5 * radius**2)
+
+
+def is_crowded(
+    affinities: Float[Array, "b k"],
+    rounding: Float[Array, " b"],
+    variance: Float[Array, " b"],
+    n: int,
+    nats: float = 1e-2,
+) -> Bool[Array, " b"]:
     """Whether the last leader may be a rounding error away from mattering.
 
     Args:
-        best: leaders by affinities in working precision.
-        z: [b, d] centred; variance: [b]; radius: of the data; all in stored units.
+        affinities: of the leaders, best first, in working precision; variance: [b]; both as stored.
+        rounding: of the affinities.
+        n: rows of which these are the leaders.
+        nats: to be wrong by up to that much does not matter: .01, of which a twentieth is met with,
+            leave D right to 1e-4 even among equal rows.
     """
-    epsilon = jnp.finfo(z.dtype).eps / 2
-    reach = radius * jnp.linalg.norm(z, axis=1) + 0.5 * radius**2
-    behind = best.affinities[:, 0] - best.affinities[:, -1]
-    is_full = jnp.isfinite(best.affinities[:, -1])
-    # Beyond 12 nats a row has no weight. The rounding is a bound, some twenty times what is met:
-    # below .01 nats of it, even equal rows leave D right to 1e-4.
-    rounding = 5 * epsilon * reach
-    return is_full & (behind < 12 * variance + rounding) & (rounding > 1e-2 * variance)
+    behind = affinities[:, 0] - affinities[:, -1]
+    is_full = jnp.isfinite(affinities[:, -1])
+    return is_full & (behind < window(n) * variance + rounding) & (rounding > nats * variance)
+
+
+def window(n: int) -> float:
+    """Nats behind the best row beyond which all of n rows together weigh nothing."""
+    return float(np.log(n) - np.log(_NEGLIGIBLE))
+
+
+class _Contest(NamedTuple):
+    """Queries whose competing rows are weighed by exact distances.
+
+    Attributes:
+        z: pair of [b, d]; nearest: pair of [b], its squared distance from the nearest leader.
+        origin: [b, d] that leader, as stored.
+        floor: [b] affinity in working precision from which a row competes.
+        variance: [b] as stored.
+    """
+
+    z: compensated.Pair
+    nearest: compensated.Pair
+    origin: Array
+    floor: Float[Array, " b"]
+    variance: Float[Array, " b"]
+
+
+class _Competing(Fold):
+    """Moments of rows that compete, about the centre; `second` about the nearest leader."""
+
+    def start(self, rows: Rows, z: Array, query: _Contest) -> Moments:
+        return Moments.empty(*z.shape, z.dtype)
+
+    def step(self, rows: Rows, state: Moments, chunk: Chunk, z: Array, query: _Contest) -> Moments:
+        y = chunk.stored.astype(z.dtype) - rows.centre
+        affinities = jnp.matmul(z, y.T, precision=_HIGHEST) - chunk.half_norms
+        competes = chunk.counts & (affinities >= query.floor[:, None])
+        affinities, away = competing(
+            affinities, competes, query.z, query.nearest, query.origin, chunk.stored
+        )
+        peak = jax.lax.stop_gradient(state.peak)
+        some = moments_of(affinities, query.variance, y, away, _HIGHEST, floor=peak)
+        return merge(state, some, query.variance)
+
+    def finish(self, rows: Rows, state: Moments, z: Array, query: _Contest) -> Moments:
+        peak = jax.lax.pmax(jax.lax.stop_gradient(state.peak), DATA)
+        return Moments(peak, *jax.lax.psum(state.rescaled(peak, query.variance)[1:], DATA))
+
+
+def _posterior_of(full: ExactScan, z: Array, query: _Contest, sigma: Array) -> Posterior:
+    """Posterior over the rows that compete; z [b, d] is centred."""
+    moments = fold(full.rows, _Competing(), z, query, size=full.chunk_rows)
+    some = moments.mass > 0
+    mass = jnp.where(some, moments.mass, 1)
+    mean = moments.first / mass[:, None]
+    origin = query.origin.astype(z.dtype) - full.rows.centre
+    spread = jnp.sum((mean - origin) ** 2, axis=1)
+    trace = jnp.maximum(moments.second / mass - spread, 0)
+    half = 0.5 * jnp.sum(z**2, axis=1)
+    behind = jnp.where(some, moments.peak, 0) - (half - jax.lax.stop_gradient(half))
+    nearest = 0.5 * (query.nearest.high + query.nearest.low)
+    log_sum = jnp.log(mass) + (behind - jax.lax.stop_gradient(nearest)) / query.variance
+    return _posterior(full.rows, mean, trace, log_sum, sigma)
 
 
 def _posterior(rows: Rows, mean: Array, trace: Array, log_sum: Array, sigma: Array) -> Posterior:
@@ -247,6 +336,6 @@ def _stream(full: ExactScan, z: Array, variance: Array, leaders: int) -> tuple[M
     return fold(full.rows, scan, z, variance, size=full.chunk_rows)
 
 
-def _leader_count(leaders: int, n: int, d: int) -> int:
+def _leader_count(n: int, d: int) -> int:
     """Leaders per query: fewer for small data, and where one query's would exceed 64 MiB."""
-    return int(min(n, np.clip(2**24 // d, 2, leaders)))
+    return int(min(n, np.clip(2**24 // d, 2, _LEADERS)))

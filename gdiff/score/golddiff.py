@@ -8,6 +8,7 @@ say which of them count. So the shapes are static, but nothing is saved over a f
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,11 +22,12 @@ from gdiff.dataset.placed import Placed, half_norms
 from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.errors import require, require_one_of
 from gdiff.kernels import compensated, selection
+from gdiff.kernels.distances import competing, excess_distances, heaviest
 from gdiff.kernels.fold import Chunk, Fold, PerRow, Rows, denoised, fold, on_devices
 from gdiff.kernels.parts import in_parts
-from gdiff.kernels.softmax import excess_distances
 from gdiff.parallel.mesh import DATA
 from gdiff.score.base import ScoreSpec
+from gdiff.score.exact import is_crowded, rounding_of, window
 
 ESTIMATORS = ("ss", "wss")
 # Sides of an automatic proxy.
@@ -244,7 +246,7 @@ def _posterior(gold: GoldenSubset, z: Array, sigma: Array) -> Posterior:
     members = _members(gold, z, sigma, affinities)
     affinities = jnp.where(members, affinities, -jnp.inf)
 
-    affinities, place = _refined(affinities, exact_z, rows)
+    affinities, place, crowd = _refined(affinities, exact_z, rows, variance)
 
     if gold.spec.estimator == "ss":
         weights = _softmax(affinities, variance)
@@ -253,7 +255,7 @@ def _posterior(gold: GoldenSubset, z: Array, sigma: Array) -> Posterior:
 
     # The leaders apart, and then by their differences from the mean: where they hold all the
     # mass, its spread does not cancel.
-    leading = weights[place]
+    leading, every = weights[place], weights
     weights = weights.at[place].set(0)
     top = rows.local(place[1]).astype(z.dtype) - rows.centre
     first = fold(rows, _WeightedSum(), weights)
@@ -263,6 +265,10 @@ def _posterior(gold: GoldenSubset, z: Array, sigma: Array) -> Posterior:
     rest = rest + jnp.sum(weights, axis=1) * jnp.sum(mean**2, axis=1)
     spread = jnp.sum(leading * jnp.sum((top - mean[:, None]) ** 2, axis=2), axis=1)
     trace = jax.lax.psum(spread + jnp.maximum(rest, 0), DATA)
+    # The same of a crowd, of which the leaders are a part.
+    about = jax.lax.psum(jnp.sum(every * crowd.away, axis=1), DATA)
+    about -= jnp.sum((mean - crowd.origin) ** 2, axis=1)
+    trace = jnp.where(crowd.is_crowded, jnp.maximum(about, 0), trace)
     return Posterior(
         mean=(mean + (rows.centre - rows.shift)) / rows.scale, trace_cov=trace / rows.scale**2
     )
@@ -286,24 +292,61 @@ def _members(gold: GoldenSubset, z: Array, sigma: Array, affinities: Array) -> B
     return selection.largest(jnp.where(mask, affinities, -jnp.inf), used, DATA) & mask
 
 
+class _Crowd(NamedTuple):
+    """Queries for which more rows compete than there are leaders.
+
+    Attributes:
+        is_crowded: [b] which they are.
+        origin: [b, d] the nearest row less the centre.
+        away: [b, n] squared distances of rows from it, 0 where the row has no weight.
+    """
+
+    is_crowded: Bool[Array, " b"]
+    origin: Float[Array, "b d"]
+    away: Float[Array, "b n"]
+
+
 def _refined(
-    affinities: Float[Array, "b n"], z: compensated.Pair, rows: Rows
-) -> tuple[Float[Array, "b n"], tuple[Array, Array]]:
+    affinities: Float[Array, "b n"], z: compensated.Pair, rows: Rows, variance: Array
+) -> tuple[Float[Array, "b n"], tuple[Array, Array], _Crowd]:
     """Affinities relative to the nearest row, exact for the leading rows, and the leaders' places.
 
     Float32 affinities are noise where sigma is small, so those of the leaders are replaced by
-    distances computed to twice the working precision.
+    distances computed to twice the working precision; those of all that compete, where these are
+    more.
     """
     best, position = jax.lax.top_k(affinities, min(_LEADERS, affinities.shape[1]))
     used = jnp.isfinite(best)
-    excess, _ = excess_distances(z, rows.local(position), used, DATA)
+    top = rows.local(position)
+    excess, nearest = excess_distances(z, top, used, DATA)
     # Distances and affinities differ by ‖z‖²/2, which is 0 here but for derivatives.
-    half = 0.5 * jnp.sum((z.high - rows.centre) ** 2, axis=1)
+    centred = z.high - rows.centre
+    half = 0.5 * jnp.sum(centred**2, axis=1)
     exact = (half - jax.lax.stop_gradient(half))[:, None] - excess / 2
     peak = jax.lax.pmax(jax.lax.stop_gradient(best[:, 0]), DATA)
     place = (jnp.arange(len(position))[:, None], position)
     relative = affinities - peak[:, None]
-    return relative.at[place].set(jnp.where(used, exact, -jnp.inf)), place
+    relative = relative.at[place].set(jnp.where(used, exact, -jnp.inf))
+
+    rounding = rounding_of(centred, rows)
+    crowded = is_crowded(best, rounding, variance, rows.n, nats=1e-3)
+    crowded = jax.lax.pmax(crowded.astype(jnp.int32), DATA) > 0
+    origin = heaviest(jnp.where(used, -excess, -jnp.inf), top, DATA)
+    floor = jnp.where(crowded, peak - (window(rows.n) * variance + rounding), jnp.inf)
+
+    def of(rows: Rows, chunk: Chunk, affinities: Array) -> Array:
+        own = jax.lax.dynamic_slice_in_dim(affinities, chunk.start, len(chunk.counts), axis=1)
+        competes = own >= floor[:, None]
+        return jnp.stack(competing(own, competes, z, nearest, origin, chunk.stored))
+
+    def weighed() -> tuple[Array, Array]:
+        exact, away = fold(rows, PerRow(of), affinities)
+        return jnp.where(crowded[:, None], exact, relative), away
+
+    is_any = jnp.any(crowded)
+    relative, away = jax.lax.cond(is_any, weighed, lambda: (relative, jnp.zeros_like(relative)))
+    origin = origin.astype(centred.dtype) - rows.centre
+    return relative, place, _Crowd(crowded, origin, away)
 
 
 def _softmax(affinities: Array, variance: Array) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gdiff.kernels import compensated
-from gdiff.kernels.softmax import squared_distances
+from gdiff.kernels.distances import squared_distances
 
 
 def exactly(pair, i):

@@ -82,7 +82,34 @@ def test_many_copies_of_a_row_share_its_weight(copies):
     rng = np.random.default_rng(2)
     x = np.repeat(rng.integers(0, 256, (20, 768), dtype=np.uint8), copies, axis=0)
     x[1::copies, 0] ^= 1
-    check(images(x), sigmas=(0.002, 0.01, 0.05, 0.3))
+    assert check(images(x), sigmas=(0.002, 0.01, 0.05, 0.3, 1.0)) <= 1e-5
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_two_images_in_any_number_of_copies_divide_the_weight(near):
+    rng = np.random.default_rng(0)
+    pair = rng.integers(0, 256, (2, 3072)).astype(np.uint8)
+    errors = []
+    for copies in (1, 8, 33, 500):
+        x = np.repeat(pair, copies, axis=0)
+        if near:
+            x[np.arange(len(x)), rng.integers(0, 3072, len(x))] ^= 1
+        data = Dataset("copies", x[rng.permutation(len(x))], shift=127.5, scale=127.5)
+        y = data.to_model(data.x, np.float64)
+        a, b = data.to_model(pair, np.float64)
+        denoise = eqx.filter_jit(Exact().fit(Placed(data, make_mesh("data:2"))))
+        for sigma in (0.002, 0.01, 0.1, 0.5, 1.5, 5.0):
+            odds = np.array([0.0, 0.3, -1.0, 2.0])[:, None] * sigma**2 / np.sum((a - b) ** 2)
+            middle = (a + b) / 2 + odds * (a - b)
+            z = np.r_[middle, middle + sigma * rng.standard_normal(middle.shape)]
+            z, level = z.astype(np.float32), np.full(8, sigma, np.float32)
+            got = denoise(z, level)
+            mean, trace, _ = posterior(y, z.astype(float), level.astype(float))
+            error = np.linalg.norm(got.mean - mean, axis=1) / np.linalg.norm(mean, axis=1)
+            errors.append(error.max())
+            divergence = np.abs(got.trace_cov - trace) / (trace + data.dim * sigma**2)
+            assert divergence.max() <= 1e-4, (copies, sigma, divergence)
+    assert max(errors) <= 1e-5, errors
 
 
 def test_matches_float64_on_float_data_far_from_the_origin():

@@ -221,6 +221,24 @@ def test_all_rows_in_one_softmax_are_the_exact_posterior():
     assert np.allclose(got.trace_cov, exact.trace_cov, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", ["batch:1", "data:2"])
+def test_copies_divide_the_weight_however_many_they_are(layout):
+    rng = np.random.default_rng(0)
+    pair = rng.integers(0, 256, (2, 768)).astype(np.uint8)
+    x = np.repeat(pair, 100, axis=0)
+    x[:100:2, 0] ^= 1
+    data = Dataset("copies", x[rng.permutation(200)], shift=127.5, scale=127.5)
+    a, b = data.to_model(pair, np.float64)
+
+    def ask(dataset):
+        sigma = np.repeat(np.array([0.002, 0.01, 0.1], np.float32), 4)[:, None]
+        odds = np.tile([0.0, 0.3, -1.0, 2.0], 3)[:, None] * sigma**2 / np.sum((a - b) ** 2)
+        z = (a + b) / 2 + odds * (a - b)
+        return z.astype(np.float32), sigma[:, 0]
+
+    check(data, GoldDiff(k_min=1.0, k_max=1.0), layout, ask)
+
+
 def test_the_trace_is_the_divergence():
     with jax.enable_x64(True):
         denoiser = GoldDiff(k_min=0.1, k_max=0.3).fit(Placed(digits(), make_mesh("batch:1")))

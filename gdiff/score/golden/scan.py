@@ -30,12 +30,13 @@ from jaxtyping import Array, Bool, Float
 
 from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.kernels import compensated
+from gdiff.kernels.distances import exact_shares
 from gdiff.kernels.fold import denoised, split
 from gdiff.kernels.leading import leading, without
 from gdiff.kernels.parts import in_parts
-from gdiff.kernels.softmax import Leaders, exact_shares, weights_of
+from gdiff.kernels.softmax import Leaders, weights_of
 from gdiff.parallel.mesh import DATA
-from gdiff.score.exact import ExactScan, is_crowded, is_delicate, scan_rows
+from gdiff.score.exact import ExactScan, is_crowded, is_delicate, rounding_of, scan_rows
 from gdiff.score.golden import bounds
 from gdiff.score.golden.sums import ROUNDING, TINY, Head, Index, Query, Tail, row_weights
 from gdiff.score.golden.work import Plan, Work
@@ -247,9 +248,8 @@ class GoldenScan(eqx.Module):
         together = jax.lax.psum(jnp.sum(held, axis=1), DATA)
         at = (jnp.arange(b)[:, None], place)
         weights = weights.at[at].set(shares.weights * together[:, None])
-        crowded = is_crowded(
-            Leaders(best, place), z, variance, self.full.rows.radius * self.full.rows.scale
-        )
+        rounding = rounding_of(z, self.full.rows)
+        crowded = is_crowded(best, rounding, variance, self.full.rows.n)
         return weights, jax.lax.pmax(crowded.astype(jnp.int32), DATA) > 0
 
     def tail(self, query: Query, coarse: Float[Array, "n b"], averaged: int) -> Tail:
