@@ -21,9 +21,9 @@ def make_mesh(layout: str = "auto") -> Mesh:
 
     Raises:
         UserError: the layout cannot be read, asks for more devices than there are, or leaves a
-            process without any.
+            process without any; or there are none of the platform that is asked for.
     """
-    devices = jax.devices()
+    devices = all_devices()
     sizes = {DATA: 1, BATCH: 1}
     if layout == "auto":
         sizes[BATCH] = len(devices)
@@ -50,6 +50,22 @@ def make_mesh(layout: str = "auto") -> Mesh:
     )
     grid = np.array(devices[:count]).reshape(sizes[DATA], sizes[BATCH])
     return Mesh(grid, (DATA, BATCH))
+
+
+def all_devices() -> list[jax.Device]:
+    """The devices of all processes.
+
+    Raises:
+        UserError: JAX finds none of the platform that the environment names.
+    """
+    try:
+        return jax.devices()
+    except RuntimeError as error:
+        reason = next(iter(str(error).splitlines()), "it does not say why")
+        raise UserError(
+            f"JAX has no devices ({reason}): set JAX_PLATFORMS to a platform that is here, such as "
+            "cpu, or leave it out"
+        ) from error
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
