@@ -39,6 +39,9 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     wanted = artefacts.wanted(experiment)
     files = [SAMPLES, METRICS, *(name for artefact in wanted for name in artefact.files)]
     if before.get("status") == "complete" and all(map(folder.has, files)):
+        if processes.is_first():
+            event = before.get("dataset", {}).get("event_shape")
+            folder.samples(None if event is None else (experiment.num_samples, *event))
         return folder.read_json(METRICS)
     prepared = Prepared(experiment, clock=Clock(before.get("seconds", {})), sigma=known)
     _ = prepared.mesh  # before anything is computed

@@ -1,5 +1,6 @@
 """Devices: a mesh with an axis for rows of the data set and one for samples."""
 
+import os
 import re
 
 import jax
@@ -60,11 +61,12 @@ def all_devices() -> list[jax.Device]:
     """
     try:
         return jax.devices()
-    except RuntimeError as error:
-        reason = next(iter(str(error).splitlines()), "it does not say why")
+    except (RuntimeError, AssertionError) as error:
+        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        asked = os.environ.get("JAX_PLATFORMS", "")
         raise UserError(
-            f"JAX has no devices ({reason}): set JAX_PLATFORMS to a platform that is here, such as "
-            "cpu, or leave it out"
+            f"JAX finds no devices for JAX_PLATFORMS={asked!r}{reason}: set it to a platform that "
+            "is here, such as cpu, or leave it out"
         ) from error
 
 

@@ -69,7 +69,9 @@ def vacant(path: Path, key: str) -> Iterator[None]:
                 if was_empty and not _is_worth_keeping(path, error):
                     _empty(path)
                 raise
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say where
         with suppress(OSError):  # those that hold something stay
             for folder in made:
                 folder.rmdir()
