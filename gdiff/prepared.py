@@ -90,11 +90,11 @@ class Experiment:
         """Whether a run of this experiment may have these noise levels, [K + 1] decreasing."""
         spec = self.schedule
         if spec.horizon == AUTO:
-            spec = spec.starting_at(float(levels[0]))
+            spec = spec.reaching(float(levels[0]) * (1 - _ROUNDING / 10), self.process)
         grid = spec.grid(self.process)
         ends = [0, -1]  # where it follows the loss, only these are known without the data
         kept = ends if spec.needs_losses else slice(None)
-        return len(grid) == len(levels) and np.allclose(grid[kept], levels[kept], _ROUNDING)
+        return len(grid) == len(levels) and np.allclose(grid[kept], levels[kept], _ROUNDING, 0)
 
     def blocks(self) -> Blocks:
         """The sampler's table on these levels, cut into blocks."""

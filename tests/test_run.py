@@ -93,7 +93,7 @@ def test_an_approximate_score_is_measured_by_default(whole):
 
 
 def test_queries_are_the_states_of_the_first_samples(whole):
-    queries = Queries.read(whole / "queries.npz")
+    queries = Queries(**np.load(whole / "queries.npz"))
     assert queries.z.shape == (4, 8, 2)
     sigma = queries.sigma[:, None, None]
     # The last step goes onto zero, where DDIM returns the mean.
