@@ -50,7 +50,7 @@ def _overrides(path: Path) -> list[str]:
     """What Hydra wrote of a run's overrides; nothing where that is lost or damaged."""
     try:
         found = yaml.safe_load(read_bytes(path))
-    except (FileNotFoundError, ValueError, yaml.YAMLError):
+    except (FileNotFoundError, ValueError, RecursionError, yaml.YAMLError):
         return []
     is_list = isinstance(found, list)
     return [word for word in found if isinstance(word, str)] if is_list else []
