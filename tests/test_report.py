@@ -4,9 +4,8 @@ import io
 import json
 from importlib.metadata import PackageNotFoundError
 
-from rich.console import Console
-
 import pytest
+from rich.console import Console
 
 from gdiff import report
 
