@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gdiff.store.files import read_bytes
 from gdiff.store.outputs import METRICS, RUN, read_json
 
 SWEEP = "sweep.csv"
@@ -34,9 +35,7 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
 
 
 def _row(run: Path, folder: Path) -> dict[str, object]:
-    overrides = []
-    if (run / _OVERRIDES).is_file():
-        overrides = yaml.safe_load((run / _OVERRIDES).read_text()) or []
+    overrides = _overrides(run / _OVERRIDES)
     record = read_json(run / RUN)
     is_complete = record.get("status") == "complete"
     row: dict[str, object] = {
@@ -45,6 +44,16 @@ def _row(run: Path, folder: Path) -> dict[str, object]:
     }
     row |= dict(override.lstrip("+").partition("=")[::2] for override in overrides)
     return row | (read_json(run / METRICS) if is_complete else {"error": record.get("error", "")})
+
+
+def _overrides(path: Path) -> list[str]:
+    """What Hydra wrote of a run's overrides; nothing where that is lost or damaged."""
+    try:
+        found = yaml.safe_load(read_bytes(path))
+    except (FileNotFoundError, ValueError, RecursionError, yaml.YAMLError):
+        return []
+    is_list = isinstance(found, list)
+    return [word for word in found if isinstance(word, str)] if is_list else []
 
 
 def columns(rows: Sequence[Mapping]) -> list[str]:
@@ -107,18 +116,17 @@ def rows_table(rows: Sequence[Any]) -> Table:
 
 def info_table() -> Table:
     """What this installation runs on, for the screen and for bug reports."""
-    import jax
-
     from gdiff import __version__
     from gdiff.config import config_dir
     from gdiff.dataset.tfds import default_data_dir
+    from gdiff.parallel.mesh import all_devices
     from gdiff.store.cache import cache_dir
 
     packages = ("jax", "jaxlib", "numpy", "hydra-core", "omegaconf", "tensorflow-datasets")
     facts = {"gdiff": __version__, "python": platform.python_version()}
     facts |= {name: version_of(name) or "not installed" for name in packages}
     facts |= {"processors": processors(), "memory": f"{memory_bytes() / 2**30:.1f} GiB"}
-    for device in jax.devices():
+    for device in all_devices():
         limit = (device.memory_stats() or {}).get("bytes_limit")
         size = f", {limit / 2**30:.1f} GiB" if limit else ""
         facts[str(device)] = f"{device.device_kind}{size}"

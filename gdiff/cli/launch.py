@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from gdiff.cli.endings import Interrupted, ending, error_line, interrupt_in, shown
+from gdiff.cli.endings import Interrupted, ending, error_line, in_words, interrupt_in, shown
 from gdiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _together(experiment: "Experiment") -> Iterator[bool]:
             run(experiment, RunFolder.of_first())
         yield is_first
         processes.leave()
-    except (UserError, KeyboardInterrupt) as error:
+    except (UserError, OSError, KeyboardInterrupt) as error:
         processes.abandon(*ending(error))
     except Exception as error:
         processes.abandon(processes.lost(error) or traceback.format_exc(), 1)
@@ -97,7 +97,7 @@ def _job(sources: "Sources", cfg: "DictConfig", place: "Place") -> _Outcome:
         if experiment.objective not in metrics:
             raise UserError(f"objective={experiment.objective} cannot be had for this run")
         return _Outcome(metrics, float(metrics[experiment.objective]))
-    except UserError as error:
+    except (UserError, OSError) as error:
         return _Outcome(error=error)
     except Exception as error:
         if interrupt_in(error):
@@ -155,7 +155,7 @@ def _sweep_job(sources: "Sources", quiet: bool, cfg: "DictConfig", place: "Place
     if outcome.error is None:
         return outcome.objective
     print(error_line(outcome.error, f"{label}: "), file=sys.stderr, flush=True)
-    outputs.write_failure(place.folder, str(outcome.error) or type(outcome.error).__name__)
+    outputs.write_failure(place.folder, in_words(outcome.error) or type(outcome.error).__name__)
     return float("nan")
 
 
