@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from gdiff.errors import UserError, require
-from gdiff.progress import track
+from gdiff.progress import notice, track
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,11 +22,49 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 # Part of every cache key of decoded images: raise it when the same file gives other values.
-DECODER = "decoder 1"
+DECODER = "decoder 2"
 
 _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"}
-_ORIENTATION = 0x0112  # the EXIF tag
 _BATCH = 256
+_ORIENTATION = 0x0112  # the EXIF tag
+# How to turn an image upright, by the tag's values, as Pillow names it; from 5 on, sides swap.
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+# Of chunks of a PNG file that may tell the orientation, how they begin.
+_TAGS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
+# Pictures with no brighter value look black.
+_DARK = 31
+
+
+class Header(NamedTuple):
+    """What a file says before it is decoded.
+
+    Attributes:
+        size: (height, width) as seen upright.
+        is_grey: whether it has no colours.
+        is_deep: whether its greys have more than 8 bits.
+    """
+
+    size: tuple[int, int]
+    is_grey: bool
+    is_deep: bool
+
+
+class White(NamedTuple):
+    """The values that become 255, of images of 8 bits and of deep greys."""
+
+    shallow: int = 255
+    deep: int = 65535
+
+
+USUAL = White()
 
 
 def one_line(error: BaseException) -> str:
@@ -40,9 +78,9 @@ def check_resolution(resolution: int | None) -> None:
     require(resolution is None or resolution >= 1, f"resolution={resolution} must be at least 1")
 
 
-def headers(files: Sequence[Path], name: str) -> list[tuple[tuple[int, int], bool]]:
-    """(height, width) as seen upright, and whether it is grey, of each file; decodes nothing."""
-    found = [((0, 0), False)] * len(files)
+def headers(files: Sequence[Path], name: str) -> list[Header]:
+    """What the files say; decodes nothing, but PNG files with tags."""
+    found: list[Header] = [None] * len(files)
 
     def look(rows: slice) -> int:
         found[rows] = map(_header, files[rows])
@@ -53,28 +91,72 @@ def headers(files: Sequence[Path], name: str) -> list[tuple[tuple[int, int], boo
     return found
 
 
-def pixels(source: Path | bytes, channels: int, resolution: int | None = None) -> np.ndarray:
-    """Decode one image; the first frame of an animated one.
+def white_of(files: Sequence[Path], is_deep: Sequence[bool], name: str, size: int) -> White:
+    """White by the range of values found: 4095 for 12 bits in files of 16, 1 for masks of 0 and 1.
 
-    Transparent parts become white, 16-bit values are rounded to 8 bits, and photographs (JPEG
-    and WebP files) are turned upright as their EXIF data says. `resolution` crops the largest
-    central square and resizes it by a Lanczos filter, as EDM and StyleGAN prepare their data: it
-    is antialiased for any factor, and serves enlargement too, which area averaging does not.
+    Deep greys use the least number of bits that holds them all; of the images of 8 bits, masks
+    alone are not taken as they are. What is not is told to the user. The files are decoded until
+    both are known.
 
     Args:
-        source: a file, or the bytes of one (whose EXIF data is then ignored).
+        files: all of a data set.
+        is_deep: of each, as in its header.
+        name: what to call them to the user.
+        size: as for `decode_into`.
+    """
+    highest, enough = np.zeros(len(files), int), {False: 2, True: 2**15}
+    is_known = dict.fromkeys(enough, False)
+
+    def look(rows: slice) -> int:
+        for row in range(rows.start, rows.stop):
+            if not is_known[is_deep[row]]:
+                highest[row] = _highest(files[row])
+                if highest[row] >= enough[is_deep[row]]:
+                    is_known[is_deep[row]] = True
+        return rows.stop - rows.start
+
+    rows = batches(len(files))
+    run(look, rows, threads=_threads(size), total=len(files), what=f"range of values of {name}")
+    white, deep = USUAL, np.array(is_deep)
+    shallow_peak, deep_peak = (int(highest[kind].max(initial=0)) for kind in (~deep, deep))
+    if shallow_peak == 1:
+        notice(f"{name}: the pictures hold 0 and 1 only, which are taken for black and white")
+        white = white._replace(shallow=1)
+    if 0 < deep_peak < enough[True]:
+        bits = deep_peak.bit_length()
+        notice(
+            f"{name}: greys of 16 bits go up to {deep_peak} only, and are taken for {bits} bits: "
+            f"{2**bits - 1} is white"
+        )
+        white = white._replace(deep=2**bits - 1)
+    return white
+
+
+def pixels(
+    source: Path | bytes, channels: int, resolution: int | None = None, white: White = USUAL
+) -> np.ndarray:
+    """Decode one image; the first frame of an animated one.
+
+    Transparent parts become white, deep greys are rounded to 8 bits, and files are turned upright
+    as their tags say, if these make sense. `resolution` crops the largest central square and
+    resizes it by a Lanczos filter, as EDM and StyleGAN prepare their data: it is antialiased for
+    any factor, and serves enlargement too, which area averaging does not.
+
+    Args:
+        source: a file, or the bytes of one (whose tags are then ignored).
         channels: 1 for grey, 3 for RGB.
         resolution: height and width, or None for the image's own.
+        white: the values that become 255.
 
     Returns:
         [height, width, channels] uint8.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        if isinstance(source, Path) and _turns(image):
-            ImageOps.exif_transpose(image, in_place=True)
-        flat = _flat(image, "L" if channels == 1 else "RGB")
+    with _opened(source) as image:
+        flat = _flat(image, "L" if channels == 1 else "RGB", white)
+        if isinstance(source, Path) and (turn := _TURNS.get(_orientation(image))):
+            flat = flat.transpose(Image.Transpose[turn])
         if resolution is not None and flat.size != (resolution, resolution):
             side = min(flat.size)
             left, top = (flat.width - side) // 2, (flat.height - side) // 2
@@ -91,36 +173,40 @@ def decode_into(
     *,
     size: int,
     resolution: int | None = None,
+    white: White = USUAL,
 ) -> None:
     """Decode images into `out` [n, height, width, channels] uint8, on several threads.
+
+    The user is told if they are all nearly black.
 
     Args:
         out: is filled.
         sources: the encoded images of a slice of rows; called from the threads.
         name: what to call them to the user.
         size: numbers in an encoded image (height x width x channels), to choose the threads by.
-        resolution: as in `pixels`.
+        resolution, white: as in `pixels`.
 
     Raises:
         UserError: an image cannot be decoded, or has another size.
     """
-
-    shape = out.shape[1:]
+    shape, brightest = out.shape[1:], np.zeros(len(out), np.uint8)
 
     def decode(rows: slice) -> int:
         for row, source in zip(range(rows.start, rows.stop), sources(rows), strict=True):
             label = source if isinstance(source, Path) else f"image {row} of {name}"
             with blamed(label):
-                image = pixels(source, shape[-1], resolution)
+                image = pixels(source, shape[-1], resolution, white)
             if image.shape != shape:
                 raise UserError(
                     f"{label} is {image.shape[1]}x{image.shape[0]} where others are "
                     f"{shape[1]}x{shape[0]}: give dataset.resolution, such as {min(shape[:2])}"
                 )
-            out[row] = image
+            out[row], brightest[row] = image, image.max()
         return rows.stop - rows.start
 
     run(decode, batches(len(out)), threads=_threads(size), total=len(out), what=f"decoding {name}")
+    if brightest.max(initial=0) <= _DARK:
+        notice(f"{name}: the brightest value is {brightest.max(initial=0)} of 255, nearly black")
 
 
 def run(
@@ -142,14 +228,58 @@ def run(
             pool.shutdown(cancel_futures=True)
 
 
-def _header(file: Path) -> tuple[tuple[int, int], bool]:
+@contextmanager
+def _opened(source: Path | bytes) -> Iterator["Image"]:
+    """An image that is yet to be decoded."""
     from PIL import Image
 
-    with blamed(file), Image.open(file) as image:
+    # Of files that it opens itself, Pillow maps some TIFF ones with height and width exchanged.
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    with stream, Image.open(stream) as image:
+        yield image
+
+
+def _header(file: Path) -> Header:
+    with blamed(file), _opened(file) as image:
         width, height = image.size
-        if _turns(image) and image.getexif().get(_ORIENTATION, 1) >= 5:
+        # Pillow turns TIFF files by itself, their sizes too, and decodes PNG files for tags.
+        may_swap = image.format != "TIFF" and (image.format != "PNG" or _has_tags(file))
+        if may_swap and _orientation(image) >= 5:
             width, height = height, width
-        return (height, width), image.mode in _GREY_MODES
+        is_grey = image.mode in _GREY_MODES or _raw_mode(image) == "LA;16B"
+        return Header((height, width), is_grey, image.mode.startswith("I"))
+
+
+def _has_tags(file: Path) -> bool:
+    """Whether a PNG file may tell its orientation; it may do so behind the pixels."""
+    with file.open("rb", buffering=0) as stream:
+        stream.seek(8)
+        while len(head := stream.read(32)) >= 12:
+            if head[4:8] == b"eXIf" or head[8:].startswith(_TAGS):
+                return True
+            stream.seek(int.from_bytes(head[:4], "big") + 12 - len(head), os.SEEK_CUR)
+    return False
+
+
+def _orientation(image: "Image") -> int:
+    """1 … 8 by the tag; 1, which is upright, where it is missing or makes no sense."""
+    try:
+        value = image.getexif().get(_ORIENTATION)
+        return int(value) if value in _TURNS else 1
+    except Exception:  # Pillow raises many kinds on damaged tags
+        return 1
+
+
+def _raw_mode(image: "Image") -> str | None:
+    """How the pixels of a PNG file are stored, before they are decoded."""
+    return image.tile[0][3] if image.format == "PNG" and image.tile else None
+
+
+def _highest(file: Path) -> int:
+    """The largest value of an image."""
+    with blamed(file), _opened(file) as image:
+        is_deep = image.mode.startswith("I")
+        return int(np.asarray(image if is_deep else _flat(image, "RGB")).max())
 
 
 def batches(count: int) -> list[slice]:
@@ -157,22 +287,33 @@ def batches(count: int) -> list[slice]:
     return [slice(i, min(i + _BATCH, count)) for i in range(0, count, _BATCH)]
 
 
-def _flat(image: "Image", mode: str) -> "Image":
+def _flat(image: "Image", mode: str, white: White = USUAL) -> "Image":
     """The image in `mode`, "L" or "RGB", on white."""
     from PIL import Image
 
+    _rescale_transparency(image)
     if image.mode.startswith("I"):
-        wide = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+        deep = np.asarray(image, dtype=np.int64)
+        flat = (np.clip(deep, 0, white.deep) * 255 + white.deep // 2) // white.deep
+        if (clear := image.info.get("transparency")) is not None:
+            flat = np.where(deep == clear, 255, flat)
+        image = Image.fromarray(flat.astype(np.uint8))
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image if image.mode == mode else image.convert(mode)
+        ground = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
+    image = image if image.mode == mode else image.convert(mode)
+    if white.shallow == 255:
+        return image
+    return image.point(lambda value: min(255 * value // white.shallow, 255))
 
 
-def _turns(image: "Image") -> bool:
-    """Whether to look for an orientation: cameras write JPEG (or MPO) and WebP."""
-    return image.format in ("JPEG", "MPO", "WEBP")
+def _rescale_transparency(image: "Image") -> None:
+    """PNG files name a transparent value as they store it; Pillow decodes most to 8 bits."""
+    raw, clear = _raw_mode(image), image.info.get("transparency")
+    if clear is not None and raw in ("L;2", "L;4"):
+        image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}[raw]
+    elif clear is not None and raw == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
 @contextmanager
