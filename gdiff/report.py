@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gdiff.errors import Failures
 from gdiff.store.outputs import METRICS, RUN, read_json
 
 SWEEP = "sweep.csv"
@@ -25,7 +26,8 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
     """One row a run of a sweep, in the order of job numbers.
 
     Columns: run (its folder within the sweep's), status, the overrides, the metrics, and the
-    error where there is one. A run that was killed counts as failed.
+    error where there is one. A run that was killed counts as failed, and so does one of which
+    something could not be made, which has metrics all the same.
     """
     files = [*folder.rglob(RUN), *folder.rglob(_OVERRIDES.name)]
     runs = {file.parent if file.name == RUN else file.parent.parent for file in files}
@@ -38,13 +40,19 @@ def _row(run: Path, folder: Path) -> dict[str, object]:
     if (run / _OVERRIDES).is_file():
         overrides = yaml.safe_load((run / _OVERRIDES).read_text()) or []
     record = read_json(run / RUN)
-    is_complete = record.get("status") == "complete"
+    is_complete, missing = record.get("status") == "complete", failures(run)
     row: dict[str, object] = {
         "run": str(run.relative_to(folder)),
-        "status": "complete" if is_complete else "failed",
+        "status": "complete" if is_complete and not missing else "failed",
     }
     row |= dict(override.lstrip("+").partition("=")[::2] for override in overrides)
-    return row | (read_json(run / METRICS) if is_complete else {"error": record.get("error", "")})
+    row |= read_json(run / METRICS) if is_complete else {"error": record.get("error", "")}
+    return row | ({"error": missing} if is_complete and missing else {})
+
+
+def failures(run: Path) -> str:
+    """What of a run could not be made, and why, in a line; empty if nothing."""
+    return Failures(read_json(run / RUN).get("failed", {})).line()
 
 
 def columns(rows: Sequence[Mapping]) -> list[str]:

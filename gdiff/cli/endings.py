@@ -63,7 +63,7 @@ def ending(error: UserError | KeyboardInterrupt) -> tuple[str, int]:
     if isinstance(error, UserError):
         if os.environ.get("GDIFF_DEBUG") == "1":
             traceback.print_exc()
-        return error_line(error), 2
+        return error_line(error), error.code
     hint = ""
     if isinstance(error, Interrupted) and (error.folder / "config.yaml").is_file():
         folder = shlex.quote(str(shown(error.folder)))
@@ -74,13 +74,6 @@ def ending(error: UserError | KeyboardInterrupt) -> tuple[str, int]:
 def error_line(error: object, where: str = "") -> str:
     """A user's mistake as one line."""
     return " ".join(f"error: {where}{error}".split())
-
-
-def interrupt_in(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The interrupt that an error came from: interrupted libraries may fail in cleaning up."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def shown(path: Path) -> Path:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gdiff.cli import data, verbs
-from gdiff.cli.endings import INTERRUPTED, Commands, ending, interrupt_in
+from gdiff.cli.endings import INTERRUPTED, Commands, ending
+from gdiff.errors import interrupt_in
 
 if TYPE_CHECKING:
     from types import FrameType
