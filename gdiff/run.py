@@ -17,6 +17,7 @@ from gdiff.memory import Peaks
 from gdiff.parallel import processes
 from gdiff.prepared import ACCOUNT, Experiment, Prepared
 from gdiff.progress import Progress, track
+from gdiff.runtime import environment
 from gdiff.sampler.drivers.account import summary
 from gdiff.store.outputs import METRICS, RUN, SAMPLES, RunFolder
 
@@ -166,6 +167,7 @@ def _record(prepared: Prepared, before: dict) -> dict:
             },
             "versions": {"gdiff": __version__, "python": sys.version.split()[0]}
             | {name: version(name) for name in packages},
+            "environment": environment(),
             "devices": [str(device) for device in mesh.devices.flat],
             "mesh": dict(mesh.shape),
         }
