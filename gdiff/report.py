@@ -117,7 +117,7 @@ def info_table() -> Table:
     """What this installation runs on, for the screen and for bug reports."""
     import jax
 
-    from gdiff import __version__
+    from gdiff import __version__, memory
     from gdiff.config import config_dir
     from gdiff.dataset.tfds import default_data_dir
     from gdiff.store.cache import cache_dir
@@ -125,7 +125,7 @@ def info_table() -> Table:
     packages = ("jax", "jaxlib", "numpy", "hydra-core", "omegaconf", "tensorflow-datasets")
     facts = {"gdiff": __version__, "python": platform.python_version()}
     facts |= {name: version_of(name) or "not installed" for name in packages}
-    facts |= {"processors": processors(), "memory": f"{memory_bytes() / 2**30:.1f} GiB"}
+    facts |= {"processors": processors(), "memory": memory.in_words(memory.of_host())}
     for device in jax.devices():
         limit = (device.memory_stats() or {}).get("bytes_limit")
         size = f", {limit / 2**30:.1f} GiB" if limit else ""
@@ -147,11 +147,6 @@ def processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def memory_bytes() -> int:
-    """Memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def version_of(package: str) -> str | None:

@@ -13,7 +13,7 @@ from gdiff.artefacts import Artefact, Sampled
 from gdiff.clock import Clock
 from gdiff.errors import Failures, UserError
 from gdiff.kernels import streamed
-from gdiff.memory import Peaks
+from gdiff.memory import Peaks, remedied
 from gdiff.parallel import processes
 from gdiff.prepared import ACCOUNT, Experiment, Prepared
 from gdiff.progress import Progress, track
@@ -22,6 +22,7 @@ from gdiff.sampler.drivers.account import summary
 from gdiff.store.outputs import METRICS, RUN, SAMPLES, RunFolder
 
 
+@remedied("the run")
 def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     """Run an experiment, or what is left of it, in a run folder.
 
@@ -60,6 +61,7 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     record["sigma"] = prepared.grid.tolist()
     folder.write_json(RUN, record)
     if not (folder.has(SAMPLES) and "rounds" in record):
+        prepared.require_room()
         record |= _sample(prepared, folder, wanted, record)
         # In this order, so that a run with samples always has the account of them.
         folder.write_json(RUN, record)
@@ -80,6 +82,7 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     return metrics
 
 
+@remedied("the evaluation")
 def evaluate(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     """Compute the metrics of a finished run again, with the options that `experiment` has now.
 

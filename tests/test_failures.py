@@ -28,6 +28,10 @@ def _in_empty_folder(tmp_path, monkeypatch):
 
 
 def fail(*_, **__):
+    raise ValueError("too wide")
+
+
+def exhaust(*_, **__):
     raise MemoryError("Unable to allocate 149. GiB")
 
 
@@ -61,7 +65,7 @@ def test_what_fails_is_named_and_the_rest_is_there(monkeypatch, job, target, nam
     assert result.code == 1
     assert result.out.splitlines() == ["run"]
     assert result.err.count("\n") == 1
-    assert result.err.startswith(f"error: {named} could not be made (MemoryError: Unable")
+    assert result.err.startswith(f"error: {named} could not be made (ValueError: too wide)")
     assert "all else is in run" in result.err
     metrics = read("metrics.json")
     lost = {"sliced_w2", "sliced_w2_null"} if "sliced_w2" in named else set()
@@ -94,6 +98,14 @@ def test_states_that_could_not_be_kept_are_drawn_again(monkeypatch):
     assert (result.code, len(calls)) == (0, 2)
     assert Path("run/score_error.csv").is_file()
     assert not read("run.json")["failed"]
+
+
+def test_a_picture_beyond_memory_says_what_to_lower(monkeypatch):
+    monkeypatch.setattr(figures, "picture", exhaust)
+    result = sample(*PLAIN)
+    assert result.code == 1
+    why = "memory ran out in picture, Unable to allocate 149. GiB: lower picture_samples"
+    assert result.err.startswith(f"error: picture could not be made ({why}")
 
 
 def test_an_interrupt_is_not_a_failure(monkeypatch):
@@ -170,11 +182,15 @@ def test_an_evaluation_names_what_it_could_not_compute(monkeypatch):
 def test_metrics_alone_raise_what_they_raise(monkeypatch):
     monkeypatch.setattr(SlicedW2, "compute", fail)
     x = np.random.default_rng(0).standard_normal((9, 2)).astype(np.float32)
-    with pytest.raises(MemoryError):
+    with pytest.raises(ValueError, match="too wide"):
         compute(MetricsSpec(), x, Dataset("d", x))
 
 
-def test_sampling_itself_may_not_fail(monkeypatch):
-    monkeypatch.setattr(Batches, "draw", fail)
-    with pytest.raises(MemoryError):
-        sample(*PLAIN)
+@pytest.mark.parametrize("target", [(Batches, "draw"), ("gdiff.run.RunFolder.samples",)])
+def test_what_a_run_cannot_do_without_fails_it(monkeypatch, target):
+    monkeypatch.setattr(*target, exhaust)
+    result = sample(*PLAIN)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert result.err.startswith(
+        "error: memory ran out in the run, Unable to allocate 149. GiB: lo"
+    )

@@ -78,6 +78,8 @@ class Folder(DatasetSpec):
             )
         channels = 1 if all(is_grey) else 3
         height, width = sizes[0] if self.resolution is None else (self.resolution, self.resolution)
+        shape = (len(files), height, width, channels)
+        images.require_room(shape, self.resolution)
 
         def write(out: np.ndarray) -> None:
             size = channels * int(np.median([height * width for height, width in sizes]))
@@ -85,7 +87,7 @@ class Folder(DatasetSpec):
             options = {"size": size, "resolution": self.resolution, "white": white}
             images.decode_into(out, files.__getitem__, root.name, **options)
 
-        return cache.fill(key, (len(files), height, width, channels), np.uint8, write)
+        return cache.fill(key, shape, np.uint8, write)
 
 
 class _Found(NamedTuple):

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from gdiff import memory
 from gdiff.errors import UserError, require
 from gdiff.progress import notice, track
+from gdiff.store import cache
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,6 +79,15 @@ def one_line(error: BaseException) -> str:
 def check_resolution(resolution: int | None) -> None:
     """Raise `UserError` unless `resolution` is None or positive."""
     require(resolution is None or resolution >= 1, f"resolution={resolution} must be at least 1")
+
+
+def require_room(shape: tuple[int, int, int, int], resolution: int | None) -> None:
+    """Raise `UserError` if decoded images [n, height, width, channels] have no place."""
+    key = f"dataset.resolution={'null' if resolution is None else resolution}"
+    # One is there in several copies, as Pillow's and as numbers.
+    memory.require_room(4 * math.prod(shape[1:]), key)
+    room = max(memory.of_host(), memory.of_disk(cache.cache_dir()))
+    memory.require_room(math.prod(shape), key, room, "the cache's disk or of memory")
 
 
 def headers(files: Sequence[Path], name: str) -> list[Header]:
