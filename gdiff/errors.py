@@ -3,7 +3,7 @@
 import logging
 import os
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -28,6 +28,12 @@ class PartError(UserError):
 
 class Failures(dict[str, str]):
     """Parts of a result that could not be made: why, by name, each in a line."""
+
+    @classmethod
+    def of(cls, record: Mapping[str, object]) -> "Failures":
+        """Those that a record names as `failed`, if it does."""
+        found = record.get("failed")
+        return cls({k: str(v) for k, v in found.items()} if isinstance(found, Mapping) else {})
 
     @contextmanager
     def spare(self, name: str) -> Iterator[None]:

@@ -52,7 +52,7 @@ def _row(run: Path, folder: Path) -> dict[str, object]:
 
 def failures(run: Path) -> str:
     """What of a run could not be made, and why, in a line; empty if nothing."""
-    return Failures(read_json(run / RUN).get("failed", {})).line()
+    return Failures.of(read_json(run / RUN)).line()
 
 
 def columns(rows: Sequence[Mapping]) -> list[str]:

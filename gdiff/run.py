@@ -143,7 +143,7 @@ def _make(wanted: list[Artefact], sampled: Sampled) -> dict[str, float]:
 def _still_failed(before: dict, wanted: list[Artefact]) -> Failures:
     """What could not be made earlier, and is not to be made now."""
     phases = {artefact.phase for artefact in wanted if artefact.is_late}
-    failed = before.get("failed", {}).items()
+    failed = Failures.of(before).items()
     return Failures({name: why for name, why in failed if name.partition(":")[0] not in phases})
 
 

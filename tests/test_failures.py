@@ -71,6 +71,7 @@ def test_what_fails_is_named_and_the_rest_is_there(monkeypatch, job, target, nam
     lost = {"sliced_w2", "sliced_w2_null"} if "sliced_w2" in named else set()
     assert set(DISTANCES) - set(metrics) == lost
     assert read("run.json")["failed"].keys() == {named}
+    assert "JAX_PLATFORMS" in read("run.json")["environment"]
     assert "Traceback" in Path("run/gdiff.log").read_text()
     assert (Path("run/grid.png").is_file(), Path("run/samples.npz").is_file()) == (
         missing != "grid.png",
@@ -127,6 +128,8 @@ def test_failures_are_single_lines():
             raise error
     assert failed == {"a": "too few", "b": "ValueError: x y", "c": "OSError"}
     assert failed.line().startswith("a could not be made (too few); b could")
+    assert Failures.of({"failed": failed}) == failed
+    assert not any(map(Failures.of, ({}, {"failed": None}, {"failed": [1]}, {"failed": {}})))
 
 
 def test_a_run_of_a_sweep_that_lacks_a_part_keeps_its_metrics(monkeypatch):
