@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gdiff.dataset import images
+from gdiff.dataset import imagefile, images
 from gdiff.dataset.folder import Folder
 
 from .errors import one_line
@@ -109,7 +109,7 @@ def test_all_orientations_of_all_kinds_of_files(tmp_path, value):
     exif[0x0112] = value
     # How a camera stores it that is held so: what Pillow does to show it, backwards.
     back = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-    turn = back.get(value, images._TURNS.get(value) and Image.Transpose[images._TURNS[value]])
+    turn = back.get(value, imagefile._TURNS.get(value) and Image.Transpose[imagefile._TURNS[value]])
     image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6) * 10)
     stored = image if turn is None else image.transpose(turn)
     stored.save(tmp_path / "a.png", exif=exif)
@@ -203,8 +203,8 @@ def test_pictures_that_stay_dark_are_told(tmp_path, notes):
 
 def test_ordinary_pictures_need_no_remark_and_are_read_once(tmp_path, notes, monkeypatch):
     asked = []
-    highest = images._highest
-    monkeypatch.setattr(images, "_highest", lambda file: asked.append(file) or highest(file))
+    highest = images.highest
+    monkeypatch.setattr(images, "highest", lambda file: asked.append(file) or highest(file))
     for i in range(3):
         Image.fromarray(UPRIGHT).save(tmp_path / f"{i}.png")
     loaded(tmp_path)
