@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
+from gdiff.memory import remedied
 from gdiff.progress import track
 
 log = logging.getLogger(__name__)
@@ -28,11 +29,15 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str, *, shown: bool = True) -> Iterator[Watch]:
-        """Add the duration of the block to phase `name`, shown to the user if it is long."""
+        """Add the duration of the block to phase `name`, shown to the user if it is long.
+
+        Raises:
+            UserError: memory ran out.
+        """
         watch, begin = Watch(), time.perf_counter()
         self._within.append(0.0)
         try:
-            with track(name) if shown else nullcontext():
+            with remedied(name), track(name) if shown else nullcontext():
                 yield watch
         finally:
             watch.seconds = time.perf_counter() - begin

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from numpy.typing import ArrayLike
 
-from gdiff import figures
+from gdiff import figures, rng
 from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser, as_denoiser, is_on_host
@@ -117,7 +117,8 @@ def sample(
     if not isinstance(prior, PriorSpec):
         prepared.prior = prior
     try:
-        return prepared.samples()
+        with rng.fixed_switches():
+            return prepared.samples()
     except jax.errors.TracerArrayConversionError as error:
         raise UserError(
             "the denoiser makes NumPy arrays of what JAX traces: use gdiff.from_numpy(denoise)"

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 from jax.sharding import Mesh
 
+from gdiff import memory
 from gdiff.budget.initialization import shortest
 from gdiff.budget.losses import measure
 from gdiff.clock import Clock
@@ -221,10 +222,19 @@ class Prepared:
 
     def samples(self) -> np.ndarray:
         """All samples of the experiment, batch by batch: [num_samples, *event]."""
+        self.require_room()
         index = np.arange(self.experiment.num_samples)
         parts = np.split(index, index[:: self.batch_size][1:])
         drawn = [self.batches.draw(part, (), lambda *_: None)[0] for part in parts]
         return np.concatenate(drawn)
+
+    def require_room(self) -> None:
+        """Raise `UserError` if the samples, or a batch, are too large for memory."""
+        own = self.experiment
+        sample = self.dataset.dim * (8 if own.runtime.x64 else 4)
+        memory.require_room(4 * sample * self.batch_size, f"batch_size={own.batch_size}")
+        # They are read as a whole to be compared with the data.
+        memory.require_room(sample * own.num_samples, f"num_samples={own.num_samples}")
 
     def losses(self, ends: tuple[float, float] | None = None) -> LossCurve:
         """The denoising loss between two noise levels: measured, or read from the user's file.
@@ -239,6 +249,9 @@ class Prepared:
         with self.clock.phase("losses"):
             if spec.loss_file is not None:
                 return LossCurve.read(spec.loss_file, spec.loss_type)
+            if spec.loss_samples is not None:
+                need = 16 * spec.loss_samples * self.dataset.dim
+                memory.require_room(need, f"schedule.loss_samples={spec.loss_samples}")
             is_test = spec.loss_on == "test"
             test = self.experiment.dataset.held_out().load() if is_test else None
             score, samples = self.experiment.score, spec.loss_samples

@@ -1,5 +1,6 @@
 """Progress of anything that takes more than a moment, for people and for logs."""
 
+import logging
 import os
 import sys
 import threading
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich import progress
+
+log = logging.getLogger(__name__)
 
 _SHOW_AFTER_SECONDS = 2.0
 _LONGEST_SILENCE_SECONDS = 60.0
@@ -31,6 +34,19 @@ def configure(*, quiet: bool = False, live: bool = True, label: str = "") -> Non
     """
     global _is_quiet, _is_live, _label
     _is_quiet, _is_live, _label = quiet, live, label
+
+
+def notice(message: str) -> None:
+    """Tell the user something in one line, and the log: on stderr unless all is to be quiet."""
+    log.info("%s", message)
+    if _is_quiet:
+        return
+    line = f"{_label} note: {message}".strip()
+    with _lock:
+        if _display is None:
+            print(line, file=sys.stderr, flush=True)
+        else:  # above the bars
+            _display.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Progress:

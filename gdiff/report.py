@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gdiff.errors import Failures
 from gdiff.store.files import read_bytes
 from gdiff.store.outputs import METRICS, RUN, read_json
 
@@ -26,7 +27,8 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
     """One row a run of a sweep, in the order of job numbers.
 
     Columns: run (its folder within the sweep's), status, the overrides, the metrics, and the
-    error where there is one. A run that was killed counts as failed.
+    error where there is one. A run that was killed counts as failed, and so does one of which
+    something could not be made, which has metrics all the same.
     """
     files = [*folder.rglob(RUN), *folder.rglob(_OVERRIDES.name)]
     runs = {file.parent if file.name == RUN else file.parent.parent for file in files}
@@ -37,13 +39,19 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
 def _row(run: Path, folder: Path) -> dict[str, object]:
     overrides = _overrides(run / _OVERRIDES)
     record = read_json(run / RUN)
-    is_complete = record.get("status") == "complete"
+    is_complete, missing = record.get("status") == "complete", failures(run)
     row: dict[str, object] = {
         "run": str(run.relative_to(folder)),
-        "status": "complete" if is_complete else "failed",
+        "status": "complete" if is_complete and not missing else "failed",
     }
     row |= dict(override.lstrip("+").partition("=")[::2] for override in overrides)
-    return row | (read_json(run / METRICS) if is_complete else {"error": record.get("error", "")})
+    row |= read_json(run / METRICS) if is_complete else {"error": record.get("error", "")}
+    return row | ({"error": missing} if is_complete and missing else {})
+
+
+def failures(run: Path) -> str:
+    """What of a run could not be made, and why, in a line; empty if nothing."""
+    return Failures.of(read_json(run / RUN)).line()
 
 
 def _overrides(path: Path) -> list[str]:
@@ -116,7 +124,7 @@ def rows_table(rows: Sequence[Any]) -> Table:
 
 def info_table() -> Table:
     """What this installation runs on, for the screen and for bug reports."""
-    from gdiff import __version__
+    from gdiff import __version__, memory
     from gdiff.config import config_dir
     from gdiff.dataset.tfds import default_data_dir
     from gdiff.parallel.mesh import all_devices
@@ -125,7 +133,7 @@ def info_table() -> Table:
     packages = ("jax", "jaxlib", "numpy", "hydra-core", "omegaconf", "tensorflow-datasets")
     facts = {"gdiff": __version__, "python": platform.python_version()}
     facts |= {name: version_of(name) or "not installed" for name in packages}
-    facts |= {"processors": processors(), "memory": f"{memory_bytes() / 2**30:.1f} GiB"}
+    facts |= {"processors": processors(), "memory": memory.in_words(memory.of_host())}
     for device in all_devices():
         limit = (device.memory_stats() or {}).get("bytes_limit")
         size = f", {limit / 2**30:.1f} GiB" if limit else ""
@@ -147,11 +155,6 @@ def processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def memory_bytes() -> int:
-    """Memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def version_of(package: str) -> str | None:

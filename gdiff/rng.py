@@ -5,6 +5,8 @@ devices, or on whether the run was interrupted.
 """
 
 import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -18,6 +20,44 @@ class Role(enum.IntEnum):
     STEP = 1
 
 
+# JAX's switches that random numbers and shapes follow, which the environment may set otherwise.
+_SWITCHES = {
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_high_dynamic_range_gumbel": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+}
+
+
+def fix_switches() -> None:
+    """Set what JAX's random numbers and arithmetic follow, whatever the environment says."""
+    for name, value in _switches().items():
+        jax.config.update(name, value)
+
+
+@contextmanager
+def fixed_switches() -> Iterator[None]:
+    """The same for a block, in a program of somebody else's."""
+    before = {name: getattr(jax.config, name) for name in _switches()}
+    fix_switches()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def _switches() -> dict[str, object]:
+    """Those that this version of JAX has."""
+    return {name: value for name, value in _SWITCHES.items() if hasattr(jax.config, name)}
+
+
+def key(seed: Integer[Array, ""] | int) -> Key[Array, ""]:
+    """The key of a seed, of the one generator that gdiff uses."""
+    return jax.random.key(seed, impl="threefry2x32")
+
+
 def sample_keys(
     seed: Integer[Array, ""] | int, role: Role, index: Int[Array | np.ndarray, " b"]
 ) -> Key[Array, " b"]:
@@ -28,8 +68,7 @@ def sample_keys(
         role: what the numbers are for.
         index: [b] number of each sample within the run, from 0.
     """
-    key = jax.random.fold_in(jax.random.key(seed), role)
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key(seed), role), index)
 
 
 def at_step(keys: Key[Array, " b"], step: Int[Array, ""] | int, draw: int = 0) -> Key[Array, " b"]:

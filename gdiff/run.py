@@ -1,6 +1,9 @@
 """A run in its folder: what is done, what is left, and in which order it is written."""
 
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -8,19 +11,24 @@ import numpy as np
 from gdiff import __version__, artefacts
 from gdiff.artefacts import Artefact, Sampled
 from gdiff.clock import Clock
-from gdiff.errors import UserError, require
+from gdiff.errors import Failures, UserError, require
 from gdiff.kernels import streamed
-from gdiff.memory import Peaks
+from gdiff.memory import Peaks, remedied
 from gdiff.parallel import processes
 from gdiff.prepared import ACCOUNT, Experiment, Prepared
 from gdiff.progress import Progress, track
+from gdiff.runtime import environment
 from gdiff.sampler.drivers.account import columns, summary
 from gdiff.store.files import Member
 from gdiff.store.outputs import CONFIG, METRICS, RUN, SAMPLES, RunFolder
 
 
+@remedied("the run")
 def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     """Run an experiment, or what is left of it, in a run folder.
+
+    A picture, plot or metric that cannot be made does not cost the rest: run.json names it as
+    `failed`, and the next call tries again.
 
     Of several processes all run the experiment of the first, and that one alone looks at the
     samples as a whole.
@@ -38,7 +46,8 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     known = _known_grid(experiment, folder, before)
     wanted = artefacts.wanted(experiment)
     files = [SAMPLES, METRICS, *(name for artefact in wanted for name in artefact.files)]
-    if before.get("status") == "complete" and all(map(folder.has, files)):
+    is_whole = before.get("status") == "complete" and not before.get("failed")
+    if is_whole and all(map(folder.has, files)):
         if processes.is_first():
             event = before.get("dataset", {}).get("event_shape")
             folder.samples(None if event is None else (experiment.num_samples, *event))
@@ -47,10 +56,12 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     _ = prepared.mesh  # before anything is computed
     peaks = Peaks()
     record = _record(prepared, before)
+    failed = record["failed"] = _still_failed(before, wanted)
     folder.write_json(RUN, record)
     record["sigma"] = prepared.grid.tolist()
     folder.write_json(RUN, record)
     if not (folder.has(SAMPLES) and "rounds" in record):
+        prepared.require_room()
         record |= _sample(prepared, folder, wanted, record)
         # In this order, so that a run with samples always has the account of them.
         folder.write_json(RUN, record)
@@ -58,7 +69,8 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     metrics = {"seconds_per_sample": record["sampling_seconds"] / experiment.num_samples}
     metrics |= {name: record[name] for name in ACCOUNT if name in record}
     shape = (experiment.num_samples, *prepared.dataset.event_shape)
-    sampled = Sampled(prepared, folder, folder.samples(shape) if processes.is_first() else None)
+    samples = folder.samples(shape) if processes.is_first() else None
+    sampled = Sampled(prepared, folder, samples, failed)
     _make([artefact for artefact in wanted if not artefact.is_measure], sampled)
     # Of the run itself: comparing it with the data takes memory of its own.
     earlier = record.get("peak_memory_bytes", {})
@@ -71,6 +83,7 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     return metrics
 
 
+@remedied("the evaluation")
 def evaluate(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     """Compute the metrics of a finished run again, with the options that `experiment` has now.
 
@@ -93,12 +106,18 @@ def evaluate(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
         )
     samples = folder.samples((experiment.num_samples, *dataset.event_shape))
     measures = [each for each in artefacts.wanted(experiment) if each.is_measure]
-    metrics = _make(measures, Sampled(prepared, folder, samples))
-    folder.write_json(METRICS, folder.read_json(METRICS) | metrics)
+    failed = _still_failed(record, measures)
+    metrics = _make(measures, Sampled(prepared, folder, samples, failed))
+    # What cannot be had any more must not stand there from another time.
+    made = [measure for measure in measures if measure.phase not in failed]
+    names = {name for each in made for name in (*each.names(experiment), *each.more_names)}
+    kept = {name: v for name, v in folder.read_json(METRICS).items() if name not in names}
+    folder.write_json(METRICS, kept | metrics)
     # The other phases stay those of the run.
     phases = {measure.phase for measure in measures} & prepared.clock.seconds.keys()
     latest = {phase: prepared.clock.seconds[phase] for phase in phases}
-    folder.write_json(RUN, record | {"seconds": record.get("seconds", {}) | latest})
+    latest = {"seconds": record.get("seconds", {}) | latest, "failed": failed}
+    folder.write_json(RUN, record | latest)
     return metrics
 
 
@@ -116,17 +135,32 @@ def _known_grid(experiment: Experiment, folder: RunFolder, record: dict) -> np.n
 
 
 def _make(wanted: list[Artefact], sampled: Sampled) -> dict[str, float]:
-    """Make artefacts; all their numbers, in the order of the artefacts."""
+    """Make artefacts; all their numbers, in the order of the artefacts.
+
+    What fails is named in `sampled.failed`. Where several processes make it, it fails the run: the
+    others would wait for the one.
+    """
     found: dict[Artefact, dict[str, float]] = {}
     # What takes all processes comes first: but for the first one they are free then.
     for artefact in sorted(wanted, key=lambda each: not each.is_shared):
+        spare = sampled.failed.spare(artefact.phase)
+        if artefact.is_late:  # what sampling could not leave for it may be had now
+            sampled.failed.pop(artefact.phase, None)
         if artefact.is_shared:
-            found[artefact] = artefact.make(sampled)
+            with nullcontext() if processes.is_on() else spare:
+                found[artefact] = artefact.make(sampled)
         elif sampled.samples is not None:
-            with processes.first_only(), sampled.prepared.clock.phase(artefact.phase):
+            with spare, processes.first_only(), sampled.prepared.clock.phase(artefact.phase):
                 found[artefact] = artefact.make(sampled)
     numbers = (found.get(artefact, {}) for artefact in wanted)
     return {name: value for each in numbers for name, value in each.items()}
+
+
+def _still_failed(before: dict, wanted: list[Artefact]) -> Failures:
+    """What could not be made earlier, and is not to be made now."""
+    phases = {artefact.phase for artefact in wanted if artefact.is_late}
+    failed = Failures.of(before).items()
+    return Failures({name: why for name, why in failed if name.partition(":")[0] not in phases})
 
 
 def _record(prepared: Prepared, before: dict) -> dict:
@@ -152,6 +186,7 @@ def _record(prepared: Prepared, before: dict) -> dict:
             },
             "versions": {"gdiff": __version__, "python": sys.version.split()[0]}
             | {name: version(name) for name in packages},
+            "environment": environment(),
             "devices": [str(device) for device in mesh.devices.flat],
             "mesh": dict(mesh.shape),
         }
@@ -194,7 +229,8 @@ def _sample(prepared: Prepared, folder: RunFolder, wanted: list[Artefact], recor
                 index = np.arange(first, min(first + size, count))
                 _ = prepared.batches  # fitted, so that it is on record how long that took
                 folder.write_json(RUN, record)
-                chunk = _draw(prepared, folder, wanted, index, progress, before(first))
+                report = partial(_report, progress, before(first))
+                chunk = _draw(prepared, folder, wanted, index, report, record["failed"])
                 folder.write_chunk(number, **chunk)
             kind = chunk["samples"].dtype.type  # the same in all chunks
             members["samples"] = members["samples"]._replace(kind=kind)
@@ -209,17 +245,19 @@ def _draw(
     folder: RunFolder,
     wanted: list[Artefact],
     index: np.ndarray,
-    progress: Progress,
-    before: int,
+    report: Callable[[int, str], None],
+    failed: Failures,
 ) -> dict[str, np.ndarray]:
     """A batch of samples, as a chunk; what the first one shows on its way is written."""
     watched = [(each, each.states(prepared)) for each in wanted if index[0] == 0]
     watched = [(each, states) for each, states in watched if states.stops]
-
-    def report(done: int, note: str) -> None:
-        progress.reach(before + done, note)
-
     samples, account = prepared.batches.draw(index, [states for _, states in watched], report)
     for artefact, states in watched:
-        artefact.keep(prepared, folder, states)
+        with failed.spare(artefact.phase):
+            artefact.keep(prepared, folder, states)
     return {"samples": samples, "index": index} | account
+
+
+def _report(progress: Progress, before: int, done: int, note: str) -> None:
+    """So many steps of a batch are done, and of all that came before."""
+    progress.reach(before + done, note)

@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import os
 import platform
 import re
 from contextlib import suppress
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 import jax
 from jax.sharding import Mesh
 
+from gdiff import rng
 from gdiff.errors import UserError, require
 from gdiff.parallel import processes
 from gdiff.parallel.mesh import make_mesh
@@ -17,6 +19,11 @@ from gdiff.store.cache import cache_dir
 
 log = logging.getLogger(__name__)
 
+# How the variables begin by which JAX, its compilers and the libraries of linear algebra are set.
+_SPEAKING = (
+    *("JAX_", "XLA_", "LIBTPU_", "TF_XLA_", "TF_CUDNN_", "NVIDIA_TF32_", "CUBLAS_"),
+    *("OMP_", "OPENBLAS_", "MKL_", "NPY_"),
+)
 # Numbers of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX, _NEVER = -1, -3, -8, 2**31 - 1
 
@@ -90,9 +97,15 @@ class Runtime:
             "runtime.distributed=true is for gdiff sample: leave it out",
         )
         jax.config.update("jax_enable_x64", self.x64)
+        rng.fix_switches()
         _keep_freed_memory()
         _keep_compiled_programs()
         return make_mesh(self.mesh)
+
+
+def environment() -> dict[str, str]:
+    """The variables that may change results, by rounding for the most part: name → value."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_SPEAKING)}
 
 
 def _keep_freed_memory() -> None:

@@ -39,7 +39,9 @@ ROOMS = {
         *("prepared", "budget", "report", "figures", "store", "schedule", "prior", "score"),
         *("trajectory", "metrics", "sampler"),
     },
-    "run": {"artefacts", "clock", "prepared", "store", "kernels", "parallel", "sampler"},
+    "run": {
+        *("artefacts", "clock", "prepared", "store", "kernels", "parallel", "sampler", "runtime"),
+    },
     "artefacts": {
         *("prepared", "store", "figures", "metrics", "budget", "trajectory", "parallel"),
     },

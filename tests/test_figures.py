@@ -1,5 +1,6 @@
 import importlib
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -44,6 +45,17 @@ def test_a_grid_shows_no_more_than_asked_and_leaves_large_images_alone():
     assert figures.image_grid(samples, max_images=4).shape == (406, 406, 3)
 
 
+@pytest.mark.parametrize("value", [-1.0, 1.0])
+def test_white_and_black_images_can_be_told_from_what_is_around_them(value):
+    grid = figures.image_grid(np.full((3, 8, 8, 1), value, np.float32))[..., 0].astype(int)
+    side = (grid.shape[0] - 2) // 2
+    for top, left in ((0, 0), (0, side), (side, 0)):
+        tile = grid[top : top + side + 2, left : left + side + 2]
+        edges = np.concatenate([tile[:2].ravel(), tile[-2:].ravel(), tile[:, :2].ravel()])
+        assert np.abs(edges - tile[side // 2, side // 2]).min() >= 40
+    assert (grid[side + 2 :, side + 2 :] == 255).all()  # there is no fourth
+
+
 def test_values_out_of_range_are_clipped_and_nan_is_grey():
     samples = np.array([-7.0, 7.0, np.nan, np.inf], np.float32).reshape(1, 2, 2, 1)
     grid = figures.image_grid(samples)
@@ -64,6 +76,15 @@ def test_a_picture_of_any_event_shape_is_a_readable_png(shape):
     image = pixels(figures.picture(normal(12, *shape), Dataset("d", normal(30, *shape, seed=1))))
     assert min(image.shape[:2]) > 200
     assert image.std() > 10
+
+
+def test_a_picture_of_wide_vectors_takes_no_matrix_of_their_width():
+    wide, samples = Dataset("wide", normal(12, 20_000)), normal(3, 20_000, seed=1)
+    tracemalloc.start()
+    assert figures.picture(samples, wide)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000**2 / 4
 
 
 @pytest.mark.parametrize("shape", [(1,), (2,), (5,)])

@@ -2,11 +2,12 @@
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
+from gdiff.errors import Failures
 from gdiff.prepared import Experiment, Prepared
 from gdiff.store.outputs import RunFolder
 from gdiff.trajectory import States
@@ -20,11 +21,13 @@ class Sampled:
         prepared: its parts.
         folder: where its results go.
         samples: [n, *event]; None in all processes but the first.
+        failed: what could not be made: an artefact by its phase, a part of it as "phase: part".
     """
 
     prepared: Prepared
     folder: RunFolder
     samples: np.ndarray | None
+    failed: Failures = field(default_factory=Failures)
 
 
 class Artefact(abc.ABC):
@@ -35,12 +38,16 @@ class Artefact(abc.ABC):
         files: without which a run is not complete.
         is_measure: whether `gdiff evaluate` makes it again.
         is_shared: whether all processes make it; else the first one does, without the others.
+        is_late: whether it can be made after sampling.
+        more_names: of the numbers in metrics.json that it may give, but that are no objectives.
     """
 
     phase: ClassVar[str]
     files: ClassVar[tuple[str, ...]] = ()
     is_measure: ClassVar[bool] = True
     is_shared: ClassVar[bool] = False
+    is_late: ClassVar[bool] = True
+    more_names: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def is_wanted(self, experiment: Experiment) -> bool:

@@ -45,7 +45,7 @@ class Budget(Artefact):
                 *(experiment.score, denoiser, blocks),
             )
             folder.write_json(BUDGET, found.to_json())
-            folder.write_bytes(
-                PLOT, figures.budget_figure([term[:4] for term in found.terms], found.dim)
-            )
+            with run.failed.spare(f"{self.phase}: {PLOT}"):
+                terms = [term[:4] for term in found.terms]
+                folder.write_bytes(PLOT, figures.budget_figure(terms, found.dim))
         return found.metrics()

@@ -1,6 +1,7 @@
 """How far the samples are from the data."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from gdiff import metrics
 from gdiff.artefacts.base import Artefact, Sampled
@@ -11,6 +12,7 @@ class Distances(Artefact):
     """The metrics of the samples."""
 
     phase = "metrics"
+    more_names = (metrics.NONFINITE,)
 
     def is_wanted(self, experiment: Experiment) -> bool:
         """Unless metrics are off."""
@@ -31,5 +33,9 @@ class Distances(Artefact):
 
     def make(self, run: Sampled) -> dict[str, float]:
         """All that can be computed."""
-        prepared = run.prepared
-        return metrics.compute(prepared.experiment.metrics, run.samples, prepared.dataset)
+        spec, dataset = run.prepared.experiment.metrics, run.prepared.dataset
+
+        def spare(names: str) -> AbstractContextManager[None]:
+            return run.failed.spare(f"{self.phase}: {names}")
+
+        return metrics.compute(spec, run.samples, dataset, spare)

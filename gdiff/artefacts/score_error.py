@@ -7,7 +7,7 @@ import numpy as np
 
 from gdiff import figures
 from gdiff.artefacts.base import Artefact, Sampled
-from gdiff.metrics import SCORE_ERRORS
+from gdiff.metrics import SCORE_ERRORS, SCORE_VIOLATIONS
 from gdiff.metrics.chunks import evenly
 from gdiff.metrics.score_error import CURVE, affordable_queries, score_errors
 from gdiff.parallel import processes
@@ -27,6 +27,7 @@ class ScoreError(Artefact):
     phase = "score error"
     files = (CURVE_FILE, PLOT)
     is_shared = True
+    more_names = SCORE_VIOLATIONS
 
     def is_wanted(self, experiment: Experiment) -> bool:
         """Unless the score is exact or the metrics say otherwise."""
@@ -60,7 +61,8 @@ class ScoreError(Artefact):
             errors = score_errors(prepared.dataset, queries.z, queries.sigma, answers)
             curve = errors.curve()
             outputs.write_csv(folder.path / CURVE_FILE, CURVE, curve)
-            folder.write_bytes(PLOT, figures.score_error(curve, len(prepared.dataset)))
+            with run.failed.spare(f"{self.phase}: {PLOT}"):
+                folder.write_bytes(PLOT, figures.score_error(curve, len(prepared.dataset)))
         return errors.metrics()
 
     def _queries(self, run: Sampled) -> Queries:

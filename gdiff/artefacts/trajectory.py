@@ -16,6 +16,7 @@ class Trajectory(Artefact):
 
     phase = "trajectory"
     is_measure = False
+    is_late = False
 
     def is_wanted(self, experiment: Experiment) -> bool:
         """If it is asked for."""

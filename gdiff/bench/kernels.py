@@ -22,7 +22,7 @@ def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
     prepared = Prepared(experiment)
     results = problem_of(prepared, queries)
     denoiser = experiment.score.fit(prepared.data)
-    z = jax.random.normal(jax.random.key(0), (queries, *prepared.dataset.event_shape))
+    z = jax.random.normal(rng.key(0), (queries, *prepared.dataset.event_shape))
     score = compiled(denoiser, z)
     grid = np.geomspace(80.0, 0.002, _JOB_STEPS)
     engine = Engine(denoiser, experiment.sampler.steps(np.append(grid, 0.0)))

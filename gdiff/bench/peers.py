@@ -25,6 +25,7 @@ from gdiff.bench.harness import (
     title_of,
 )
 from gdiff.errors import require
+from gdiff.memory import of_host
 from gdiff.metrics.exact import exact_posterior
 from gdiff.prepared import Experiment, Prepared
 from gdiff.progress import track
@@ -146,7 +147,7 @@ def machine() -> dict[str, object]:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": processors(),
-        "memory_bytes": report.memory_bytes(),
+        "memory_bytes": of_host(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {package: found for package, found in versions.items() if found},

@@ -79,7 +79,7 @@ def measure(
     signal = _PROCESS.signal(grid).astype(np.float32)
     denoiser = spec.fit(data, grid[:-1].tolist())
     shape = (queries, *data.dataset.event_shape)
-    x = np.asarray(jax.random.normal(jax.random.key(seed), shape, jnp.float32))
+    x = np.asarray(jax.random.normal(rng.key(seed), shape, jnp.float32))
     z = jnp.asarray(x / signal[0])
     keys = rng.sample_keys(seed, rng.Role.STEP, jnp.arange(len(x)))
     found = {}

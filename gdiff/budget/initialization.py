@@ -24,6 +24,8 @@ from gdiff.store import cache
 _VERSION = 2
 _SEED = 1
 _PRODUCTS, _FEWEST, _MOST = 2**36, 64, 4096
+# Coordinates of all draws together, a gibibyte in float64, of which there are several copies.
+_HELD = 2**27
 # Draws that are left, however large the data: four weights are fitted to them.
 _LEAST = 16
 # Halvings of the range of log σ in the search for a horizon, and how far above the tolerance an
@@ -59,6 +61,7 @@ class Noised:
     def of(cls, data: Placed, sigma: float, samples: int | None = None) -> "Noised":
         """As many draws as are asked for, or as a moment of work allows, and a minute for 64."""
         usual = int(np.clip(_PRODUCTS // data.dataset.x.size, _FEWEST, _MOST))
+        usual = min(usual, max(_LEAST, _HELD // data.dataset.dim))
         effort = Effort(1, usual).within(affordable(data.dataset), _LEAST)
         effort = effort._replace(is_capped=effort.is_capped or cost(data.dataset) > noised.WORK)
         return cls(data, sigma, effort if samples is None else effort._replace(draws=samples))

@@ -72,14 +72,15 @@ cache_app = typer.Typer(cls=Commands, help="What fits have left in the cache fol
 @cache_app.command("list")
 def cache_list() -> None:
     """What the cache holds, largest first."""
+    from gdiff.memory import in_words
     from gdiff.report import rows_table, show
     from gdiff.store import cache, entries
 
     found = entries.entries()
     if found:
-        rows = [_CacheRow(e.kind, e.key, _bytes(e.size), _duration(e.age)) for e in found]
+        rows = [_CacheRow(e.kind, e.key, in_words(e.size), _duration(e.age)) for e in found]
         show(rows_table(rows))
-    print(f"{_bytes(sum(entry.size for entry in found))} in {cache.cache_dir()}")
+    print(f"{in_words(sum(entry.size for entry in found))} in {cache.cache_dir()}")
 
 
 @cache_app.command("clear")
@@ -91,6 +92,7 @@ def cache_clear(
     every: Annotated[bool, typer.Option("--all", help="Whatever kind it is.")] = False,
 ) -> None:
     """Remove what fits have left, by kind; what a run needs is made again."""
+    from gdiff.memory import in_words
     from gdiff.store import cache, entries
 
     if bool(kinds) == every:
@@ -98,7 +100,7 @@ def cache_clear(
             "say what to remove: gdiff cache clear KIND (see gdiff cache list) or --all"
         )
     gone = entries.clear(None if every else kinds)
-    size = _bytes(sum(entry.size for entry in gone))
+    size = in_words(sum(entry.size for entry in gone))
     print(f"removed {len(gone)} entries, {size}, from {cache.cache_dir()}")
 
 
@@ -107,11 +109,6 @@ class _CacheRow(NamedTuple):
     key: str
     size: str
     age: str
-
-
-def _bytes(size: float) -> str:
-    unit = next((k for k in (3, 2, 1) if size >= 1024**k), 0)
-    return f"{size / 1024**unit:.3g} {('bytes', 'KiB', 'MiB', 'GiB')[unit]}"
 
 
 def _duration(seconds: float) -> str:

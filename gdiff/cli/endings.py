@@ -99,7 +99,7 @@ def ending(error: UserError | OSError | KeyboardInterrupt) -> tuple[str, int]:
     if not isinstance(error, KeyboardInterrupt):
         if os.environ.get("GDIFF_DEBUG") == "1":
             traceback.print_exc()
-        return error_line(error), 2
+        return error_line(error), error.code
     hint = ""
     if isinstance(error, Interrupted) and (error.folder / "config.yaml").is_file():
         folder = shlex.quote(str(shown(error.folder)))
@@ -129,13 +129,6 @@ def in_words(error: object) -> str:
     where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     remedy = _REMEDIES.get(error.errno, "GDIFF_DEBUG=1 shows where")
     return f"{where}{error.strerror}: {remedy}"
-
-
-def interrupt_in(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The interrupt that an error came from: interrupted libraries may fail in cleaning up."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def shown(path: Path) -> Path:

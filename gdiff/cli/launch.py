@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from gdiff.cli.endings import Interrupted, ending, error_line, in_words, interrupt_in, shown
-from gdiff.errors import UserError
+from gdiff.cli.endings import Interrupted, ending, error_line, in_words, shown
+from gdiff.errors import PartError, UserError, interrupt_in
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -71,6 +71,8 @@ def _together(experiment: "Experiment") -> Iterator[bool]:
         yield is_first
         processes.leave()
     except (UserError, OSError, KeyboardInterrupt) as error:
+        if isinstance(error, PartError):  # the others have done their part
+            processes.leave()
         processes.abandon(*ending(error))
     except Exception as error:
         processes.abandon(processes.lost(error) or traceback.format_exc(), 1)
@@ -185,9 +187,16 @@ def resume(composer: "Composer", path: Path, overrides: list[str], *, quiet: boo
 
 
 def show_run(path: Path, metrics: dict[str, float], *, quiet: bool) -> None:
-    """The result on stdout; the last line is the folder."""
-    from gdiff.report import metrics_table, show
+    """The result on stdout; the last line is the folder.
+
+    Raises:
+        PartError: something of it could not be made.
+    """
+    from gdiff.report import failures, metrics_table, show
 
     if not quiet:
         show(metrics_table(metrics))
     print(shown(path))
+    missing = failures(path)
+    if missing:
+        raise PartError(f"{missing}: all else is in {shown(path)}")

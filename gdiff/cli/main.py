@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gdiff.cli import data, verbs
-from gdiff.cli.endings import SIGNALS, Commands, ending, interrupt_in, signal_of
+from gdiff.cli.endings import SIGNALS, Commands, ending, signal_of
+from gdiff.errors import interrupt_in
 
 if TYPE_CHECKING:
     from types import FrameType

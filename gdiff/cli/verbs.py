@@ -13,7 +13,7 @@ import typer
 from gdiff.cli import launch
 from gdiff.cli.endings import shown
 from gdiff.cli.options import ConfigDir, Overrides, Plugins
-from gdiff.errors import UserError
+from gdiff.errors import Failures, PartError, UserError
 
 if TYPE_CHECKING:
     from gdiff.config import Composer
@@ -127,6 +127,8 @@ def schedule(
     study.show(result, as_json=as_json)
     if folder is not None:
         print(shown(folder))
+        if failed := Failures.of(result):
+            raise PartError(f"{failed.line()}: all else is in {shown(folder)}")
 
 
 def plan(

@@ -1,32 +1,31 @@
 """Image files and encoded images to 8-bit arrays, for the loaders that read them."""
 
-import io
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gdiff import memory
+from gdiff.dataset.imagefile import USUAL, Header, White, header, highest, pixels
 from gdiff.errors import UserError, require
-from gdiff.progress import track
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from gdiff.progress import notice, track
+from gdiff.store import cache
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 # Part of every cache key of decoded images: raise it when the same file gives other values.
-DECODER = "decoder 1"
+DECODER = "decoder 2"
 
-_GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"}
-_ORIENTATION = 0x0112  # the EXIF tag
 _BATCH = 256
+# Pictures with no brighter value look black.
+_DARK = 31
 
 
 def one_line(error: BaseException) -> str:
@@ -40,9 +39,18 @@ def check_resolution(resolution: int | None) -> None:
     require(resolution is None or resolution >= 1, f"resolution={resolution} must be at least 1")
 
 
-def headers(files: Sequence[Path], name: str) -> list[tuple[tuple[int, int], bool]]:
-    """(height, width) as seen upright, and whether it is grey, of each file; decodes nothing."""
-    found = [((0, 0), False)] * len(files)
+def require_room(shape: tuple[int, int, int, int], resolution: int | None) -> None:
+    """Raise `UserError` if decoded images [n, height, width, channels] have no place."""
+    key = f"dataset.resolution={'null' if resolution is None else resolution}"
+    # One is there in several copies, as Pillow's and as numbers.
+    memory.require_room(4 * math.prod(shape[1:]), key)
+    room = max(memory.of_host(), memory.of_disk(cache.cache_dir()))
+    memory.require_room(math.prod(shape), key, room, "the cache's disk or of memory")
+
+
+def headers(files: Sequence[Path], name: str) -> list[Header]:
+    """What the files say; decodes nothing, but PNG files with tags."""
+    found: list[Header] = [None] * len(files)
 
     def look(rows: slice) -> int:
         found[rows] = map(_header, files[rows])
@@ -53,35 +61,46 @@ def headers(files: Sequence[Path], name: str) -> list[tuple[tuple[int, int], boo
     return found
 
 
-def pixels(source: Path | bytes, channels: int, resolution: int | None = None) -> np.ndarray:
-    """Decode one image; the first frame of an animated one.
+def white_of(files: Sequence[Path], is_deep: Sequence[bool], name: str, size: int) -> White:
+    """White by the range of values found: 4095 for 12 bits in files of 16, 1 for masks of 0 and 1.
 
-    Transparent parts become white, 16-bit values are rounded to 8 bits, and photographs (JPEG
-    and WebP files) are turned upright as their EXIF data says. `resolution` crops the largest
-    central square and resizes it by a Lanczos filter, as EDM and StyleGAN prepare their data: it
-    is antialiased for any factor, and serves enlargement too, which area averaging does not.
+    Deep greys use the least number of bits that holds them all; of the images of 8 bits, masks
+    alone are not taken as they are. What is not is told to the user. The files are decoded until
+    both are known.
 
     Args:
-        source: a file, or the bytes of one (whose EXIF data is then ignored).
-        channels: 1 for grey, 3 for RGB.
-        resolution: height and width, or None for the image's own.
-
-    Returns:
-        [height, width, channels] uint8.
+        files: all of a data set.
+        is_deep: of each, as in its header.
+        name: what to call them to the user.
+        size: as for `decode_into`.
     """
-    from PIL import Image, ImageOps
+    found, enough = np.zeros(len(files), int), {False: 2, True: 2**15}
+    is_known = dict.fromkeys(enough, False)
 
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        if isinstance(source, Path) and _turns(image):
-            ImageOps.exif_transpose(image, in_place=True)
-        flat = _flat(image, "L" if channels == 1 else "RGB")
-        if resolution is not None and flat.size != (resolution, resolution):
-            side = min(flat.size)
-            left, top = (flat.width - side) // 2, (flat.height - side) // 2
-            # Cut first: resizing a box of the image would let its surroundings shine in.
-            square = flat.crop((left, top, left + side, top + side))
-            flat = square.resize((resolution, resolution), Image.Resampling.LANCZOS)
-        return np.asarray(flat).reshape(flat.height, flat.width, channels)
+    def look(rows: slice) -> int:
+        for row in range(rows.start, rows.stop):
+            if not is_known[is_deep[row]]:
+                with blamed(files[row]):
+                    found[row] = highest(files[row])
+                if found[row] >= enough[is_deep[row]]:
+                    is_known[is_deep[row]] = True
+        return rows.stop - rows.start
+
+    rows = batches(len(files))
+    run(look, rows, threads=_threads(size), total=len(files), what=f"range of values of {name}")
+    white, deep = USUAL, np.array(is_deep)
+    shallow_peak, deep_peak = (int(found[kind].max(initial=0)) for kind in (~deep, deep))
+    if shallow_peak == 1:
+        notice(f"{name}: the pictures hold 0 and 1 only, which are taken for black and white")
+        white = white._replace(shallow=1)
+    if 0 < deep_peak < enough[True]:
+        bits = deep_peak.bit_length()
+        notice(
+            f"{name}: greys of 16 bits go up to {deep_peak} only, and are taken for {bits} bits: "
+            f"{2**bits - 1} is white"
+        )
+        white = white._replace(deep=2**bits - 1)
+    return white
 
 
 def decode_into(
@@ -91,36 +110,40 @@ def decode_into(
     *,
     size: int,
     resolution: int | None = None,
+    white: White = USUAL,
 ) -> None:
     """Decode images into `out` [n, height, width, channels] uint8, on several threads.
+
+    The user is told if they are all nearly black.
 
     Args:
         out: is filled.
         sources: the encoded images of a slice of rows; called from the threads.
         name: what to call them to the user.
         size: numbers in an encoded image (height x width x channels), to choose the threads by.
-        resolution: as in `pixels`.
+        resolution, white: as in `pixels`.
 
     Raises:
         UserError: an image cannot be decoded, or has another size.
     """
-
-    shape = out.shape[1:]
+    shape, brightest = out.shape[1:], np.zeros(len(out), np.uint8)
 
     def decode(rows: slice) -> int:
         for row, source in zip(range(rows.start, rows.stop), sources(rows), strict=True):
             label = source if isinstance(source, Path) else f"image {row} of {name}"
             with blamed(label):
-                image = pixels(source, shape[-1], resolution)
+                image = pixels(source, shape[-1], resolution, white)
             if image.shape != shape:
                 raise UserError(
                     f"{label} is {image.shape[1]}x{image.shape[0]} where others are "
                     f"{shape[1]}x{shape[0]}: give dataset.resolution, such as {min(shape[:2])}"
                 )
-            out[row] = image
+            out[row], brightest[row] = image, image.max()
         return rows.stop - rows.start
 
     run(decode, batches(len(out)), threads=_threads(size), total=len(out), what=f"decoding {name}")
+    if brightest.max(initial=0) <= _DARK:
+        notice(f"{name}: the brightest value is {brightest.max(initial=0)} of 255, nearly black")
 
 
 def run(
@@ -142,37 +165,14 @@ def run(
             pool.shutdown(cancel_futures=True)
 
 
-def _header(file: Path) -> tuple[tuple[int, int], bool]:
-    from PIL import Image
-
-    with blamed(file), Image.open(file) as image:
-        width, height = image.size
-        if _turns(image) and image.getexif().get(_ORIENTATION, 1) >= 5:
-            width, height = height, width
-        return (height, width), image.mode in _GREY_MODES
+def _header(file: Path) -> Header:
+    with blamed(file):
+        return header(file)
 
 
 def batches(count: int) -> list[slice]:
     """Slices that cover range(count), each an amount of work worth a thread's while."""
     return [slice(i, min(i + _BATCH, count)) for i in range(0, count, _BATCH)]
-
-
-def _flat(image: "Image", mode: str) -> "Image":
-    """The image in `mode`, "L" or "RGB", on white."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        wide = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _turns(image: "Image") -> bool:
-    """Whether to look for an orientation: cameras write JPEG (or MPO) and WebP."""
-    return image.format in ("JPEG", "MPO", "WEBP")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gdiff import memory
 from gdiff.dataset.base import Dataset
 from gdiff.errors import UserError, require
 from gdiff.progress import track
@@ -34,6 +35,10 @@ def write(source: Dataset, path: Path, points: int, resolution: int, seed: int =
     require(resolution >= 1, f"--resolution={resolution} must be at least 1")
     if path.is_file():
         return path
+    # A block is there in float32, twice, on the way to its bytes.
+    memory.require_room(12 * 3 * _BLOCK * resolution**2, f"--resolution={resolution}")
+    size = 3 * points * resolution**2
+    memory.require_room(size, f"--points={points}", memory.of_disk(path), "disk")
     partial = path.with_suffix(".part")
     header = {
         "descr": "|u1",

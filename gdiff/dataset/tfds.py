@@ -133,8 +133,9 @@ class Tfds(DatasetSpec):
             size = int(np.prod([side or 256 for side in image.shape]))
             images.decode_into(out, encoded, name, size=size, resolution=self.resolution)
 
-        shape = self._shape(image.shape, encoded)
-        x = cache.fill(f"{key} x", (n, *shape), np.uint8, write)
+        shape = (n, *self._shape(image.shape, encoded))
+        images.require_room(shape, self.resolution)
+        x = cache.fill(f"{key} x", shape, np.uint8, write)
         return x, labels, np.array(names, str)
 
     def _shape(

@@ -9,6 +9,9 @@ import numpy as np
 
 from gdiff.dataset.base import Dataset, DatasetSpec
 from gdiff.errors import require
+from gdiff.memory import require_room
+
+_POINT_BYTES = 100  # while a point is drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class ToySpec(DatasetSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.num_points >= 2, f"num_points={self.num_points} must be at least 2")
+        require_room(_POINT_BYTES * self.num_points, f"num_points={self.num_points}")
         require(0 <= self.noise < math.inf, f"noise={self.noise} must be 0 or more, and finite")
         require(self.seed >= 0, f"seed={self.seed} must be 0 or more")
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 
 _GAP = 2  # pixels between images
-_WHITE = 255
+_WHITE, _BORDER = 255, 200
 
 
 def image_grid(samples: np.ndarray, max_images: int = 64, side: int = 576) -> np.ndarray:
     """The first images side by side in a nearly square grid: uint8 [H, W, 3].
 
+    Every image has a light grey border, which tells where it ends if it is white or black.
     Values are clipped to [-1, 1]; NaN is grey. Small images are magnified by a whole factor (at
     most to 256 pixels), without smoothing. Of more than three channels the first three are shown,
     two are averaged. Samples are [n, h, w, c], n ≥ 1; small images are magnified to about `side`
@@ -23,12 +24,13 @@ def image_grid(samples: np.ndarray, max_images: int = 64, side: int = 576) -> np
     factor = max(1, round(min(side / columns, 256) / w))
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
     rows = math.ceil(n / columns)
-    tiles = np.full((rows * columns, h * factor + _GAP, w * factor + _GAP, 3), _WHITE, np.uint8)
+    tiles = np.full((rows * columns, h * factor + _GAP, w * factor + _GAP, 3), _BORDER, np.uint8)
     tiles[:n, :-_GAP, :-_GAP] = images
+    tiles[n:] = _WHITE
     _, high, wide, _ = tiles.shape
     grid = tiles.reshape(rows, columns, high, wide, 3).swapaxes(1, 2)
     grid = grid.reshape(rows * high, columns * wide, 3)
-    return np.pad(grid, ((_GAP, 0), (_GAP, 0), (0, 0)), constant_values=_WHITE)
+    return np.pad(grid, ((_GAP, 0), (_GAP, 0), (0, 0)), constant_values=_BORDER)
 
 
 def captioned(grid: np.ndarray, caption: str) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
+from gdiff import memory
 from gdiff.parallel.mesh import DATA, place_rows
 from gdiff.progress import Progress
 
@@ -220,13 +221,4 @@ def _fits(x: np.ndarray, mesh: Mesh) -> bool:
     limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
     if limit is not None:
         return x.nbytes / mesh.shape[DATA] <= _SHARE * limit
-    return not isinstance(x, np.memmap) or x.nbytes <= _SHARE * _host_memory()
-
-
-def _host_memory() -> int:
-    """Bytes of memory of this machine, or of the container that this process is in."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # not there, or without a limit
-        return total
+    return not isinstance(x, np.memmap) or x.nbytes <= _SHARE * memory.of_host()

@@ -1,6 +1,8 @@
 """Numbers that compare samples with the data set, one idea a file."""
 
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +16,9 @@ from gdiff.metrics.sliced import SlicedW2
 
 # What a measurement of the score always gives; violations of bounds need a score that has some.
 SCORE_ERRORS = ("score_relative_error_max", "score_relative_error_median")
+SCORE_VIOLATIONS = ("score_error_bound_violations", "score_likely_bound_violations")
+# How many samples were set aside, where any were.
+NONFINITE = "nonfinite_samples"
 _WHEN = ("auto", "always", "never")
 
 
@@ -92,7 +97,12 @@ class MetricsSpec:
 DISTANCES = MetricsSpec().names
 
 
-def compute(spec: MetricsSpec, samples: np.ndarray, dataset: Dataset) -> dict[str, float]:
+def compute(
+    spec: MetricsSpec,
+    samples: np.ndarray,
+    dataset: Dataset,
+    spare: Callable[[str], AbstractContextManager[None]] = nullcontext,
+) -> dict[str, float]:
     """All metrics of a set of samples: name → finite number.
 
     Samples that hold NaN or infinity are counted in nonfinite_samples, if there are any, and the
@@ -102,6 +112,7 @@ def compute(spec: MetricsSpec, samples: np.ndarray, dataset: Dataset) -> dict[st
         spec: the metrics.
         samples: [n, *event] float32, model coordinates.
         dataset: what they are compared with.
+        spare: gives the block in which the metrics named are computed, as `Failures.spare`.
 
     Raises:
         UserError: the samples are of another shape than the data.
@@ -117,12 +128,21 @@ def compute(spec: MetricsSpec, samples: np.ndarray, dataset: Dataset) -> dict[st
     finite = np.isfinite(samples).reshape(len(samples), -1).all(1)
     metrics = {}
     if not finite.all():
-        metrics["nonfinite_samples"] = float(np.sum(~finite))
+        metrics[NONFINITE] = float(np.sum(~finite))
         samples = samples[finite]
     for part in parts:
         if len(samples) >= part.fewest_samples and len(dataset) >= part.fewest_points:
-            metrics |= part.compute(samples, dataset)
+            with spare(" and ".join(part.names)):
+                metrics |= part.compute(samples, dataset)
     return {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
 
 
-__all__ = ["DISTANCES", "SCORE_ERRORS", "Metric", "MetricsSpec", "compute"]
+__all__ = [
+    "DISTANCES",
+    "NONFINITE",
+    "SCORE_ERRORS",
+    "SCORE_VIOLATIONS",
+    "Metric",
+    "MetricsSpec",
+    "compute",
+]

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
+from gdiff import rng
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import Statistics, statistics
@@ -220,7 +221,7 @@ def _trained(
     @jax.jit
     def advanced(now: _Training, base: DiffusedMixture, clean: Array, steps: Array) -> _Training:
         def step(now: _Training, number: Array) -> tuple[_Training, None]:
-            choice, noise = jax.random.split(jax.random.fold_in(jax.random.key(spec.seed), number))
+            choice, noise = jax.random.split(jax.random.fold_in(rng.key(spec.seed), number))
             y = clean[jax.random.randint(choice, (spec.batch_size,), 0, len(clean))]
             y += sigma * jax.random.normal(noise, y.shape)
             slope = jax.grad(loss)(now.numbers, base, y)

@@ -9,11 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from gdiff.errors import require, require_one_of
+from gdiff.memory import require_room
 from gdiff.process.base import ProcessSpec
 from gdiff.schedule.losses import KINDS, LossCurve
 
 # A first noise level that is found from the data.
 AUTO = "auto"
+# What a step takes at least in the grid, in the method's table and in run.json.
+_STEP_BYTES = 160
 LOSS_ON = ("train", "test")
 
 
@@ -55,6 +58,7 @@ class ScheduleSpec(abc.ABC):
     def __post_init__(self) -> None:
         is_count = self.steps is not None and self.steps >= 1
         require(is_count or self.finds_steps, f"steps={self.steps} must be at least 1")
+        require_room(_STEP_BYTES * (self.steps or 0), f"steps={self.steps}")
         ends = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
         given = {key: sigma for key, sigma in ends.items() if sigma is not None}
         for key, sigma in given.items():

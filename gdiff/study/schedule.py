@@ -11,6 +11,7 @@ from rich.table import Table
 
 from gdiff import figures, report
 from gdiff.budget.initialization import Noised
+from gdiff.errors import Failures
 from gdiff.metrics.chunks import evenly
 from gdiff.prepared import Experiment, Prepared
 from gdiff.prior.base import PriorSpec
@@ -39,7 +40,8 @@ def main(
     """Compare grids, and priors if there are any: the content of schedule.json.
 
     The experiment's score gives the loss, its schedule the ends and the number of steps; `chosen`
-    is the name of that schedule. Without a folder nothing is written.
+    is the name of that schedule. Without a folder nothing is written. A picture that fails is named
+    as `failed`.
     """
     prepared = Prepared(experiment)
     count = experiment.schedule.steps or int(np.sum(prepared.grid > 0)) - 1
@@ -55,9 +57,14 @@ def main(
         levels = zip(*(grid.tolist() for grid in grids.values()), strict=True)
         rows = [dict(zip(grids, each, strict=True)) for each in levels]
         write_csv(folder / LEVELS, list(grids), rows)
-        own.write_bytes(PICTURE, _picture(prepared, curve, grids, chosen))
+        failed = Failures()
+        with failed.spare(PICTURE):
+            own.write_bytes(PICTURE, _picture(prepared, curve, grids, chosen))
         if priors:
-            own.write_bytes(HORIZON_PICTURE, _horizon_picture(**result["horizon"]))
+            with failed.spare(HORIZON_PICTURE):
+                own.write_bytes(HORIZON_PICTURE, _horizon_picture(**result["horizon"]))
+        if failed:
+            result["failed"] = failed
     return result
 
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,16 @@ def by_quadrature(points, sigma, log_prior):
     inside = density > 1e-300
     gap = np.log(density[inside]) - log_prior(x[inside])
     return np.trapezoid(density[inside] * gap, x[inside])
+
+
+def test_draws_of_wide_points_fit_into_memory():
+    draws = {
+        width: Noised.of(SimpleNamespace(dataset=data), 1.0).effort.draws
+        for width in (3072, 200_000)
+        for data in [Dataset("d", np.broadcast_to(np.float32(1), (40, width)))]
+    }
+    assert draws[3072] == 4096
+    assert 64 <= draws[200_000] <= 2**30 / (8 * 200_000) + noised.REPLICATES
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0])

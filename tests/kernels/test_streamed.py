@@ -118,7 +118,7 @@ def test_a_file_that_shrinks_is_an_error(images, tmp_path):
 def test_files_that_are_large_for_the_memory_stay_on_the_host(images, monkeypatch):
     x, mesh = images.x.reshape(len(images), -1), make_mesh("batch:1")
     assert isinstance(placed(x, mesh, "auto"), jax.Array)
-    monkeypatch.setattr(streamed, "_host_memory", lambda: 2 * x.nbytes)
+    monkeypatch.setattr("gdiff.memory.of_host", lambda: 2 * x.nbytes)
     assert isinstance(placed(x, mesh, "auto"), Streamed)
     assert isinstance(placed(x, mesh, "device"), jax.Array)
     assert isinstance(placed(np.array(x), mesh, "auto"), jax.Array)

@@ -53,6 +53,19 @@ def test_tables_and_pictures_are_left_in_a_folder():
     assert kl["gaussian"][-1] < kl["standard"][-1]
 
 
+def test_a_picture_that_fails_does_not_cost_the_comparison(monkeypatch):
+    def fail(*_):
+        raise ValueError("no ink")
+
+    monkeypatch.setattr("gdiff.figures.schedule_figure", fail)
+    result = gdiff("schedule", *TWO, "schedule.steps=5", "hydra.run.dir=out")
+    assert (result.code, result.last) == (1, "out")
+    line = "error: schedule.png could not be made (ValueError: no ink): all else is in out"
+    assert result.err.splitlines()[-1] == line
+    assert Path("out/schedule.csv").is_file()
+    assert not Path("out/schedule.png").exists()
+
+
 def test_a_curve_from_a_file_is_used():
     sigma = np.geomspace(100, 0.01, 60)
     rows = "\n".join(f"{s},{1 / (1 + s**-2.0)}" for s in sigma)

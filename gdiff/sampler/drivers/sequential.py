@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, Key
 
+from gdiff import memory
 from gdiff.denoiser import Denoiser, as_denoiser
 from gdiff.parallel import processes
 from gdiff.parallel.mesh import BATCH, batch_sharding
@@ -89,9 +91,19 @@ class Engine:
         self._segment = 1
 
     def compile(self, z: Float[Array, "b *event"], keys: Key[Array, " b"]) -> None:
-        """Compile for batches like `z`, by running no step of one."""
+        """Compile for batches like `z`, by running no step of one.
+
+        Raises:
+            UserError: the program needs more memory than there is.
+        """
         z, keys = self._spread(z, keys)
-        jax.block_until_ready(self._run(Carry.before(self.steps, z), keys, 0, 0))
+        carry = Carry.before(self.steps, z)
+        # The program is shared with what runs it.
+        need = memory.of_program(
+            self._run(carry, keys, 0, 0, run=_advance.lower).compile().compiled
+        )
+        memory.require_room(need, f"batch_size={len(z)}", memory.of_device())
+        jax.block_until_ready(self._run(carry, keys, 0, 0))
         self.is_compiled = True
 
     def sample(
@@ -137,9 +149,16 @@ class Engine:
             self.account = {"clip_rate": clipped / max(self.steps.corrections, 1)}
         return _first(b, carry.z)
 
-    def _run(self, carry: Carry, keys: Array, start: int, stop: int) -> tuple[Carry, Array]:
-        """Steps start … stop - 1 of the grid."""
-        return _advance(
+    def _run(
+        self,
+        carry: Carry,
+        keys: Array,
+        start: int,
+        stop: int,
+        run: Callable[..., Any] = _advance,
+    ) -> Any:
+        """Steps start … stop - 1 of the grid; `run` takes what the program does."""
+        return run(
             (self._denoiser, self._table, keys),
             carry,
             *(jnp.int32(self.steps.ends[k]) for k in (start, stop)),
