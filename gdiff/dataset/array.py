@@ -21,14 +21,15 @@ class Array(DatasetSpec):
     """A .npy file, read as a memory map, or an array of an .npz file, read into memory.
 
     Images are [n, height, width, channels], or [n, height, width] for one channel; vectors are
-    [n, dim]; [n] is taken for vectors of one number. uint8 and float32 stay as they are stored;
-    any other type of number is converted to float32 in memory, so large data should be stored
-    as one of the two. Files are never unpickled.
+    [n, dim]; [n] is taken for vectors of one number. uint8 and float32 stay as they are stored,
+    and are not copied; any other type of number becomes float32, and so do values that are
+    extremely large or small, or far from zero: see `gdiff.dataset.units`. What is made of a large
+    file lies in the cache. Files are never unpickled.
 
     Attributes:
         path: the file.
         key: name of the array in an .npz file; by default its only array, or "x" or "images".
-            Integers under "y", "labels" or "label" are the class indices.
+            Whole numbers under "y", "labels" or "label" are the classes.
         scale: "auto" maps 0..255 (uint8), or the least and greatest value (other types), to
             [-1, 1]; "none" takes values as they are.
     """
@@ -102,7 +103,7 @@ def from_array(
         name: what to call it in tables.
         x: [n, dim] or [n] vectors, [n, height, width] or [n, height, width, channels] images, of
             any type of number. uint8 and float32 stay as they are; others become float32.
-        labels: [n] class indices.
+        labels: [n] classes, whole numbers.
         scale: "auto" maps 0..255 (uint8), or the least and greatest value (other types), to
             [-1, 1], the range of pictures; "none" takes values as they are.
 

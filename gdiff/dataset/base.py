@@ -7,16 +7,22 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 
 from gdiff.dataset.pages import blocks, first_bad_row, release
 from gdiff.dataset.units import Change
 from gdiff.errors import UserError, require
+from gdiff.store import cache
 
 _ALIGNMENT = 64  # bytes; what JAX on the CPU needs to use an array in place
 _SUBSET_SEED = 0
+# Bytes of rows beyond which those that are made from a file are kept in one.
+_LARGE = 2**31
+# Part of the key of these: to be raised when they change.
+_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +200,7 @@ class DatasetSpec(abc.ABC):
 def usable(data: Dataset, index: np.ndarray | None = None) -> Dataset:
     """Rows `index` of a data set, or all: at least two points, as they are to be stored, finite.
 
-    Rows are copied only where some are left out, and values only where their type changes.
+    Rows are copied only where some are left out, and values only where they change.
 
     Raises:
         UserError: there are no such rows.
@@ -206,7 +212,7 @@ def usable(data: Dataset, index: np.ndarray | None = None) -> Dataset:
     count = "only one point" if n == 1 else f"{n} points"
     require(n >= 2, f"{name} has {count} to use: give it at least 2")
     labels = data.labels if data.labels is None or index is None else data.labels[index]
-    x, change = as_stored(data.x, index, data.change), data.change
+    x, change = _as_stored(data, index), data.change
     data = replace(data, x=x, labels=labels, change=None)
     if change is not None:
         data = replace(data, origin=change.origin, unit=change.unit)
@@ -247,15 +253,25 @@ def _rows_of(data: Dataset, classes: list[int | str]) -> np.ndarray:
     return np.flatnonzero(np.isin(data.labels, np.array(wanted, data.labels.dtype)))
 
 
-def as_stored(x: np.ndarray, index: np.ndarray | None, change: Change | None = None) -> np.ndarray:
-    """Rows `index` of `x`, or all, as uint8 or else float32; `x` itself if nothing changes.
+def _as_stored(data: Dataset, index: np.ndarray | None) -> np.ndarray:
+    """Rows `index` of a data set, or all, as they are to be stored; x itself if nothing changes.
 
-    NaN and infinity stay what they are. A copy is made in blocks.
+    NaN and infinity stay what they are. What is large and comes from a file becomes one in the
+    cache, where it takes no memory.
     """
-    if change is None and index is None and x.dtype in (np.uint8, np.float32):
-        return x
+    x, change = data.x, data.change
     dtype = np.uint8 if x.dtype == np.uint8 else np.float32 if change is None else change.dtype
-    return chosen(x, index, dtype, change)
+    if change is None and index is None and x.dtype == dtype:
+        return x
+    shape = (len(x) if index is None else len(index), *x.shape[1:])
+    is_large = math.prod(shape) * np.dtype(dtype).itemsize > _LARGE
+    if not (is_large and isinstance(x, np.memmap) and x.filename and Path(x.filename).is_file()):
+        return chosen(x, index, dtype, change)
+    file = Path(x.filename)
+    marks = [x.dtype, dtype.__name__, *([] if change is None else [change.digest()])]
+    marks += [] if index is None else [cache.digest(index)]
+    key = cache.key("rows", _VERSION, cache.signature(file.parent, [file]), *shape, *marks)
+    return cache.fill(key, shape, dtype, partial(_fill, x=x, index=index, change=change))
 
 
 def chosen(
@@ -267,12 +283,16 @@ def chosen(
     """A copy of rows `index` of `x`, or of all, in blocks; in `dtype`, by default their own."""
     n = len(x) if index is None else len(index)
     out = _aligned_empty((n, *x.shape[1:]), x.dtype if dtype is None else dtype)
+    _fill(out, x, index, change)
+    return out
+
+
+def _fill(out: np.ndarray, x: np.ndarray, index: np.ndarray | None, change: Change | None) -> None:
     with np.errstate(over="ignore"):
         for block in blocks(out):
             rows = block if index is None else index[block]
             out[block] = x[rows] if change is None else change(x[rows])
             release(x)
-    return out
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from gdiff.dataset.pages import blocks, first_bad_row
 from gdiff.errors import UserError
+from gdiff.store import cache
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ _LEAST = 2.0**-100
 _SMALL = 1 / 16
 # Offsets beyond so many half widths are taken off before values are rounded.
 _OFFSET = 64
+# Rows that tell masks from pictures.
+_SOME = 256
 # As few different values between the least and the greatest are worth a warning.
 FEW_VALUES = 2**13
 # Beyond so many widths from zero float32 has fewer.
@@ -52,6 +55,11 @@ class Change:
     def unit(self) -> float:
         """2^exponent."""
         return math.ldexp(1.0, self.exponent)
+
+    def digest(self) -> str:
+        """Hash of all of it, for the keys of what is made by it."""
+        numbers = (self.low, self.middle, np.asarray(self.origin), np.array(self.exponent))
+        return cache.digest(*map(np.asarray, numbers))
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """The new values, of the same shape."""
@@ -116,6 +124,9 @@ def to_unit_range(x: np.ndarray, name: str) -> Map:
     is centred by itself.
     """
     if x.dtype == np.uint8:
+        some = x[np.linspace(0, len(x) - 1, min(len(x), _SOME)).astype(int)]
+        if some.size and some.max() <= 1:
+            log.warning("%s holds 0 and 1, both black where 255 is white: store it as bool", name)
         return Map(127.5, 127.5)
     if x.dtype.kind not in "buif" or not x.size:
         return Map(0.0, 1.0)

@@ -1,5 +1,6 @@
 """The usual prior: an isotropic Gaussian that ignores the data."""
 
+import math
 from dataclasses import dataclass
 
 import equinox as eqx
@@ -32,8 +33,8 @@ class Standard(PriorSpec):
 
     def __post_init__(self) -> None:
         require(
-            self.data_variance is None or self.data_variance >= 0,
-            f"data_variance={self.data_variance} must be 0 or more, or null to follow the data",
+            self.data_variance is None or 0 <= self.data_variance < math.inf,
+            f"data_variance={self.data_variance} must be 0 or more, and finite, or null",
         )
 
     def fit(self, data: Dataset | Placed, sigma: float) -> "IsotropicGaussian":
