@@ -166,7 +166,7 @@ def _still_failed(before: dict, wanted: list[Artefact]) -> Failures:
 def _record(prepared: Prepared, before: dict) -> dict:
     """The start of run.json; `before` is what an interrupted run wrote there."""
     mesh, dataset = prepared.mesh, prepared.dataset
-    fingerprint = dataset.fingerprint()
+    fingerprint, (shift, scale) = dataset.fingerprint(), dataset.to_file_map
     if before.get("dataset", {}).get("fingerprint", fingerprint) != fingerprint:
         raise UserError(
             f"the data set {dataset.name} has changed since this run began: start a new run"
@@ -183,6 +183,9 @@ def _record(prepared: Prepared, before: dict) -> dict:
                 "points": len(dataset),
                 "event_shape": list(dataset.event_shape),
                 "fingerprint": fingerprint,
+                # A value of the file is shift + scale times a model coordinate.
+                "shift": np.asarray(shift).tolist(),
+                "scale": scale,
             },
             "versions": {"gdiff": __version__, "python": sys.version.split()[0]}
             | {name: version(name) for name in packages},

@@ -285,3 +285,14 @@ def test_a_long_movie_is_thinned_but_keeps_its_ends(monkeypatch):
     sample("run", "trajectory=true", "schedule.steps=100", "num_samples=2")
     assert len(seen) == 40
     assert (seen[0], seen[-1]) == (80, 0)
+
+
+def test_the_record_says_how_samples_become_values_of_the_file(tmp_path):
+    times = 1.7e9 + np.random.default_rng(0).uniform(0, 1000, (50, 1))
+    np.save(tmp_path / "times.npy", times)
+    words = ("dataset=array", f"dataset.path={tmp_path}/times.npy", "score=full", "metrics=none")
+    folder = sample(tmp_path / "run", *words)
+    data, samples = read(folder, "run.json")["dataset"], np.load(folder / "samples.npz")["samples"]
+    assert np.abs(samples).max() < 1.01
+    values = np.array(data["shift"]) + data["scale"] * samples
+    assert np.min(np.abs(values - times.T), axis=1).max() < 5

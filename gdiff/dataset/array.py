@@ -1,13 +1,14 @@
 """Arrays in NumPy's own files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gdiff.dataset.base import Dataset, DatasetSpec, blocks, first_bad_row, usable
+from gdiff.dataset.base import Dataset, DatasetSpec, usable
 from gdiff.dataset.images import one_line
+from gdiff.dataset.units import Map, as_they_are, to_unit_range
 from gdiff.errors import UserError, require, require_one_of
 
 _DATA_KEYS = ("x", "images")
@@ -20,14 +21,15 @@ class Array(DatasetSpec):
     """A .npy file, read as a memory map, or an array of an .npz file, read into memory.
 
     Images are [n, height, width, channels], or [n, height, width] for one channel; vectors are
-    [n, dim]; [n] is taken for vectors of one number. uint8 and float32 stay as they are stored;
-    any other type of number is converted to float32 in memory, so large data should be stored
-    as one of the two. Files are never unpickled.
+    [n, dim]; [n] is taken for vectors of one number. uint8 and float32 stay as they are stored,
+    and are not copied; any other type of number becomes float32, and so do values that are
+    extremely large or small, or far from zero: see `gdiff.dataset.units`. What is made of a large
+    file lies in the cache. Files are never unpickled.
 
     Attributes:
         path: the file.
         key: name of the array in an .npz file; by default its only array, or "x" or "images".
-            Integers under "y", "labels" or "label" are the class indices.
+            Whole numbers under "y", "labels" or "label" are the classes.
         scale: "auto" maps 0..255 (uint8), or the least and greatest value (other types), to
             [-1, 1]; "none" takes values as they are.
     """
@@ -57,8 +59,7 @@ class Array(DatasetSpec):
                 reason = f"cannot be read ({one_line(error)}): give a whole .npy or .npz file"
             raise UserError(f"{asked} {reason}") from error
         x = _as_points(x, asked)
-        shift, scale = _affine(x, self.scale, asked)
-        return Dataset(name=path.stem, x=x, labels=labels, shift=shift, scale=scale)
+        return _mapped(Dataset(path.stem, x, labels), self.scale, asked)
 
     def _npy(self, path: Path) -> tuple[np.ndarray, None]:
         require(
@@ -76,11 +77,21 @@ class Array(DatasetSpec):
                 f"dataset.path={self.path} holds the arrays {', '.join(file.files) or '(none)'}"
                 f"{f', not {self.key}' if self.key else ''}: name one by dataset.key",
             )
-            x = file[found[0]]
+            x = self._member(file, found[0])
             label_key = next((name for name in _LABEL_KEYS if name in file.files), None)
             if label_key in (None, found[0]):
                 return x, None
-            return x, _as_labels(file[label_key], len(np.atleast_1d(x)), f"{path}: {label_key}")
+            y = self._member(file, label_key)
+            return x, _as_labels(y, len(np.atleast_1d(x)), f"{path}: {label_key}")
+
+    def _member(self, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+        member = file[name]
+        # Of what does not begin like an array NumPy gives the bytes.
+        require(
+            isinstance(member, np.ndarray),
+            f"dataset.path={self.path}: {name} is not an array: name another by dataset.key",
+        )
+        return member
 
 
 def from_array(
@@ -92,7 +103,7 @@ def from_array(
         name: what to call it in tables.
         x: [n, dim] or [n] vectors, [n, height, width] or [n, height, width, channels] images, of
             any type of number. uint8 and float32 stay as they are; others become float32.
-        labels: [n] class indices.
+        labels: [n] classes, whole numbers.
         scale: "auto" maps 0..255 (uint8), or the least and greatest value (other types), to
             [-1, 1], the range of pictures; "none" takes values as they are.
 
@@ -105,25 +116,15 @@ def from_array(
     except ValueError as error:
         raise UserError(f"{name} is not an array ({one_line(error)})") from error
     x = _as_points(x, name)
-    shift, factor = _affine(x, scale, name)
     if labels is not None:
         labels = _as_labels(np.asarray(labels), len(x), f"{name}: labels")
-    return usable(Dataset(name, x, labels, shift=shift, scale=factor))
+    return usable(_mapped(Dataset(name, x, labels), scale, name))
 
 
-def _affine(x: np.ndarray, scale: str, asked: str) -> tuple[float, float]:
-    """Shift and scale that map stored values to those of the model."""
-    if scale == "none" or x.dtype.kind not in "buif" or not x.size:
-        return 0.0, 1.0
-    if x.dtype == np.uint8:
-        return 127.5, 127.5
-    # The range of all rows, so that a subset is scaled like the whole.
-    ends = np.array([(x[rows].min(), x[rows].max()) for rows in blocks(x)], np.float64)
-    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
-    if not np.isfinite(high - low):
-        row = first_bad_row(x)
-        raise UserError(f"{asked} holds NaN or infinity, first in row {row}: remove such rows")
-    return (high + low) / 2, (high - low) / 2 or 1.0
+def _mapped(data: Dataset, scale: str, asked: str) -> Dataset:
+    """With the map to the model's values that `scale` asks for."""
+    found: Map = (as_they_are if scale == "none" else to_unit_range)(data.x, asked)
+    return replace(data, **vars(found))
 
 
 def _as_points(x: np.ndarray, asked: str) -> np.ndarray:
@@ -142,9 +143,20 @@ def _as_points(x: np.ndarray, asked: str) -> np.ndarray:
 
 
 def _as_labels(y: np.ndarray, n: int, where: str) -> np.ndarray | None:
-    """[n] int32, or None for what is not class indices (targets of a regression, one-hot rows)."""
+    """[n] whole numbers, or None for what is none (targets of a regression, one-hot rows)."""
     require(
         len(np.atleast_1d(y)) == n,
         f"{where} has {len(np.atleast_1d(y))} rows for {n} points: one label a point is needed",
     )
-    return y.reshape(n).astype(np.int32) if y.dtype.kind in "iu" and y.size == n else None
+    if y.size != n or y.dtype.kind not in "biuf":
+        return None
+    y = y.reshape(n)
+    if y.dtype.kind == "f":
+        # Beyond the largest, not every whole number is one of the type.
+        largest = min(2.0 ** (np.finfo(y.dtype).nmant + 1), 2.0**53)
+        if not np.all((y == np.rint(y)) & (np.abs(y) <= largest)):
+            return None
+        y = y.astype(np.int64)
+    least, most = int(y.min(initial=0)), int(y.max(initial=0))
+    is_short = np.iinfo(np.int32).min <= least and most <= np.iinfo(np.int32).max
+    return y.astype(np.int32) if is_short else y

@@ -3,42 +3,26 @@
 import abc
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 
-from gdiff.dataset.pages import release
+from gdiff.dataset.pages import blocks, first_bad_row, release
+from gdiff.dataset.units import Change
 from gdiff.errors import UserError, require
+from gdiff.store import cache
 
-_BLOCK_BYTES = 16 * 2**20
 _ALIGNMENT = 64  # bytes; what JAX on the CPU needs to use an array in place
 _SUBSET_SEED = 0
-
-
-def blocks(x: np.ndarray, size: int = _BLOCK_BYTES) -> Iterator[slice]:
-    """Slices over the rows of `x`, each of about `size` bytes of it.
-
-    When the next one is asked for, the pages of a memory map that were read are given back.
-    """
-    rows = max(1, size // max(1, x.nbytes // max(1, len(x))))
-    for start in range(0, len(x), rows):
-        yield slice(start, min(start + rows, len(x)))
-        release(x)
-
-
-def first_bad_row(x: np.ndarray) -> int | None:
-    """The first row of `x` that holds NaN or infinity, or None; reads a memory map in blocks."""
-    if x.dtype.kind != "f":
-        return None
-    for block in blocks(x):
-        finite = np.isfinite(x[block])
-        if not finite.all():
-            return block.start + int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
-    return None
+# Bytes of rows beyond which those that are made from a file are kept in one.
+_LARGE = 2**31
+# Part of the key of these: to be raised when they change.
+_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +34,16 @@ class Dataset:
 
     Attributes:
         name: what to call it in tables.
-        x: [n, *event], uint8 or float32; may be read-only, or a memory map.
-        labels: [n] int32 class indices, or None.
+        x: [n, *event], uint8 or float32, or float64 that only float64 tells apart; may be
+            read-only, or a memory map.
+        labels: [n] whole numbers, or None.
         class_names: one name per class, or None.
         shift, scale: the affine map; scale > 0.
+        origin, unit: x holds (value - origin) / unit of the values of a file; the origin may have
+            one number for each coordinate. Those of most files are stored as they are.
+        centre, size: in the model's units, about where the points lie and how far they reach from
+            there, if that is far from 0 or much less than 1.
+        change: makes x of the values of a file, which are still in its place; `load` does that.
     """
 
     name: str
@@ -62,6 +52,11 @@ class Dataset:
     class_names: Sequence[str] | None = None
     shift: float = 0.0
     scale: float = 1.0
+    origin: float | np.ndarray = 0.0
+    unit: float = 1.0
+    centre: float | np.ndarray = 0.0
+    size: float = 1.0
+    change: Change | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -86,9 +81,29 @@ class Dataset:
         real = np.dtype(dtype).type
         return (stored.astype(real) - real(self.shift)) / real(self.scale)
 
+    def to_file(self, points: np.ndarray) -> np.ndarray:
+        """Model coordinates [k, *event] → values as in the file that was read, float64."""
+        shift, scale = self.to_file_map
+        return shift + scale * np.asarray(points, np.float64)
+
+    @property
+    def to_file_map(self) -> tuple[float | np.ndarray, float]:
+        """Shift and scale of the map from model coordinates to the values of the file."""
+        return self.origin + self.unit * self.shift, self.unit * self.scale
+
+    def values(self, index: slice | np.ndarray) -> np.ndarray:
+        """Points `index` as in the file that was read: [k, *event]."""
+        if self.unit == 1 and not np.any(self.origin):
+            return self.x[index]
+        return self.origin + self.unit * self.x[index].astype(np.float64)
+
     def rows(self, index: slice | np.ndarray) -> np.ndarray:
-        """Points `index` in model coordinates: [k, *event] float32."""
-        return self.to_model(self.x[index])
+        """Points `index` in model coordinates: [k, *event] float32, or float64 if x is."""
+        return self.to_model(self.x[index], np.result_type(self.x, np.float32))
+
+    def vectors(self, index: slice | np.ndarray) -> np.ndarray:
+        """Points `index` as they are stored: [k, dim]."""
+        return self.x[index].reshape(-1, self.dim)
 
     def fingerprint(self) -> str:
         """Hash of every point, the type, the shape and the affine map; computed once.
@@ -99,9 +114,10 @@ class Dataset:
 
     @cached_property
     def _fingerprint(self) -> str:
-        whole = hashlib.sha256(
-            repr((self.x.shape, self.x.dtype.str, self.shift, self.scale)).encode()
-        )
+        facts = (self.x.shape, self.x.dtype.str, self.shift, self.scale)
+        if self.unit != 1 or np.any(self.origin):
+            facts += (np.asarray(self.origin).tolist(), self.unit)
+        whole = hashlib.sha256(repr(facts).encode())
 
         def of_block(rows: slice) -> bytes:
             digest = hashlib.sha256(np.ascontiguousarray(self.x[rows])).digest()
@@ -182,9 +198,9 @@ class DatasetSpec(abc.ABC):
 
 
 def usable(data: Dataset, index: np.ndarray | None = None) -> Dataset:
-    """Rows `index` of a data set, or all: at least two points, uint8 or float32, finite.
+    """Rows `index` of a data set, or all: at least two points, as they are to be stored, finite.
 
-    Rows are copied only where some are left out, and values only where their type changes.
+    Rows are copied only where some are left out, and values only where they change.
 
     Raises:
         UserError: there are no such rows.
@@ -196,7 +212,10 @@ def usable(data: Dataset, index: np.ndarray | None = None) -> Dataset:
     count = "only one point" if n == 1 else f"{n} points"
     require(n >= 2, f"{name} has {count} to use: give it at least 2")
     labels = data.labels if data.labels is None or index is None else data.labels[index]
-    data = replace(data, x=as_stored(data.x, index), labels=labels)
+    x, change = _as_stored(data, index), data.change
+    data = replace(data, x=x, labels=labels, change=None)
+    if change is not None:
+        data = replace(data, origin=change.origin, unit=change.unit)
     row = first_bad_row(data.x)
     if row is not None:
         row = row if index is None else int(index[row])
@@ -211,6 +230,7 @@ def _rows_of(data: Dataset, classes: list[int | str]) -> np.ndarray:
         data.labels is not None, f"{asked}: {data.name} has no labels; use dataset.classes=null"
     )
     names = list(data.class_names or ())
+    there = dict.fromkeys(np.unique(data.labels).tolist())
 
     def number(c: int | str) -> int:
         if isinstance(c, int):
@@ -222,31 +242,57 @@ def _rows_of(data: Dataset, classes: list[int | str]) -> np.ndarray:
         raise UserError(f"{asked}: {data.name} has no class {c!r}; {hint}")
 
     wanted = list(map(number, classes))
-    n = len(names) or int(data.labels.max(initial=-1)) + 1
-    require(
-        all(0 <= c < n for c in wanted),
-        f"{asked}: {data.name} has {n} classes, numbered from 0 to {n - 1}",
-    )
+    first, last = (0, len(names) - 1) if names else (min(there, default=0), max(there, default=-1))
+    known = f"{last - first + 1} classes, numbered from {first} to {last}"
+    if last - first > 2 * len(there):
+        known = f"{len(there)} classes, numbered {', '.join(map(str, list(there)[:5]))}, …"
     for c, number in zip(classes, wanted, strict=True):
-        is_there = bool(np.any(data.labels == number))
-        require(is_there, f"{asked}: {data.name} has no points of class {c}")
-    return np.flatnonzero(np.isin(data.labels, wanted))
+        is_known = number in there or first <= number <= last
+        require(is_known, f"{asked}: {data.name} has {known}")
+        require(number in there, f"{asked}: {data.name} has no points of class {c}")
+    return np.flatnonzero(np.isin(data.labels, np.array(wanted, data.labels.dtype)))
 
 
-def as_stored(x: np.ndarray, index: np.ndarray | None) -> np.ndarray:
-    """Rows `index` of `x`, or all, as uint8 or else float32; `x` itself if nothing changes.
+def _as_stored(data: Dataset, index: np.ndarray | None) -> np.ndarray:
+    """Rows `index` of a data set, or all, as they are to be stored; x itself if nothing changes.
 
-    NaN and infinity stay what they are. A copy is made in blocks.
+    NaN and infinity stay what they are. What is large and comes from a file becomes one in the
+    cache, where it takes no memory.
     """
-    if index is None and x.dtype in (np.uint8, np.float32):
+    x, change = data.x, data.change
+    dtype = np.uint8 if x.dtype == np.uint8 else np.float32 if change is None else change.dtype
+    if change is None and index is None and x.dtype == dtype:
         return x
+    shape = (len(x) if index is None else len(index), *x.shape[1:])
+    is_large = math.prod(shape) * np.dtype(dtype).itemsize > _LARGE
+    if not (is_large and isinstance(x, np.memmap) and x.filename and Path(x.filename).is_file()):
+        return chosen(x, index, dtype, change)
+    file = Path(x.filename)
+    marks = [x.dtype, dtype.__name__, *([] if change is None else [change.digest()])]
+    marks += [] if index is None else [cache.digest(index)]
+    key = cache.key("rows", _VERSION, cache.signature(file.parent, [file]), *shape, *marks)
+    return cache.fill(key, shape, dtype, partial(_fill, x=x, index=index, change=change))
+
+
+def chosen(
+    x: np.ndarray,
+    index: np.ndarray | None,
+    dtype: np.typing.DTypeLike = None,
+    change: Change | None = None,
+) -> np.ndarray:
+    """A copy of rows `index` of `x`, or of all, in blocks; in `dtype`, by default their own."""
     n = len(x) if index is None else len(index)
-    out = _aligned_empty((n, *x.shape[1:]), np.uint8 if x.dtype == np.uint8 else np.float32)
+    out = _aligned_empty((n, *x.shape[1:]), x.dtype if dtype is None else dtype)
+    _fill(out, x, index, change)
+    return out
+
+
+def _fill(out: np.ndarray, x: np.ndarray, index: np.ndarray | None, change: Change | None) -> None:
     with np.errstate(over="ignore"):
         for block in blocks(out):
-            out[block] = x[block if index is None else index[block]]
+            rows = block if index is None else index[block]
+            out[block] = x[rows] if change is None else change(x[rows])
             release(x)
-    return out
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:

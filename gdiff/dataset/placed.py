@@ -13,6 +13,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from gdiff.dataset.base import Dataset
+from gdiff.dataset.units import FEW_VALUES
+from gdiff.errors import require
 from gdiff.kernels.fold import Chunk, Fold, PerRow, Rows, fold, on_devices
 from gdiff.kernels.streamed import AUTO, Streamed, placed
 from gdiff.parallel.mesh import DATA, make_mesh, place_rows
@@ -57,6 +59,11 @@ class Placed:
         dtype = np.dtype(jnp.result_type(float))
         if dtype not in self._rows:
             data = self.dataset
+            require(
+                np.result_type(data.x, dtype) == dtype,
+                f"{data.name} holds values that {dtype} does not tell apart: use "
+                "dataset.scale=auto, or runtime.x64=true",
+            )
             rows = Rows(
                 stored=self._stored,
                 half_norms=None,
@@ -70,6 +77,7 @@ class Placed:
             )
             centre, norms = _summary(rows, data)
             radius = _radius(norms, len(data)) / data.scale
+            _require_resolved(data, np.asarray(centre, np.float64), float(radius), dtype)
             rows = dataclasses.replace(rows, half_norms=norms, centre=centre, radius=radius)
             self._rows[dtype] = rows
         return self._rows[dtype]
@@ -83,7 +91,28 @@ class Placed:
 
     @cached_property
     def _stored(self) -> Array | Streamed:
-        return placed(self.dataset.x.reshape(len(self.dataset), -1), self.mesh, self.where)
+        return placed(self.dataset.x, self.mesh, self.where)
+
+
+def _require_resolved(
+    data: Dataset, centre: Float[np.ndarray, " d"], radius: float, dtype: np.dtype
+) -> None:
+    """Raise `UserError` if numbers in the working precision cannot tell the rows apart."""
+    if radius == 0:
+        return
+    info, away = np.finfo(dtype), float(np.max(np.abs(centre - data.shift))) / data.scale
+    remedy = f"use dataset.scale=auto{'' if dtype == np.float64 else ', or runtime.x64=true'}"
+    require(
+        4 * radius >= info.eps * FEW_VALUES * away,
+        f"{data.name} lies {away:.3g} from zero and reaches only {radius:.3g} from there, which "
+        f"{dtype} does not tell apart: {remedy}",
+    )
+    # The third power, since squares, and more, have to be numbers.
+    require(
+        info.tiny ** (1 / 3) < radius < info.tiny ** (-1 / 3),
+        f"{data.name} reaches {radius:.3g} from its mean, and {dtype} does not hold the squares of "
+        f"such numbers: {remedy}",
+    )
 
 
 class Extent(NamedTuple):

@@ -104,13 +104,14 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     """Facts about a data set, in one pass over it.
 
     Returns:
-        name, points, shape, dim, dtype, bytes, memory_mapped; min and max as stored; mean_norm,
-        the mean Euclidean norm in model coordinates; fingerprint.
+        name, points, shape, dim, dtype, bytes, memory_mapped; min and max as in the file;
+        mean_norm, the mean Euclidean norm in model coordinates; fingerprint.
     """
     low, high, norms = [], [], []
     for rows in blocks(dataset.x):
-        low.append(dataset.x[rows].min())
-        high.append(dataset.x[rows].max())
+        values = dataset.values(rows)
+        low.append(values.min())
+        high.append(values.max())
         flat = dataset.rows(rows).reshape(-1, dataset.dim)
         norms.append(np.sqrt(np.einsum("nd,nd->n", flat, flat)))
     return {
@@ -132,9 +133,9 @@ def classes(dataset: Dataset) -> list[ClassRow]:
     """The classes that have points; none without labels."""
     if dataset.labels is None:
         return []
-    names = dataset.class_names
+    names = dict(enumerate(dataset.class_names or ()))
     found = zip(*np.unique(dataset.labels, return_counts=True), strict=True)
-    return [ClassRow(int(c), names and str(names[c]), int(points)) for c, points in found]
+    return [ClassRow(int(c), names.get(int(c)), int(points)) for c, points in found]
 
 
 def prepare(name: str, data_dir: Path | None = None) -> Path:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gdiff.dataset import Dataset
-from gdiff.dataset.base import as_stored, blocks
+from gdiff.dataset.base import blocks, chosen
 from gdiff.progress import track
 from gdiff.store import cache
 
@@ -99,7 +99,7 @@ def sketch(dataset: Dataset, products: int) -> Statistics:
 
     def build() -> np.ndarray:
         index = np.linspace(0, n - 1, min(n, _SOME)).astype(int)
-        part = replace(dataset, x=as_stored(dataset.x, index), labels=None)
+        part = replace(dataset, x=chosen(dataset.x, index), labels=None)
         start = leading(part, min(rank, len(index))).eigenvectors
         return _packed(leading(dataset, start.shape[1], 1, start))
 
@@ -182,9 +182,8 @@ def _mean(dataset: Dataset) -> np.ndarray:
 
 def _rows(dataset: Dataset) -> Iterator[np.ndarray]:
     """All stored rows in blocks: [k, d] float64."""
-    x = dataset.x.reshape(len(dataset), -1)
-    for block in blocks(x, _BLOCK_BYTES):
-        yield x[block].astype(np.float64)
+    for block in blocks(dataset.x, _BLOCK_BYTES):
+        yield dataset.vectors(block).astype(np.float64)
 
 
 def _in_model(dataset: Dataset, mean: np.ndarray) -> np.ndarray:

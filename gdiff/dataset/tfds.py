@@ -49,8 +49,9 @@ class Tfds(DatasetSpec):
         images.check_resolution(self.resolution)
 
     def held_out(self) -> "Tfds":
-        """The split `test`, all of it."""
-        if self.split.partition("[")[0] != "train":
+        """The split `test`, all of it, where the points are of `train` alone."""
+        splits = {part.partition("[")[0].strip() for part in self.split.split("+")}
+        if splits != {"train"}:
             return super().held_out()
         return replace(self, split="test", subset=None)
 

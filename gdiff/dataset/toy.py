@@ -102,6 +102,11 @@ class Gaussians(ToySpec):
         super().__post_init__()
         require(self.num_modes >= 1, f"num_modes={self.num_modes} must be at least 1")
 
+    def held_out(self) -> "Gaussians":
+        """As many points from the next seed, which are others if there is noise."""
+        require(self.noise > 0, "noise=0 puts all points on the same places: none are held out")
+        return super().held_out()
+
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Component i sits at angle 2 pi i / num_modes; sizes differ by one point at most."""
         labels = np.arange(self.num_points) % self.num_modes

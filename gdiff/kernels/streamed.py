@@ -4,6 +4,7 @@ A scan asks for its rows chunk by chunk. Here a chunk comes from the host, in it
 threads read the next ones while the device works on it. Rows that stand out come one by one.
 """
 
+import math
 import os
 import threading
 import weakref
@@ -37,15 +38,15 @@ _sources: "weakref.WeakSet[Source]" = weakref.WeakSet()
 
 
 def placed(x: np.ndarray, mesh: Mesh, where: str) -> "Array | Streamed":
-    """Rows x [n, d] on the devices, split over the mesh axis `data`, or left on the host.
+    """Rows of x [n, …] on the devices, split over the mesh axis `data`, or left on the host.
 
     Args:
-        x: as stored; may be a memory map.
+        x: as stored; may be a memory map, in any order.
         where: "device", "host", or "auto": on the host if x takes more than a third of the
             device's memory or, on CPU, is a memory map of more than a third of the machine's.
     """
     is_far = where == HOST or (where == AUTO and not _fits(x, mesh))
-    return Streamed.of(x, mesh) if is_far else place_rows(x, mesh)
+    return Streamed.of(x, mesh) if is_far else place_rows(x.reshape(len(x), -1), mesh)
 
 
 def rest() -> None:
@@ -74,14 +75,14 @@ class Streamed(eqx.Module):
 
     @classmethod
     def of(cls, x: np.ndarray, mesh: Mesh) -> "Streamed":
-        """Rows x [n, d], to be split over the mesh axis `data`."""
+        """Rows of x [n, …], to be split over the mesh axis `data`."""
         streams = mesh.shape[DATA]
         return cls(Source(x, streams), -(-len(x) // streams))
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows of one device, numbers of a row."""
-        return self.count, self.source.x.shape[1]
+        return self.count, self.source.dim
 
     @property
     def dtype(self) -> np.dtype:
@@ -104,18 +105,19 @@ class Streamed(eqx.Module):
 
 
 class Source:
-    """Rows [n, d] on the host, read in chunks with some read ahead, or one by one.
+    """Rows on the host, read in chunks with some read ahead, or one by one.
 
     Chunks that were read last are kept, for devices that work on the same rows side by side.
 
     Args:
-        x: [n, d]; a memory map is read through its file, as pages that are mapped into this
-            process count as its memory.
+        x: [n, …], d numbers a row; a memory map is read through its file where that has its rows
+            in a piece, as pages that are mapped into this process count as its memory.
         streams: how many devices read at a time, each its own rows.
     """
 
     def __init__(self, x: np.ndarray, streams: int) -> None:
         self.x, self.streams = x, streams
+        self.dim = math.prod(x.shape[1:])
         self.progress: Progress | None = None
         self._file, self._offset = _file_of(x)
         if self._file:
@@ -164,7 +166,7 @@ class Source:
         index = np.asarray(index)
         # Padding is never asked for but where a place is not used.
         numbers = np.minimum(int(device) * count + index.reshape(-1), len(self.x) - 1)
-        out = np.empty((len(numbers), self.x.shape[1]), self.x.dtype)
+        out = np.empty((len(numbers), self.dim), self.x.dtype)
         step = max(1, _GATHERED_BYTES // self._bytes(1))
 
         def gather(begin: int) -> None:
@@ -175,10 +177,10 @@ class Source:
         return out.reshape(*index.shape, -1)
 
     def _bytes(self, rows: int) -> int:
-        return rows * self.x.shape[1] * self.x.dtype.itemsize
+        return rows * self.dim * self.x.dtype.itemsize
 
     def _read(self, begin: int, size: int) -> np.ndarray:
-        out = np.empty((size, self.x.shape[1]), self.x.dtype)
+        out = np.empty((size, self.dim), self.x.dtype)
         held = max(0, min(size, len(self.x) - begin))
         self._read_into(out[:held], begin)
         out[held:] = 0
@@ -187,7 +189,7 @@ class Source:
     def _read_into(self, out: np.ndarray, begin: int) -> None:
         """Rows from `begin` on."""
         if self._file is None:
-            out[:] = self.x[begin : begin + len(out)]
+            out[:] = self.x[begin : begin + len(out)].reshape(len(out), -1)
             return
         buffer = memoryview(out).cast("B")
         place = self._offset + self._bytes(int(begin))

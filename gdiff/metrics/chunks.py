@@ -26,11 +26,20 @@ def evenly(count: int, most: int) -> np.ndarray:
 
 
 def flat_rows(dataset: Dataset, index: slice | np.ndarray) -> np.ndarray:
-    """Points `index` in model coordinates as vectors: [k, dim] float32."""
+    """Points `index` in model coordinates as vectors: [k, dim], types as of `Dataset.rows`."""
     return dataset.rows(index).reshape(-1, dataset.dim)
 
 
+def near_mean(dataset: Dataset) -> np.ndarray:
+    """Mean of some rows, in model coordinates: [dim] float64.
+
+    Whatever is measured relative to it keeps its digits also where the data lie far from zero.
+    """
+    some = evenly(len(dataset), rows_per_chunk(dataset.dim))
+    return flat_rows(dataset, some).mean(0, dtype=np.float64)
+
+
 def flat_chunks(dataset: Dataset, index: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Points `index` [n] chunk by chunk: (positions within `index`, vectors [k, dim] float32)."""
+    """Points `index` [n] chunk by chunk: (positions within `index`, vectors [k, dim])."""
     for span in spans(len(index), rows_per_chunk(dataset.dim)):
         yield span, flat_rows(dataset, index[span])

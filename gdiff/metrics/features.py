@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gdiff.dataset.base import Dataset, as_stored
+from gdiff.dataset.base import Dataset, chosen
 from gdiff.dataset.statistics import leading
 from gdiff.metrics.base import Metric
 from gdiff.metrics.chunks import flat_chunks, rows_per_chunk, spans
@@ -53,7 +53,7 @@ class PcaFeatures:
     """Coordinates along the leading principal directions of a data set.
 
     Attributes:
-        mean: [dim] mean of the points used.
+        mean: [dim] mean of the points used, float64.
         basis: [dim, r] orthonormal directions, largest variance first.
         variance: [r] variance of the points used along each of them.
     """
@@ -72,15 +72,19 @@ class PcaFeatures:
         vectors = samples.reshape(len(samples), -1)
         features = np.empty((len(vectors), self.basis.shape[1]))
         for span in spans(len(vectors), rows_per_chunk(vectors.shape[1])):
-            features[span] = (vectors[span] - self.mean) @ self.basis
+            features[span] = self._of(vectors[span])
         return features
 
     def of_data(self, dataset: Dataset, index: np.ndarray) -> np.ndarray:
         """Features of data points `index`: [len(index), r] float64."""
         features = np.empty((len(index), self.basis.shape[1]))
         for span, rows in flat_chunks(dataset, index):
-            features[span] = (rows - self.mean) @ self.basis
+            features[span] = self._of(rows)
         return features
+
+    def _of(self, vectors: np.ndarray) -> np.ndarray:
+        """Products in float32 of differences in float64."""
+        return (vectors - self.mean).astype(np.float32) @ self.basis
 
 
 def fit_pca(dataset: Dataset, index: np.ndarray, count: int) -> PcaFeatures:
@@ -96,10 +100,10 @@ def fit_pca(dataset: Dataset, index: np.ndarray, count: int) -> PcaFeatures:
         count: features wanted; there are min(count, dim, n - 1).
     """
     n = len(index)
-    part = replace(dataset, x=as_stored(dataset.x, index), labels=None)
+    part = replace(dataset, x=chosen(dataset.x, index), labels=None)
     found = leading(part, min(count, dataset.dim, n - 1), _PASSES)
     return PcaFeatures(
-        mean=found.mean.astype(np.float32),
+        mean=found.mean,
         basis=found.eigenvectors.astype(np.float32),
         variance=found.eigenvalues * n / (n - 1),
     )

@@ -11,11 +11,12 @@ import numpy as np
 
 from gdiff.dataset.base import Dataset
 from gdiff.metrics.base import Metric
-from gdiff.metrics.chunks import evenly, flat_rows, rows_per_chunk, spans
+from gdiff.metrics.chunks import flat_rows, near_mean, rows_per_chunk, spans
 
 _SAMPLE_BLOCK = 1024
 _CANDIDATES = 4
-_SAME_POINT = 1e-5  # relative to the norm of the data: rounding of a float32 sampler
+_SAME_POINT = 1e-5  # of the spread of the data: rounding of a float32 sampler
+_ULPS = 2  # of the data's distance from zero: the rounding of samples alone
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Neighbours(NamedTuple):
     Attributes:
         distance: [n, 2] float64, nearest first; inf where the data set has one point only.
         index: [n, 2] which data points these are; -1 where there is none.
-        resolution: distances up to this size are rounding errors of a float32 sampler.
+        resolution: distances up to this size are rounding errors of a sampler.
     """
 
     distance: np.ndarray
@@ -61,15 +62,14 @@ def nearest_two(samples: np.ndarray, dataset: Dataset, chunk_rows: int | None = 
 
     z = samples.reshape(len(samples), -1)
     chunk_rows = chunk_rows or rows_per_chunk(dataset.dim)
-    # Any centre is right; one near the mean loses the fewest digits.
-    centre = flat_rows(dataset, evenly(len(dataset), chunk_rows)).mean(0, dtype=np.float64)
+    centre = near_mean(dataset)
     count = min(_CANDIDATES, len(dataset))
     value, index = np.full((len(z), count), np.inf), np.full((len(z), count), -1)
     squares = 0.0
     for span in spans(len(dataset), chunk_rows):
-        y = flat_rows(dataset, span).astype(np.float64)
+        y = flat_rows(dataset, span).astype(np.float64) - centre
         squares += np.sum(y**2)
-        search = NearestNeighbors(algorithm="brute").fit(y - centre)
+        search = NearestNeighbors(algorithm="brute").fit(y)
         for block in spans(len(z), _SAMPLE_BLOCK):
             new, place = search.kneighbors(z[block] - centre, min(count, len(y)))
             new = np.concatenate([value[block], new], axis=1)
@@ -81,7 +81,9 @@ def nearest_two(samples: np.ndarray, dataset: Dataset, chunk_rows: int | None = 
     if len(dataset) == 1:
         distance = np.pad(distance, ((0, 0), (0, 1)), constant_values=np.inf)
         index = np.pad(index, ((0, 0), (0, 1)), constant_values=-1)
-    return Neighbours(distance, index, float(_SAME_POINT * np.sqrt(squares / len(dataset))))
+    spread, away = np.sqrt(squares / len(dataset)), np.linalg.norm(centre)
+    ulp = np.finfo(np.result_type(samples, np.float32)).eps
+    return Neighbours(distance, index, float(max(_SAME_POINT * spread, _ULPS * ulp * away)))
 
 
 def nn_distance(neighbours: Neighbours) -> float:

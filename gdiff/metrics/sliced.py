@@ -16,7 +16,7 @@ import numpy as np
 
 from gdiff.dataset.base import Dataset
 from gdiff.metrics.base import Metric
-from gdiff.metrics.chunks import flat_chunks, rows_per_chunk, spans
+from gdiff.metrics.chunks import flat_chunks, near_mean, rows_per_chunk, spans
 
 _PROJECTED_BYTES = 256 * 2**20
 _BYTES_PER_POINT = 32  # of a sample or data point on one direction, with all intermediate arrays
@@ -77,7 +77,9 @@ def sliced_w2_with_null(
         seed: of the directions and of A and B.
         data_points: at most so many points in A.
     """
-    vectors = samples.reshape(len(samples), -1)
+    # All are moved alike, which changes no distance.
+    centre = near_mean(dataset)
+    vectors = (samples.reshape(len(samples), -1) - centre).astype(np.float32)
     n, m = len(samples), min(data_points, len(dataset))
     rng = np.random.default_rng(seed)
     drawn = np.sort(rng.integers(len(dataset), size=n))
@@ -90,9 +92,9 @@ def sliced_w2_with_null(
     squares, null_squares = [], []
     for span in spans(projections, max(1, group)):
         directions = _directions(rng, span.stop - span.start, dataset.dim)
-        target = _projected_data(dataset, reference, directions)
+        target = _projected_data(dataset, reference, centre, directions)
         squares.append(_squared_w2(_projected(vectors, directions), target, pairing))
-        null = _projected_data(dataset, drawn, directions)
+        null = _projected_data(dataset, drawn, centre, directions)
         null_squares.append(_squared_w2(null, target, pairing))
     return tuple(float(np.sqrt(np.concatenate(s).mean())) for s in (squares, null_squares))
 
@@ -108,11 +110,13 @@ def _projected(vectors: np.ndarray, directions: np.ndarray) -> np.ndarray:
     return np.sort(directions @ vectors.T, axis=1)
 
 
-def _projected_data(dataset: Dataset, index: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """The same for data points `index`, converted chunk by chunk."""
+def _projected_data(
+    dataset: Dataset, index: np.ndarray, centre: np.ndarray, directions: np.ndarray
+) -> np.ndarray:
+    """The same for data points `index` less the centre, converted chunk by chunk."""
     products = np.empty((len(directions), len(index)), np.float32)
     for span, rows in flat_chunks(dataset, index):
-        products[:, span] = directions @ rows.T
+        products[:, span] = directions @ (rows - centre).astype(np.float32).T
     return np.sort(products, axis=1)
 
 

@@ -127,7 +127,7 @@ class MixtureSpec(PriorSpec):
 
         most = min(len(dataset), max(_ROWS, _POINTS_EACH * count))
         rows = np.random.default_rng(SEED).permutation(len(dataset))[:most]
-        floor = _RELATIVE_FLOOR * float(found.eigenvalues[0]) + _FLOOR
+        floor = _RELATIVE_FLOOR * float(found.eigenvalues[0]) + _FLOOR * dataset.size**2
         estimator = self.estimator(count, (most, rank), floor)
         points = coordinates(dataset, found, np.sort(rows), rank)
         # Products of small matrices crawl on many threads wherever another process wants a core.

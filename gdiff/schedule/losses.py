@@ -1,6 +1,8 @@
 """The denoising loss as a function of the noise level, and what it says about a grid."""
 
+import codecs
 import csv
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,6 +90,7 @@ class LossCurve:
                     f"{named} has {key}={values[row]:g} in row {row + 1}: it must be finite and "
                     f"{sign}"
                 )
+        require(bool(np.any(loss > 0)), f"{named} has no loss above 0: measure some")
         values, counts = np.unique(sigma, return_counts=True)
         require(
             len(values) == len(sigma),
@@ -213,19 +216,31 @@ def _standard_error(replicates: np.ndarray) -> np.ndarray:
 
 
 def _columns(path: Path, named: str) -> tuple[np.ndarray, np.ndarray]:
-    """The columns sigma and loss of a CSV file."""
+    """The columns sigma and loss of a CSV file, as spreadsheets write them too.
+
+    Those separate columns by semicolons where the decimal mark is a comma, or by tabs, and some
+    save UTF-16.
+    """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = [row for row in csv.reader(file) if row] or [[]]
+        content = path.read_bytes()
+        is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if is_wide else "utf-8-sig")
+        first = text.partition("\n")[0]
+        delimiter = next((mark for mark in ";\t" if mark in first), ",")
+        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        header, *rows = [row for row in table if any(map(str.strip, row))] or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise UserError(f"{named} cannot be read ({reason}): give a CSV file") from error
-    header = [name.strip() for name in header]
+    header = [name.strip().lower() for name in header]
     columns = []
     for key in ("sigma", "loss"):
         require(key in header, f"{named} has no column {key!r}: its first line must name it")
         try:
-            columns.append(np.array([float(row[header.index(key)]) for row in rows]))
+            cells = [row[header.index(key)] for row in rows]
+            if delimiter != ",":
+                cells = [cell.replace(",", ".") for cell in cells]
+            columns.append(np.array(list(map(float, cells))))
         except (IndexError, ValueError) as error:
             raise UserError(f"{named} has a row whose {key} is not a number: mend it") from error
     return columns[0], columns[1]

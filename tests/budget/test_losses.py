@@ -84,6 +84,8 @@ def test_held_out_points_are_others_of_the_same_law():
     assert not np.array_equal(spec.load().x, spec.held_out().load().x)
     with pytest.raises(UserError, match=r"^Digits has no points held out.*loss_on=train"):
         Digits().held_out()
+    with pytest.raises(UserError, match=r"noise=0 .* none are held out"):
+        Gaussians(noise=0.0).held_out()
 
 
 def test_a_curve_is_found_in_the_cache(mesh, monkeypatch):

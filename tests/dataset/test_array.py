@@ -1,9 +1,11 @@
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
 
 from gdiff.dataset.array import Array
+from gdiff.dataset.prepare import classes
 
 from .errors import one_line
 
@@ -93,10 +95,53 @@ def test_a_key_chooses_the_array(archived):
 def test_columns_of_labels_are_labels_and_targets_are_not(archived):
     x = np.zeros((4, 1), np.float32)
     assert Array(path=archived(x=x, y=np.array([[0], [1], [0], [1]]))).load().labels.shape == (4,)
-    for y in (np.zeros((4, 10), int), np.zeros(4)):
+    for y in (np.zeros((4, 10), int), np.full(4, 0.5), np.array([0, 1, np.nan, 2])):
         assert Array(path=archived(x=x, y=y)).load().labels is None
     with one_line("y has 3 rows for 4 points"):
         Array(path=archived(x=x, y=np.zeros(3, int))).load()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([0, 2**32, 2**33, 0]),
+        np.array([2**63, 2**63 + 1, 2**63, 7], np.uint64),
+        np.array([-1, 0, -1, 1], np.int8),
+        np.array([0.0, 2.0, 1.0, 2.0], np.float16),
+        np.array([[True], [False], [True], [False]]),
+    ],
+    ids=str,
+)
+def test_whole_numbers_of_any_type_are_labels_and_each_can_be_chosen(archived, labels):
+    x = np.arange(4, dtype=np.float32)
+    path = archived(x=x, y=labels)
+    found = classes(Array(path=path).load())
+    assert [row.number for row in found] == sorted(set(map(int, labels.ravel())))
+    for row in found:
+        # A class of one point is no data set: together with another one.
+        wanted = [row.number, next(other.number for other in found if other != row)]
+        chosen = Array(path=path, classes=wanted).load()
+        assert set(map(int, chosen.labels)) == set(wanted)
+        np.testing.assert_array_equal(
+            chosen.x.ravel(), x[[int(label) in wanted for label in labels.ravel()]]
+        )
+
+
+def test_classes_with_gaps_are_counted_and_not_numbered_through(archived):
+    path = archived(x=np.zeros(4), y=np.array([5, 5, 10**8, 10**9]))
+    with one_line("has 3 classes, numbered 5, 100000000, 1000000000"):
+        Array(path=path, classes=[6 * 10**9]).load()
+
+
+def test_a_member_that_is_no_array_is_one_line(archived):
+    path = archived(x=np.zeros((4, 2)), z=np.ones((4, 2)))
+    for name in ("readme.txt", "y"):
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(name, "not an array")
+    with one_line("dataset.path", "readme.txt is not an array", "dataset.key"):
+        Array(path=path, key="readme.txt").load()
+    with one_line("dataset.path", "y is not an array", "dataset.key"):
+        Array(path=path).load()
 
 
 def test_keys_are_for_archives(stored):

@@ -289,3 +289,16 @@ def test_real_data_has_its_published_size_and_mean(real_data_dir, name, split, s
     counts = np.bincount(data.labels)
     assert len(counts) == len(data.class_names) == 10
     assert counts.min() > 850
+
+
+@pytest.mark.parametrize("split", ["train", "train[:5]", "train[:3] + train[6:]"])
+def test_the_points_held_out_are_those_of_the_test_split(tiny_dir, split):
+    held = Tfds(name="tiny_shapes", data_dir=tiny_dir, split=split, subset=3).held_out()
+    assert held == Tfds(name="tiny_shapes", data_dir=tiny_dir, split="test")
+    assert len(held.load()) == 5
+
+
+@pytest.mark.parametrize("split", ["train[:5]+test", "test[:3]+train", "test", "all", "train+all"])
+def test_points_that_may_be_in_the_test_split_have_none_held_out(tiny_dir, split):
+    with one_line("no points held out", "schedule.loss_on=train"):
+        Tfds(name="tiny_shapes", data_dir=tiny_dir, split=split).held_out()

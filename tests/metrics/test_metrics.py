@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from gdiff.dataset.array import from_array
 from gdiff.dataset.base import Dataset
 from gdiff.errors import UserError
 from gdiff.metrics import DISTANCES, MetricsSpec, compute
@@ -23,6 +24,32 @@ def test_every_metric_is_a_finite_float_for_every_event_shape(shape):
     metrics = compute(MetricsSpec(), toy(20, shape, seed=1), Dataset("toy", toy(120, shape)))
     assert tuple(metrics) == DISTANCES
     assert all(type(value) is float and np.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize(
+    "unit, offset", [(1, 300), (1, 3000), (1, 10_000), (1e-10, 0), (1e-3, 10_000), (1e8, 1000)]
+)
+def test_no_metric_depends_on_unit_and_offset(unit, offset):
+    x, samples = toy(2000).astype(float), toy(300, seed=1).astype(float)
+    samples[:30] = x[:30]  # copies
+    plain = compute(MetricsSpec(), samples, Dataset("plain", x))
+    moved = from_array("moved", (x + offset) * unit, scale="none")
+    kind = moved.rows(slice(1)).dtype
+    found = compute(MetricsSpec(), ((samples + offset) * unit).astype(kind), moved)
+    lengths = dict.fromkeys(("nn_distance", "sliced_w2", "sliced_w2_null"), unit)
+    for name, value in plain.items():
+        in_units = value * (lengths | {"frechet_pca": unit**2}).get(name, 1)
+        # Rounded data may make one or two samples more, or fewer, copies.
+        allowed = {"abs": 0.01} if name == "copy_fraction" else {"rel": 5e-3}
+        assert found[name] == pytest.approx(in_units, **allowed), name
+
+
+def test_copies_of_duplicates_are_copies_wherever_they_lie():
+    x = np.repeat(toy(100), 2, axis=0)
+    for offset in (0, 1000, 100_000):
+        data = Dataset("pairs", (x + offset).astype(np.float32))
+        samples = np.nextafter(data.rows(slice(0, 50)), np.float32(np.inf))
+        assert compute(MetricsSpec(), samples, data)["copy_fraction"] == 1
 
 
 def test_copies_of_images_with_constant_pixels_are_recognised():

@@ -126,6 +126,28 @@ def test_a_file_is_read_in_either_order_with_other_columns(tmp_path):
         assert losses.loss.tolist() == [0.4, 0.3, 0.2]
 
 
+ROWS = [(0.1, 0.2), (1.5, 0.3), (10.0, 0.4)]
+
+
+@pytest.mark.parametrize(
+    "head, mark, point, encoding",
+    [
+        ("sigma;loss", ";", ".", "utf-8"),
+        ("sigma;loss", ";", ",", "cp1252"),
+        ("sigma\tloss", "\t", ".", "utf-8"),
+        ("sigma,loss", ",", ".", "utf-16"),
+        ("Sigma, LOSS", ", ", ".", "utf-8-sig"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_what_spreadsheets_write_is_read(tmp_path, head, mark, point, encoding, end):
+    rows = [f"{sigma}{mark}{loss}" for sigma, loss in ROWS]
+    rows = rows if point == "." else [row.replace(".", point) for row in rows]
+    (tmp_path / "losses.csv").write_bytes(end.join([head, *rows, "  ", ""]).encode(encoding))
+    losses = LossCurve.read(tmp_path / "losses.csv")
+    assert list(zip(losses.sigma, losses.loss, strict=True)) == ROWS[::-1]
+
+
 def test_losses_of_noise_and_of_velocity_become_those_of_the_data(tmp_path):
     # On N(0, 1) the noise is known up to 1/(1 + σ²), and v = (ε - σ x_0)/√(1 + σ²) up to 1.
     sigma = np.geomspace(10, 0.1, 9)
@@ -150,6 +172,7 @@ def test_losses_of_noise_and_of_velocity_become_those_of_the_data(tmp_path):
         ("sigma,loss\n1,nan\n2,2\n", "has loss=nan in row 1"),
         ("sigma,loss\n1,1\n2,inf\n", "has loss=inf in row 2"),
         ("sigma,loss\n0,1\n2,2\n", "has sigma=0 in row 1"),
+        ("sigma,loss\n1,0\n2,0\n", "has no loss above 0"),
         ("sigma,loss\n1,1\n2,x\n", "whose loss is not a number"),
         ("sigma,loss\n1,1\n2\n", "whose loss is not a number"),
     ],

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from gdiff.dataset import Dataset
-from gdiff.dataset.base import as_stored, blocks
+from gdiff.dataset.base import blocks, chosen
 from gdiff.dataset.pages import release
 from gdiff.dataset.statistics import statistics
 from gdiff.kernels.fold import Rows, on_devices, split
@@ -44,7 +44,8 @@ def build(dataset: Dataset, full: ExactScan, ends: tuple[int, ...], tolerance: f
     eigenvalues = np.zeros(ends[-1])
     held = len(found.eigenvalues)
     basis[:, :held], eigenvalues[:held] = found.eigenvectors, found.eigenvalues
-    mean = (found.mean * dataset.scale + dataset.shift).astype(np.float32)
+    mean = found.mean * dataset.scale + dataset.shift
+    mean = mean.astype(np.result_type(dataset.x, np.float32))
     basis_mark = cache.digest(mean, basis)
     key = cache.key("golden-index", _VERSION, dataset.fingerprint(), ends, basis_mark)
     # In one line, so that the cache holds all or nothing: block after block, squared norms, offset.
@@ -78,7 +79,7 @@ def _some(dataset: Dataset) -> Dataset:
         return dataset
     rows = np.random.default_rng(0).choice(len(dataset), _ENOUGH, replace=False, shuffle=False)
     rows.sort()
-    return dataclasses.replace(dataset, x=as_stored(dataset.x, rows), labels=None)
+    return dataclasses.replace(dataset, x=chosen(dataset.x, rows), labels=None)
 
 
 def _pieces(flat: np.ndarray, n: int, ends: tuple[int, ...]) -> tuple[list[np.ndarray], np.ndarray]:
@@ -102,11 +103,10 @@ def _project(
     The offset is that of the true mean from the given one, beyond the coordinates.
     """
     total = np.zeros(dataset.dim)
-    rows = dataset.x.reshape(len(dataset), -1)
     ends = np.cumsum([piece.shape[1] for piece in out[:-1]])
     with track(f"projecting {dataset.name}", len(dataset), "rows") as progress:
-        for block in blocks(rows, 2**23):
-            centred = rows[block].astype(np.float32) - mean
+        for block in blocks(dataset.x, 2**23):
+            centred = (dataset.vectors(block).astype(mean.dtype) - mean).astype(np.float32)
             total += np.sum(centred, axis=0, dtype=np.float64)
             squares = np.sum(centred**2, axis=1, keepdims=True)
             columns = np.concatenate([centred @ basis, squares], axis=1)

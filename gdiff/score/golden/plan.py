@@ -208,7 +208,7 @@ def _queries(dataset: Dataset, devices: int, pilot: Pilot, level: int, sigma: fl
     a, b = (dataset.rows(rng.integers(0, len(dataset), count)) for _ in range(2))
     middle = np.arange(count).reshape(-1, *[1] * (a.ndim - 1)) % 2 == 0
     z = np.where(middle, (a + b) / 2, a)
-    return (z + sigma * rng.standard_normal(z.shape)).astype(np.float32)
+    return (z + sigma * rng.standard_normal(z.shape)).astype(a.dtype)
 
 
 @eqx.filter_jit
