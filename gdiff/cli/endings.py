@@ -21,7 +21,7 @@ _UsageError = typer.BadParameter.__mro__[1]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during the run in a folder."""
+    """Ctrl-C during the run or the sweep in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,7 +65,8 @@ def ending(error: UserError | KeyboardInterrupt) -> tuple[str, int]:
             traceback.print_exc()
         return error_line(error), 2
     hint = ""
-    if isinstance(error, Interrupted) and (error.folder / "config.yaml").is_file():
+    begun = ("config.yaml", "multirun.yaml")
+    if isinstance(error, Interrupted) and any((error.folder / name).is_file() for name in begun):
         folder = shlex.quote(str(shown(error.folder)))
         hint = f"; continue with: gdiff sample --resume {folder}"
     return f"interrupted{hint}", INTERRUPTED

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gdiff.cli import launch
+from gdiff.cli import launch, sweeps
 from gdiff.cli.endings import shown
 from gdiff.cli.options import ConfigDir, Overrides, Plugins
 from gdiff.errors import UserError
@@ -31,7 +31,7 @@ def sample(
         bool, typer.Option("-m", "--multirun", help="Hydra's multirun: sweeps and launchers.")
     ] = False,
     resume: Annotated[
-        Path | None, typer.Option(help="Continue the interrupted run in this folder.")
+        Path | None, typer.Option(help="Continue the interrupted run or sweep in this folder.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
@@ -48,14 +48,16 @@ def sample(
     overrides = overrides or []
     if multirun and (resume is not None or dry_run):
         other = "--dry-run" if dry_run else "--resume"
-        raise UserError(f"{other} is about one run: leave out -m")
+        raise UserError(f"{other} needs no -m: leave it out")
     if dry_run and resume is not None:
         raise UserError(f"--dry-run with --resume: the configuration is in {resume}/config.yaml")
     with config.composer(config_dir, plugin or ()) as composer:
         if resume is not None:
-            launch.resume(composer, resume, overrides, quiet=quiet)
+            is_sweep = (resume / config.SWEEP_RECORD).is_file()
+            continued = sweeps.resume if is_sweep else launch.resume
+            continued(composer, resume, overrides, quiet=quiet)
         elif multirun:
-            launch.sweep(composer, overrides, quiet=quiet)
+            sweeps.sweep(composer, overrides, quiet=quiet)
         elif dry_run:
             from gdiff import artefacts
 

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, Node, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -32,6 +32,8 @@ from gdiff.config.specs import (
     no_option,
     to_yaml,
 )
+from gdiff.config.sweeps import Sweep, recorded, require_own_folders
+from gdiff.config.words import key_of, quoted, shown, with_home
 from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
 
@@ -41,7 +43,7 @@ _HYDRAS_OWN = ("hydra", "hydra_plugins", "optuna")
 # Where the data of a run lie, and how they are held: the samples depend on what they are alone.
 PLACES = ("score.rows", "dataset.path", "dataset.data_dir")
 # What may be another when a run is continued: also who works on it, and how much at a time.
-_FREE = (
+FREE = (
     "batch_size",
     *PLACES,
     "runtime.mesh",
@@ -83,7 +85,7 @@ class Composer:
         self.sources = sources
         self._hydra = GlobalHydra.instance().hydra
         self._own_dirs = own_dirs
-        paths = ",".join(_quoted(f"file://{path.absolute()}") for path in own_dirs)
+        paths = ",".join(quoted(f"file://{path.absolute()}") for path in own_dirs)
         self._own = [f"hydra.searchpath=[{paths}]"] if paths else []
 
     def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
@@ -92,7 +94,7 @@ class Composer:
         Raises:
             UserError: an override cannot be read, or names what does not exist.
         """
-        overrides = _with_home(overrides)
+        overrides = with_home(overrides)
         try:
             cfg = self._hydra.compose_config(
                 _ROOT, [*self._own, *overrides], run_mode=mode, with_log_configuration=False
@@ -120,12 +122,12 @@ class Composer:
         Raises:
             UserError: another override is not what the run began with.
         """
-        keys = {word: _key_of(word) for word in overrides}
-        free = [word.lstrip("+") for word, key in keys.items() if key in _FREE]
+        keys = {word: key_of(word) for word in overrides}
+        free = [word.lstrip("+") for word, key in keys.items() if key in FREE]
         experiment = load(folder, free, self.sources)
-        fixed = set(keys.values()).difference(_FREE)
+        fixed = set(keys.values()).difference(FREE)
         if fixed:
-            found = set(differences(experiment, self.experiment(overrides))).difference(_FREE)
+            found = set(differences(experiment, self.experiment(overrides))).difference(FREE)
             # An option of `experiment` may set any key.
             asked = {k for k in found if "experiment" in fixed or not fixed.isdisjoint(above(k))}
             others = {key.removesuffix(f".{TARGET}") for key in asked}
@@ -137,9 +139,11 @@ class Composer:
             )
         return experiment
 
-    def choice(self, group: str, overrides: Sequence[str]) -> str:
+    def choice(
+        self, group: str, overrides: Sequence[str], mode: RunMode = RunMode.RUN
+    ) -> str:
         """The option of a group that the overrides choose."""
-        return self.compose(overrides).hydra.runtime.choices[group]
+        return self.compose(overrides, mode).hydra.runtime.choices[group]
 
     def with_parts(
         self, overrides: Sequence[str], choices: Mapping[str, str], experiment: Experiment
@@ -152,7 +156,7 @@ class Composer:
             experiment: its parts of these groups, and its score, are meant.
         """
         replaced = [g for g, option in choices.items() if self.choice(g, overrides) != option]
-        words = [w for w in overrides if _key_of(w).partition(".")[0] not in replaced]
+        words = [w for w in overrides if key_of(w).partition(".")[0] not in replaced]
         words += [
             f"{g}={option}" for g, option in choices.items() if self.choice(g, words) != option
         ]
@@ -167,11 +171,11 @@ class Composer:
         )
         gone = [key for key in has if key not in wants]
         other = {key: wants[key] for key in has if key in wants and has[key] != wants[key]}
-        words = [word for word in words if _key_of(word) not in {*gone, *other}]
+        words = [word for word in words if key_of(word) not in {*gone, *other}]
         return [
             *words,
             *(f"~{key}" for key in gone),
-            *(f"{k}={_shown(v)}" for k, v in other.items()),
+            *(f"{k}={shown(v)}" for k, v in other.items()),
         ]
 
     def plan(self, overrides: Sequence[str]) -> tuple[Experiment, Path]:
@@ -182,27 +186,37 @@ class Composer:
     def sweep_dir(self, overrides: Sequence[str]) -> Path:
         """The folder of a sweep, by hydra.sweep.dir."""
         cfg = self.compose(overrides, RunMode.MULTIRUN)
-        subdir = OmegaConf.to_container(cfg.hydra.sweep)["subdir"]
+        folder = _path_of(cfg, "hydra.sweep.dir")
+        with self._explained(overrides):
+            require_own_folders(cfg, self._hydra.config_loader, folder)
+        return folder
+
+    def resumed_sweep(self, folder: Path, overrides: Sequence[str]) -> Sweep:
+        """What a sweep was begun with, and in which folder the paths of its overrides begin.
+
+        Raises:
+            UserError: it cannot be continued, or its runs choose one another.
+        """
+        sweep = recorded(folder, overrides, FREE)
+        sweeper = self.choice("hydra/sweeper", sweep.words, RunMode.MULTIRUN)
         require(
-            "${" in str(subdir),
-            f"hydra.sweep.subdir={subdir} is the same folder for all runs: use for example "
-            "'${hydra.job.num}'",
+            sweeper == "basic",
+            f"{folder} is a sweep by hydra/sweeper={sweeper}, whose next runs follow from the "
+            "last: continue its runs one by one",
         )
-        return _path_of(cfg, "hydra.sweep.dir")
+        return sweep
 
     def run(self, job: Job, overrides: Sequence[str], folder: Path) -> Any:
         """Hydra's own run: `.hydra/` and logging in `folder`, then the job; returns its value."""
-        overrides = [*self._own, *_with_home(overrides), f"hydra.run.dir={_quoted(folder)}"]
+        overrides = [*self._own, *with_home(overrides), f"hydra.run.dir={quoted(folder)}"]
         return self._hydra.run(_ROOT, partial(_task, job), overrides).return_value
 
     def multirun(self, job: Job, overrides: Sequence[str], folder: Path) -> None:
         """Hydra's own multirun in `folder`, with the launcher and sweeper chosen."""
-        overrides = _with_home(overrides)
-        full = [*self._own, *overrides, f"hydra.sweep.dir={_quoted(folder)}"]
-        try:
+        overrides = with_home(overrides)
+        full = [*self._own, *overrides, f"hydra.sweep.dir={quoted(folder)}"]
+        with self._explained(overrides):
             self._hydra.multirun(_ROOT, partial(_task, job), full)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(self._explain(error, overrides)) from error
 
     def log_to(self, folder: Path) -> None:
         """Log into a run folder as Hydra's own runs do."""
@@ -210,6 +224,14 @@ class Composer:
         OmegaConf.update(cfg, "hydra.runtime.output_dir", str(folder.absolute()), force_add=True)
         HydraConfig.instance().set_config(cfg)
         configure_log(cfg.hydra.job_logging)
+
+    @contextmanager
+    def _explained(self, overrides: Sequence[str]) -> Iterator[None]:
+        """Turn what Hydra raises on words of the user's into one line."""
+        try:
+            yield
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(self._explain(error, overrides)) from error
 
     def _explain(self, error: Exception, overrides: Sequence[str]) -> str:
         """One line for a composition error, with the nearest key or option that exists."""
@@ -284,20 +306,6 @@ def composer(user_dir: Path | None = None, plugins: Sequence[str] = ()) -> Itera
         yield Composer(own, sources)
 
 
-def _key_of(override: str) -> str:
-    """The key or the group that an override is about."""
-    return override.partition("=")[0].lstrip("+~")
-
-
-def _shown(node: Node) -> str:
-    """A value of a configuration in an override."""
-    value = node._value()
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    is_plain = not isinstance(value, str) or re.fullmatch(r"[\w./-]+", value)
-    return str(value) if is_plain else _quoted(value)
-
-
 def _task_part(cfg: DictConfig) -> DictConfig:
     """The configuration without Hydra's own part."""
     cfg = cfg.copy()
@@ -327,15 +335,3 @@ def _path_of(cfg: DictConfig, key: str) -> Path:
     except (OmegaConfBaseException, TypeError) as error:
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
 
-
-def _with_home(overrides: Sequence[str]) -> list[str]:
-    """Overrides with `key=~/path` quoted: Hydra's grammar has no bare ~ in values."""
-    found = ((o, re.fullmatch(r"([^=]+=)(~/[^,'\"()\[\]{}]*)", o)) for o in overrides)
-    return [f"{match[1]}{_quoted(match[2])}" if match else o for o, match in found]
-
-
-def _quoted(text: object) -> str:
-    """A value for an override, whatever characters it has."""
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", str(text))
-    trailing = len(escaped) - len(escaped.rstrip("\\"))
-    return f"'{escaped}{escaped[len(escaped) - trailing :]}'"

@@ -121,7 +121,7 @@ def _build(node: DictConfig, kind: Any, path: str, sources: Sources) -> Any:
         elif isinstance(value, DictConfig) and typing.get_origin(hints[key]) is dict:
             values[key] = _parts(value, typing.get_args(hints[key])[1], f"{path}{key}.", sources)
         else:
-            values[key] = _typed(path + key, value, hints[key], sources.folder)
+            values[key] = _typed(path + key, value, hints[key], sources)
     missing = [path + key for key, f in fields.items() if key not in values and _is_required(f)]
     require(not missing, f"{', '.join(missing)} is missing")
     try:
@@ -147,7 +147,7 @@ def _parts(node: DictConfig, kind: type, path: str, sources: Sources) -> dict[st
     return {name: _build(part, kind, f"{path}{name}.", sources) for name, part in node.items()}
 
 
-def _typed(key: str, value: Any, hint: Any, folder: Path) -> Any:
+def _typed(key: str, value: Any, hint: Any, sources: Sources) -> Any:
     """A plain value converted to the type of its field; a path becomes absolute."""
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     if _is_part(hint):
@@ -159,7 +159,7 @@ def _typed(key: str, value: Any, hint: Any, folder: Path) -> Any:
     except OmegaConfBaseException as error:
         kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
         raise UserError(f"{key}={shown} is not {_WORDS.get(kinds[0], kinds[0])}") from error
-    return folder / typed.expanduser() if isinstance(typed, Path) else typed
+    return sources.path(typed) if isinstance(typed, Path) else typed
 
 
 def _locate(target: Any, kind: Any, where: str, sources: Sources) -> type:

@@ -10,6 +10,7 @@ import pickle
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ _PATIENCE_SECONDS = 7 * 24 * 3600
 # How JAX says, in exceptions of several types, that another process does not answer.
 _LOST = re.compile("gloo|nccl|coordination|heartbeat|unavailable|connection|socket", re.IGNORECASE)
 
+_watched: set[int] = set()
 _is_alone = False
 _is_ending = False
 
@@ -149,6 +151,25 @@ def lost(error: BaseException | None = None) -> str | None:
         "error: another process of this run has ended or does not answer: see what it printed, "
         "then continue the run with --resume"
     )
+
+
+def end_with(parent: int) -> None:
+    """Have this process, if another one started it, end within a second of that one.
+
+    What launchers start would go on by itself if the command were killed.
+
+    Args:
+        parent: number of the process that must not have ended.
+    """
+    if os.getpid() != parent and parent not in _watched:
+        _watched.add(parent)
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _silence_libraries() -> None:

@@ -70,6 +70,17 @@ def vacant(path: Path, key: str) -> Iterator[None]:
                 folder.rmdir()
 
 
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """The folder of a sweep that goes on, locked for the block.
+
+    Raises:
+        UserError: another process is at work in it.
+    """
+    with _locked(path):
+        yield
+
+
 class RunFolder:
     """One run on disk: configuration, finished chunks, then samples, pictures and numbers.
 
@@ -326,7 +337,8 @@ def _require_vacant(path: Path, key: str) -> None:
     except OSError as error:
         reason = "it is not a folder" if path.is_file() else error.strerror
         raise UserError(f"cannot write to {path} ({reason}): set {key} to another folder") from None
-    hint = f", or continue with: {_resume(path)}" if CONFIG in strangers else ""
+    begun = {CONFIG, "multirun.yaml"}.intersection(strangers)
+    hint = f", or continue with: {_resume(path)}" if begun else ""
     require(
         not strangers,
         f"{path} is not empty (it holds {', '.join(strangers[:3])}): set {key} to a new "
