@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from gdiff.errors import UserError, require
 from gdiff.parallel import processes
 from gdiff.parallel.mesh import make_mesh
+from gdiff.store import programs
 from gdiff.store.cache import cache_dir
 
 log = logging.getLogger(__name__)
@@ -110,8 +111,11 @@ def _keep_freed_memory() -> None:
 def _keep_compiled_programs() -> None:
     """Have JAX keep what it compiles in the cache, for this machine alone, unless it does so.
 
+    What it keeps may be damaged, by a full disk for example: then it is made again.
+
     Small programs too: a run has a dozen of them, which take half a second in all.
     """
+    programs.mend()
     if jax.config.jax_compilation_cache_dir is None:
         folder = cache_dir() / "programs" / platform.node()
         jax.config.update("jax_compilation_cache_dir", str(folder))

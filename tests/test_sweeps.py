@@ -89,7 +89,7 @@ def test_paths_of_a_continued_sweep_begin_where_it_was_begun(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    "words, message",
     [
         (("seed=5",), "s is not a sweep with seed=5: leave it out"),
         (("-m",), "--resume needs no -m"),
@@ -126,7 +126,7 @@ def test_a_run_with_other_settings_in_the_folder_of_a_sweep_is_left_alone(cut_of
 
 
 @pytest.mark.parametrize(
-    ("subdir", "message"),
+    "subdir, message",
     [
         ("n-${num_samples}", "gives runs 0 and 1 the same folder, n-4"),
         ("x/../${seed}", "leads out of the sweep's folder"),

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from gdiff.config.hydras import require_known
 from gdiff.config.sources import Sources
 from gdiff.config.specs import (
     TARGET,
@@ -38,8 +39,8 @@ from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
 
 _ROOT = "config"
-# Packages whose classes Hydra itself may be made of; Optuna's samplers belong to its sweeper.
-_HYDRAS_OWN = ("hydra", "hydra_plugins", "optuna")
+# What logging says of a configuration of its own.
+_OF_LOGGING = re.compile("Unable to (configure|add|set)|Unsupported version|dictionary doesn't")
 # Where the data of a run lie, and how they are held: the samples depend on what they are alone.
 PLACES = ("score.rows", "dataset.path", "dataset.data_dir")
 # What may be another when a run is continued: also who works on it, and how much at a time.
@@ -103,12 +104,7 @@ class Composer:
             raise UserError(self._explain(error, overrides)) from error
         asked = cfg.hydra.mode or mode
         require(asked == mode, f"hydra.mode={asked.name} is given by -m or its absence: leave out")
-        for key, target in flatten(cfg.hydra, "hydra.").items():
-            is_known = str(target).partition(".")[0] in _HYDRAS_OWN
-            require(
-                not key.endswith(TARGET) or is_known,
-                f"{key}={target} is not one of Hydra's own parts or plugins",
-            )
+        require_known(cfg.hydra)
         return cfg
 
     def experiment(self, overrides: Sequence[str]) -> Experiment:
@@ -139,9 +135,7 @@ class Composer:
             )
         return experiment
 
-    def choice(
-        self, group: str, overrides: Sequence[str], mode: RunMode = RunMode.RUN
-    ) -> str:
+    def choice(self, group: str, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> str:
         """The option of a group that the overrides choose."""
         return self.compose(overrides, mode).hydra.runtime.choices[group]
 
@@ -208,8 +202,9 @@ class Composer:
 
     def run(self, job: Job, overrides: Sequence[str], folder: Path) -> Any:
         """Hydra's own run: `.hydra/` and logging in `folder`, then the job; returns its value."""
-        overrides = [*self._own, *with_home(overrides), f"hydra.run.dir={quoted(folder)}"]
-        return self._hydra.run(_ROOT, partial(_task, job), overrides).return_value
+        full = [*self._own, *with_home(overrides), f"hydra.run.dir={quoted(folder)}"]
+        with self._explained(overrides):
+            return self._hydra.run(_ROOT, partial(_task, job), full).return_value
 
     def multirun(self, job: Job, overrides: Sequence[str], folder: Path) -> None:
         """Hydra's own multirun in `folder`, with the launcher and sweeper chosen."""
@@ -232,6 +227,11 @@ class Composer:
             yield
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(self._explain(error, overrides)) from error
+        except ValueError as error:
+            if not _OF_LOGGING.match(str(error)):
+                raise
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            raise UserError(f"hydra.job_logging or hydra.hydra_logging: {error}{cause}") from error
 
     def _explain(self, error: Exception, overrides: Sequence[str]) -> str:
         """One line for a composition error, with the nearest key or option that exists."""
@@ -334,4 +334,3 @@ def _path_of(cfg: DictConfig, key: str) -> Path:
         return path.expanduser().absolute()
     except (OmegaConfBaseException, TypeError) as error:
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
-

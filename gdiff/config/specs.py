@@ -6,6 +6,7 @@ import inspect
 import re
 import typing
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -20,6 +21,12 @@ from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
 
 TARGET = "_target_"
+# Packages of gdiff whose classes a configuration may name; what else there is may do things.
+_ROOMS = (
+    *("dataset", "process", "score", "schedule", "prior", "sampler", "metrics"),
+    *("runtime", "prepared"),
+)
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 # Where the classes of older run folders are now.
 _METHODS = (
     *("accelerated_ode", "accelerated_sde", "ancestral", "ddim", "ddpm", "dpmpp_2m"),
@@ -168,15 +175,28 @@ def _locate(target: Any, kind: Any, where: str, sources: Sources) -> type:
     require(bool(target), f"{where} has no {TARGET}: choose one of the group's options")
     named = f"{where}: {TARGET}={target}"
     module, _, name = str(target).rpartition(".")
-    module, _, name = _MOVED.get(target, f"{_MOVED.get(module, module)}.{name}").rpartition(".")
+    target = _MOVED.get(target, f"{_MOVED.get(module, module)}.{name}")
+    module, _, name = target.rpartition(".")
+    unfit = f"{named} cannot be used there: choose one of the group's options"
+    package, _, inside = module.partition(".")
+    if package == "gdiff":
+        room = inside.partition(".")[0]
+        is_name = _NAME.fullmatch(target) is not None and "__main__" not in target
+        is_there = not is_name or not room or find_spec(f"gdiff.{room}") is not None
+        require(is_there, f"{named} does not exist")
+        require(is_name and room in _ROOMS, unfit)
     cls = getattr(sources.module(module, named), name, None)
     require(cls is not None, f"{named} does not exist")
-    is_part = isinstance(cls, type) and dataclasses.is_dataclass(cls)
-    require(
-        is_part and not inspect.isabstract(cls) and (kind is Any or issubclass(cls, kind)),
-        f"{named} cannot be used there: choose one of the group's options",
-    )
+    # Where a field takes anything, it takes the parts of an experiment.
+    kinds = tuple(_kinds()) if kind is Any else kind
+    is_part = isinstance(cls, type) and dataclasses.is_dataclass(cls) and issubclass(cls, kinds)
+    require(is_part and not inspect.isabstract(cls), unfit)
     return cls
+
+
+def _kinds() -> Iterable[type]:
+    """The kinds of parts that an experiment has."""
+    return filter(_is_part, typing.get_type_hints(Experiment).values())
 
 
 def _is_part(hint: Any) -> bool:
