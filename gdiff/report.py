@@ -43,7 +43,8 @@ def _row(run: Path, folder: Path) -> dict[str, object]:
         "run": str(run.relative_to(folder)),
         "status": "complete" if is_complete else "failed",
     }
-    row |= dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+    words = (override.lstrip("+").partition("=") for override in overrides)
+    row |= {key: re.sub(r"^'([^'\\]*)'$", r"\1", value) for key, _, value in words}
     return row | (read_json(run / METRICS) if is_complete else {"error": record.get("error", "")})
 
 

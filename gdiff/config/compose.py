@@ -1,6 +1,7 @@
 """Hydra: overrides are composed to a configuration, runs and sweeps are started."""
 
 import re
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,19 +23,22 @@ from yaml import YAMLError
 from gdiff.config.hydras import require_known
 from gdiff.config.sources import Sources
 from gdiff.config.specs import (
+    PATHS,
     TARGET,
     above,
     build,
     config_dir,
     differences,
+    fields_of,
     flatten,
+    kind_of,
     load,
     no_key,
     no_option,
     to_yaml,
 )
 from gdiff.config.sweeps import Sweep, recorded, require_own_folders
-from gdiff.config.words import key_of, quoted, shown, with_home
+from gdiff.config.words import as_typed, key_of, quoted, shown
 from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
 
@@ -42,7 +46,9 @@ _ROOT = "config"
 # What logging says of a configuration of its own.
 _OF_LOGGING = re.compile("Unable to (configure|add|set)|Unsupported version|dictionary doesn't")
 # Where the data of a run lie, and how they are held: the samples depend on what they are alone.
-PLACES = ("score.rows", "dataset.path", "dataset.data_dir")
+PLACES = ("score.rows", *PATHS)
+# Hydra's own settings that are text.
+_TEXTS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name")
 # What may be another when a run is continued: also who works on it, and how much at a time.
 FREE = (
     "batch_size",
@@ -95,7 +101,7 @@ class Composer:
         Raises:
             UserError: an override cannot be read, or names what does not exist.
         """
-        overrides = with_home(overrides)
+        overrides = self._words(overrides)
         try:
             cfg = self._hydra.compose_config(
                 _ROOT, [*self._own, *overrides], run_mode=mode, with_log_configuration=False
@@ -191,7 +197,7 @@ class Composer:
         Raises:
             UserError: it cannot be continued, or its runs choose one another.
         """
-        sweep = recorded(folder, overrides, FREE)
+        sweep = recorded(folder, self._words(overrides), FREE)
         sweeper = self.choice("hydra/sweeper", sweep.words, RunMode.MULTIRUN)
         require(
             sweeper == "basic",
@@ -202,16 +208,35 @@ class Composer:
 
     def run(self, job: Job, overrides: Sequence[str], folder: Path) -> Any:
         """Hydra's own run: `.hydra/` and logging in `folder`, then the job; returns its value."""
-        full = [*self._own, *with_home(overrides), f"hydra.run.dir={quoted(folder)}"]
+        full = [*self._own, *self._words(overrides), f"hydra.run.dir={quoted(folder)}"]
         with self._explained(overrides):
             return self._hydra.run(_ROOT, partial(_task, job), full).return_value
 
     def multirun(self, job: Job, overrides: Sequence[str], folder: Path) -> None:
         """Hydra's own multirun in `folder`, with the launcher and sweeper chosen."""
-        overrides = with_home(overrides)
+        overrides = self._words(overrides)
         full = [*self._own, *overrides, f"hydra.sweep.dir={quoted(folder)}"]
         with self._explained(overrides):
             self._hydra.multirun(_ROOT, partial(_task, job), full)
+
+    def _words(self, overrides: Sequence[str]) -> list[str]:
+        """Overrides in which paths and names are text, whatever they look like."""
+        return [as_typed(word, self._kind_of) for word in overrides]
+
+    def _kind_of(self, key: str) -> str:
+        """Whether the value of a key is "text" or "names" in all options that have the key."""
+        if key in _TEXTS:
+            return "text"
+        group, _, name = key.rpartition(".")
+        folders = (config_dir(), *self._own_dirs) if group in self._groups() else ()
+        files = [path for folder in folders for path in (folder / group).glob("*.yaml")]
+        classes = (
+            [fields_of(path, self.sources) for path in files]
+            if group
+            else [typing.get_type_hints(Experiment)]
+        )
+        kinds = {kind_of(fields[name]) for fields in classes if name in fields}
+        return kinds.pop() if len(kinds) == 1 else ""
 
     def log_to(self, folder: Path) -> None:
         """Log into a run folder as Hydra's own runs do."""

@@ -21,6 +21,8 @@ from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
 
 TARGET = "_target_"
+# Where the data of a run may be another time.
+PATHS = ("dataset.path", "dataset.data_dir")
 # Packages of gdiff whose classes a configuration may name; what else there is may do things.
 _ROOMS = (
     *("dataset", "process", "score", "schedule", "prior", "sampler", "metrics"),
@@ -159,6 +161,8 @@ def _typed(key: str, value: Any, hint: Any, sources: Sources) -> Any:
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     if _is_part(hint):
         raise UserError(f"{key}={shown} is not one of the options of {key}")
+    if isinstance(value, int) and not isinstance(value, bool) and kind_of(hint) == "text":
+        value = str(value)
     schema = dataclasses.make_dataclass("Schema", [("value", hint)])
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), {"value": value})
@@ -204,6 +208,23 @@ def _is_part(hint: Any) -> bool:
     return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
+def fields_of(path: Path, sources: Sources) -> dict[str, Any]:
+    """Fields, with their types, of the class that a file of options names; {} if it has none."""
+    try:
+        target = OmegaConf.load(path)[TARGET]
+        return typing.get_type_hints(_locate(target, Any, str(path), sources))
+    except (UserError, OSError, KeyError, TypeError, YAMLError, OmegaConfBaseException):
+        return {}
+
+
+def kind_of(hint: Any) -> str:
+    """What a field holds: "text", "names" for a list of numbers and names, or "" for all else."""
+    kinds = {*(typing.get_args(hint) if isinstance(hint, UnionType) else (hint,))} - {type(None)}
+    if kinds <= {str, Path}:
+        return "text"
+    return "names" if kinds == {list[int | str]} else ""
+
+
 def _is_required(f: dataclasses.Field) -> bool:
     return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
 
@@ -225,7 +246,13 @@ def load(folder: Path, overrides: Sequence[str] = (), sources: Sources | None = 
     try:
         cfg = OmegaConf.load(path)
         require(isinstance(cfg, DictConfig), f"{path} is not a configuration")
-        cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist(list(overrides)))
+        for override in overrides:
+            key, _, value = override.partition("=")
+            is_text = key in PATHS and not re.match(r"['\"]|null$", value)
+            if is_text:
+                OmegaConf.update(cfg, key, value)
+            else:
+                cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist([override]))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not a configuration: {str(error).splitlines()[0]}") from error
     return build(cfg, sources or Sources.of())
