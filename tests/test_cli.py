@@ -69,6 +69,9 @@ MISTAKES = {
     "dataset.classes=[1.5]": "dataset.classes=[1.5] is not a list of numbers or names",
     "dataset.classes=[[1]]": "dataset.classes=[[1]] is not a list of numbers or names",
     "dataset.classes=[five]": "digits has no class 'five'; see gdiff data info",
+    "trajectory=2": "trajectory=2 is not true or false",
+    "runtime.x64=-1": "runtime.x64=-1 is not true or false",
+    "num_samples=99999999999999999999": "num_samples=99999999999999999999 is beyond 64 bits",
     "runtime.x64=maybe": "runtime.x64=maybe is not true or false",
     "dataset=null": "dataset takes the name of one of its options: array",
     # Values
@@ -88,6 +91,11 @@ MISTAKES = {
     "runtime.mesh=data:9999": "asks for 9999 devices",
     "runtime.mesh=banana": "is not a layout",
     "objective=fid": "objective='fid' is not one of: seconds_per_sample",
+    "prior.data_variance=inf": "prior.data_variance=inf must be 0 or more, and finite",
+    # What contradicts each other, or is about something else
+    "hydra/launcher=joblib": "hydra/launcher=joblib is about a sweep: add -m",
+    "hydra.sweep.dir=s": "hydra.sweep.dir=s is about a sweep: add -m",
+    "hydra.sweeper.max_batch_size=1": "is about a sweep: add -m",
     # Syntax
     "foo": "cannot read the override 'foo'",
     "a==": "cannot read the override 'a=='",
@@ -137,6 +145,66 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_leaves_nothing(override, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", "nowhere")
     assert MISTAKES[override] in refused("sample", "runtime.mesh=batch:1", override)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            ("schedule.horizon=0.5", "schedule.sigma_max=10"),
+            "takes the place of schedule.sigma_max",
+        ),
+        (
+            ("score=golden", "score.tolerance=inf"),
+            "score.tolerance=inf must be positive and finite",
+        ),
+        (("score=golden", "score.seed=-1"), "score.seed=-1 must be 0 or more"),
+        (("-m", "seed=1,2", "hydra.run.dir=r"), "hydra.run.dir=r is about one run"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(words, message):
+    assert message in refused("sample", *words)
+
+
+NO_EFFECT = {
+    ("metrics=none", "metrics.budget=true"): "metrics.enabled=false measures nothing",
+    ("metrics.score_queries=3",): "the score is not measured",
+    ("schedule.loss_file=x.csv",): "this schedule follows no loss",
+    ("schedule=las", "schedule.loss_type=eps"): "it is about schedule.loss_file",
+    ("schedule=las", "schedule.loss_file=x.csv", "schedule.loss_on=test"): "schedule.loss_file",
+    ("schedule.horizon_tolerance=1",): "it is about schedule.horizon=auto",
+    ("sampler.tolerance=0.1",): "runs the steps one by one",
+    ("sampler.corrector_step=0.1",): "sampler.corrector=0 corrects nothing",
+}
+
+
+@pytest.mark.parametrize("words", NO_EFFECT)
+def test_a_setting_without_effect_is_named_in_one_line(words):
+    result = gdiff("sample", "--dry-run", "runtime.mesh=batch:1", *words)
+    assert result.code == 0
+    assert re.fullmatch(r"warning: [^\n]+\n", result.err), result.err
+    assert f"warning: {words[-1]} has no effect: " in result.err
+    assert NO_EFFECT[words] in result.err
+
+
+def test_settings_with_an_effect_are_not_remarked_upon():
+    for words in (
+        ("metrics=none", "metrics.budget=false"),
+        ("schedule=las", "schedule.loss_file=x.csv", "schedule.loss_type=eps"),
+        ("schedule.horizon=auto", "schedule.sigma_max=100", "schedule.horizon_tolerance=1"),
+        ("sampler.block_size=4", "sampler.tolerance=0.1", "schedule=ddpm", "schedule.steps=500"),
+        ("schedule=ddpm", "schedule.steps=501", "schedule.spacing=trailing"),
+    ):
+        result = gdiff("sample", "--dry-run", "runtime.mesh=batch:1", *words)
+        assert (result.code, result.err) == (0, "")
+
+
+def test_a_grid_that_starts_far_below_the_top_is_remarked_upon():
+    result = gdiff("sample", "--dry-run", "schedule=ddpm", "schedule.steps=501")
+    assert result.code == 0
+    assert re.fullmatch(r"warning: [^\n]+\n", result.err), result.err
+    assert "starts at sigma = 3.4" in result.err
+    assert "use schedule.spacing=trailing" in result.err
 
 
 def test_numbers_beyond_the_arithmetic_are_refused():

@@ -92,7 +92,7 @@ def test_paths_of_a_continued_sweep_begin_where_it_was_begun(tmp_path, monkeypat
     "words, message",
     [
         (("seed=5",), "s is not a sweep with seed=5: leave it out"),
-        (("-m",), "--resume needs no -m"),
+        (("-m",), "--resume knows what was begun: leave out -m"),
         (("hydra/launcher=nope",), "no such option"),
     ],
 )

@@ -35,8 +35,8 @@ def test_a_path_is_the_text_that_was_typed(text):
 def test_a_split_and_names_are_the_text_that_was_typed():
     dataset = composed("dataset=cifar10", "dataset.split=train[:10%]+test").dataset
     assert dataset.split == "train[:10%]+test"
-    classes = composed("dataset.classes=[2024_01, 3, 7.10, true, Käfer, 'a b']").dataset.classes
-    assert classes == ["2024_01", 3, "7.10", "true", "Käfer", "a b"]
+    classes = composed("dataset.classes=[2024_01, 3, true, Käfer, 'a b']").dataset.classes
+    assert classes == ["2024_01", 3, "true", "Käfer", "a b"]
 
 
 def test_what_is_quoted_or_no_text_stays_what_it_is(monkeypatch):
@@ -68,7 +68,8 @@ def test_a_sweep_over_names_that_look_like_numbers(tmp_path, monkeypatch):
     keys = ("dataset.key=2024_01,ä[1]", "hydra.sweep.dir=2024_01", "metrics=none", "num_samples=1")
     result = gdiff("sample", *words, *keys, "schedule.steps=2", "runtime.mesh=batch:1")
     assert result.code == 2
-    rows = list(csv.DictReader(Path("2024_01/sweep.csv").open(encoding="utf-8")))
+    with Path("2024_01/sweep.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     names = [(row["dataset.path"], row["dataset.key"]) for row in rows]
     assert names == list(itertools.product(("2024_01.npz", "ä[1].npz"), ("2024_01", "ä[1]")))
     assert "2 of 4 runs failed: 1, 2" in result.err

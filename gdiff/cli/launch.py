@@ -1,8 +1,9 @@
 """Runs, new or continued, by one process or several."""
 
 import logging
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -46,6 +47,7 @@ def run(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
     with _together(experiment) as is_first:
         if not is_first:
             return
+        remark(experiment, overrides)
         with outputs.vacant(folder, "hydra.run.dir"):
             outcome = composer.run(partial(job, composer.sources), overrides, folder)
             if outcome.error is not None:
@@ -98,8 +100,11 @@ def job(sources: "Sources", cfg: "DictConfig", place: "Place") -> Outcome:
     try:
         experiment = config.build(cfg, sources)
         artefacts.require_objective(experiment)
+        config.require_consistent(experiment, place.overrides)
         if is_sweep and experiment.runtime.distributed:
             raise UserError("runtime.distributed=true is for one run: leave it out, or -m")
+        if is_sweep:
+            remark(experiment, place.overrides, f"run {place.number}: ")
         if is_begun:
             _require_same(place.folder, experiment, sources)
             opened = _continued(place.folder, experiment)
@@ -150,6 +155,24 @@ def _continued(path: Path, experiment: "Experiment") -> "Iterator[RunFolder]":
         if text != (path / CONFIG).read_text():
             folder.write_text(CONFIG, text)
         yield folder
+
+
+def remark(experiment: "Experiment", overrides: Sequence[str], where: str = "") -> None:
+    """Say on stderr which settings of a run were hardly meant so."""
+    from gdiff import config
+
+    say([*config.without_effect(experiment, overrides), doubt(experiment)], where)
+
+
+def doubt(experiment: "Experiment") -> str | None:
+    """What to say of the grid, if anything."""
+    return experiment.schedule.doubt(experiment.process)
+
+
+def say(lines: Iterable[str | None], where: str = "") -> None:
+    """Warnings on stderr, a line each."""
+    for line in filter(None, lines):
+        print(f"warning: {where}{line}", file=sys.stderr, flush=True)
 
 
 def _text(experiment: "Experiment") -> str:

@@ -47,8 +47,8 @@ def sample(
 
     overrides = overrides or []
     if multirun and (resume is not None or dry_run):
-        other = "--dry-run" if dry_run else "--resume"
-        raise UserError(f"{other} needs no -m: leave it out")
+        other = "--dry-run is about one run" if dry_run else "--resume knows what was begun"
+        raise UserError(f"{other}: leave out -m")
     if dry_run and resume is not None:
         raise UserError(f"--dry-run with --resume: the configuration is in {resume}/config.yaml")
     with config.composer(config_dir, plugin or ()) as composer:
@@ -63,6 +63,7 @@ def sample(
 
             experiment = composer.experiment(overrides)
             artefacts.require_objective(experiment)
+            launch.remark(experiment, overrides)
             print(config.to_yaml(experiment), end="")
         else:
             launch.run(composer, overrides, quiet=quiet)
@@ -99,6 +100,7 @@ def evaluate(
         job = config.load(folder, overrides, config.Sources.of(plugin or ()))
         if "runtime.mesh" not in keys.values():
             job = replace(job, runtime=job.runtime.as_available())
+        launch.say(config.without_effect(job, overrides))
         found = runs.evaluate(job, run_folder)
     launch.show_run(folder, found, quiet=False)
 
@@ -123,6 +125,7 @@ def schedule(
         experiment, folder = composer.plan(overrides)
         chosen = composer.choice("schedule", overrides)
         priors = _priors(composer, overrides) if horizon else {}
+    launch.say([launch.doubt(experiment)])
     with outputs.vacant(folder, "hydra.run.dir") if not as_json else nullcontext():
         folder = None if as_json else folder
         result = study.main(experiment, priors, folder, chosen=chosen)

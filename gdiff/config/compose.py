@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from gdiff.config.effect import require_consistent
 from gdiff.config.hydras import require_known
 from gdiff.config.sources import Sources
 from gdiff.config.specs import (
@@ -47,6 +48,8 @@ _ROOT = "config"
 _OF_LOGGING = re.compile("Unable to (configure|add|set)|Unsupported version|dictionary doesn't")
 # Where the data of a run lie, and how they are held: the samples depend on what they are alone.
 PLACES = ("score.rows", *PATHS)
+# Hydra's own settings that do nothing for one run.
+_OF_SWEEPS = re.compile(r"hydra[./](sweep|sweeper|launcher)(\.|$)")
 # Hydra's own settings that are text.
 _TEXTS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name")
 # What may be another when a run is continued: also who works on it, and how much at a time.
@@ -111,6 +114,16 @@ class Composer:
         asked = cfg.hydra.mode or mode
         require(asked == mode, f"hydra.mode={asked.name} is given by -m or its absence: leave out")
         require_known(cfg.hydra)
+        for word in overrides:
+            is_of_sweeps = _OF_SWEEPS.match(key_of(word)) is not None
+            require(
+                mode == RunMode.MULTIRUN or not is_of_sweeps,
+                f"{word} is about a sweep: add -m, or leave it out",
+            )
+            require(
+                mode == RunMode.RUN or key_of(word) != "hydra.run.dir",
+                f"{word} is about one run: a sweep has its folder by hydra.sweep.dir",
+            )
         return cfg
 
     def experiment(self, overrides: Sequence[str]) -> Experiment:
@@ -181,7 +194,9 @@ class Composer:
     def plan(self, overrides: Sequence[str]) -> tuple[Experiment, Path]:
         """The typed experiment and, by hydra.run.dir, the folder of its run."""
         cfg = self.compose(overrides)
-        return build(_task_part(cfg), self.sources), _path_of(cfg, "hydra.run.dir")
+        experiment = build(_task_part(cfg), self.sources)
+        require_consistent(experiment, overrides)
+        return experiment, _path_of(cfg, "hydra.run.dir")
 
     def sweep_dir(self, overrides: Sequence[str]) -> Path:
         """The folder of a sweep, by hydra.sweep.dir."""

@@ -161,8 +161,13 @@ def _typed(key: str, value: Any, hint: Any, sources: Sources) -> Any:
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     if _is_part(hint):
         raise UserError(f"{key}={shown} is not one of the options of {key}")
-    if isinstance(value, int) and not isinstance(value, bool) and kind_of(hint) == "text":
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, int) and is_number and kind_of(hint) == "text":
         value = str(value)
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{key}={value} is beyond 64 bits")
+    elif is_number and hint is bool:
+        require(value in (0, 1), f"{key}={shown} is not {_WORDS[bool]}")
     schema = dataclasses.make_dataclass("Schema", [("value", hint)])
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), {"value": value})

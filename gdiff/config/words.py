@@ -11,6 +11,7 @@ from omegaconf import Node
 _NO_TEXT = re.compile(r"[+-]?([\d_.]+(e[+-]?[\d_]+)?|inf|nan)|true|false", re.IGNORECASE)
 # What it reads, and prints again, as it was typed.
 _PLAIN = re.compile(r"-?(0|[1-9]\d*)")
+_FRACTION = re.compile(r"[+-]?\d*\.\d*")
 # Values that say themselves what they are: quoted, interpolated, or a sweep by a function.
 _FUNCTIONS = "choice|range|interval|glob|sort|shuffle|tag|int|float|str|bool|json_str|extend_list"
 _EXPLICIT = re.compile(rf"""['"].*['"]|.*\$\{{.*|({_FUNCTIONS})\(.*\)|null|\?\?\?|""", re.DOTALL)
@@ -82,7 +83,9 @@ def _text(piece: str) -> str:
 def _names(piece: str) -> str:
     if not (piece.startswith("[") and piece.endswith("]")):
         return piece
-    return f"[{','.join(map(_text, _pieces(piece[1:-1])))}]"
+    # Names may look like numbers, but there are no numbers with a fraction among them.
+    parts = (p if _FRACTION.fullmatch(p) else _text(p) for p in _pieces(piece[1:-1]))
+    return f"[{','.join(parts)}]"
 
 
 def _pieces(value: str) -> Iterator[str]:

@@ -152,6 +152,10 @@ class ScheduleSpec(abc.ABC):
         )
         return self.starting_at(sigma)
 
+    def doubt(self, process: ProcessSpec) -> str | None:
+        """One line on a grid that is hardly what was meant, or None."""
+        return None
+
     def adapted(self, losses: LossCurve, process: ProcessSpec) -> "ScheduleSpec":
         """The schedule as the loss of the run's denoiser wants it; itself if it needs none."""
         return self
