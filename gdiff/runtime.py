@@ -54,6 +54,11 @@ class Runtime:
             re.fullmatch(r".+:\d+", self.coordinator) is not None,
             f"coordinator={self.coordinator} must be an address and a port, host:port",
         )
+        port = int(self.coordinator.rpartition(":")[2])
+        require(
+            1 <= port <= 65535,
+            f"coordinator={self.coordinator} has port {port}: ports are 1 to 65535",
+        )
         require(
             self.num_processes >= 1,
             f"num_processes={self.num_processes} must be at least 1",
