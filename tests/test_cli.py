@@ -618,3 +618,36 @@ def test_info_names_versions_and_devices():
     assert result.code == 0
     assert "jax" in result.out
     assert "cpu" in result.out.lower()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("schedule", "schedule.steps=1"), "schedule.steps=1 has a single noise level"),
+        (("plan", "tolerance=1", "schedule.steps=1"), "schedule.steps=1 has a single noise level"),
+        (("schedule", "schedule.sigma_min=1e-25"), "noise levels from 80 to 1e-25 are beyond the"),
+        (("plan", "tolerance=1", "schedule.sigma_max=1e300"), "schedule.sigma_max=1e+300: its squ"),
+        (("bench", "-o", "."), "-o . is a folder: give a file in it"),
+        (("data", "list", "--data-dir", "nowhere"), "--data-dir nowhere is not a folder"),
+        (("data", "prepare", "synthetic", "-o", "."), "--output=. is a folder: give a file in it"),
+        (
+            ("data", "prepare", "synthetic", "--points", 10**12, "-o", "x.npy"),
+            "are free there: lower --points or --resolution",
+        ),
+        (("data", "info", "seed=1,2"), "seed=1,2 is a sweep: add -m to gdiff sample"),
+    ],
+)
+def test_other_verbs_refuse_what_they_cannot_do(words, message):
+    assert message in refused(*words)
+
+
+def test_an_evaluation_of_nothing_says_so():
+    assert gdiff("sample", "-q", *SMALL, "metrics=none", "hydra.run.dir=r").code == 0
+    result = gdiff("evaluate", "r")
+    assert (result.code, result.err) == (
+        0,
+        "warning: nothing was measured: add metrics.enabled=true\n",
+    )
+    assert "cannot read the override 'metrics.seed=[0'" in refused(
+        "evaluate", "r", "metrics.seed=[0"
+    )

@@ -102,6 +102,8 @@ def evaluate(
             job = replace(job, runtime=job.runtime.as_available())
         launch.say(config.without_effect(job, overrides))
         found = runs.evaluate(job, run_folder)
+    if not found:
+        launch.say(["nothing was measured: add metrics.enabled=true"])
     launch.show_run(folder, found, quiet=False)
 
 
@@ -227,8 +229,12 @@ def bench(
     from gdiff import config
     from gdiff.bench import harness, kernels, peers, scale, scores
 
-    if output is not None and not output.absolute().parent.is_dir():
-        raise UserError(f"-o {output}: there is no folder {output.absolute().parent}")
+    if output is not None:
+        parent = output.absolute().parent
+        if not parent.is_dir():
+            raise UserError(f"-o {output}: there is no folder {parent}")
+        if output.is_dir():
+            raise UserError(f"-o {output} is a folder: give a file in it")
     overrides = overrides or []
     kind = overrides[0] if overrides[:1] in (["peers"], ["scale"]) else None
     if as_json and kind is None:

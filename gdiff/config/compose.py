@@ -118,7 +118,7 @@ class Composer:
             is_of_sweeps = _OF_SWEEPS.match(key_of(word)) is not None
             require(
                 mode == RunMode.MULTIRUN or not is_of_sweeps,
-                f"{word} is about a sweep: add -m, or leave it out",
+                f"{word} is about a sweep: add -m to gdiff sample, or leave it out",
             )
             require(
                 mode == RunMode.RUN or key_of(word) != "hydra.run.dir",
@@ -288,7 +288,7 @@ class Composer:
         if found := re.match(r"Could not override '(?P<key>[^']*)'", first):
             return no_key(found["key"].lstrip("+~"), self._keys(overrides))
         if found := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", first):
-            return f"{found[1]} is a sweep: add -m, or quote the value if it is one text"
+            return f"{found[1]} is a sweep: add -m to gdiff sample, or quote what is one text"
         if first.startswith("Config group override must be"):
             groups = [group for group in self._groups() if f"{group}=null" in overrides]
             name = groups[0] if groups else "a group"

@@ -251,16 +251,24 @@ def load(folder: Path, overrides: Sequence[str] = (), sources: Sources | None = 
     try:
         cfg = OmegaConf.load(path)
         require(isinstance(cfg, DictConfig), f"{path} is not a configuration")
-        for override in overrides:
-            key, _, value = override.partition("=")
-            is_text = key in PATHS and not re.match(r"['\"]|null$", value)
-            if is_text:
-                OmegaConf.update(cfg, key, value)
-            else:
-                cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist([override]))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not a configuration: {str(error).splitlines()[0]}") from error
+    for override in overrides:
+        try:
+            cfg = _with(cfg, override)
+        except (ValueError, YAMLError, OmegaConfBaseException) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot read the override {override!r}: {reason}") from error
     return build(cfg, sources or Sources.of())
+
+
+def _with(cfg: DictConfig, override: str) -> DictConfig:
+    """A saved configuration with a changed value; paths are the text that was typed."""
+    key, _, value = override.partition("=")
+    if key not in PATHS or re.match(r"['\"]|null$", value):
+        return OmegaConf.merge(cfg, OmegaConf.from_dotlist([override]))
+    OmegaConf.update(cfg, key, value)
+    return cfg
 
 
 def differences(a: Experiment, b: Experiment) -> list[str]:

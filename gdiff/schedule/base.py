@@ -59,6 +59,7 @@ class ScheduleSpec(abc.ABC):
         given = {key: sigma for key, sigma in ends.items() if sigma is not None}
         for key, sigma in given.items():
             require(0 < sigma < math.inf, f"{key}={sigma} must be positive and finite")
+            require(0 < sigma * sigma < math.inf, f"{key}={sigma}: its square has no number")
         require(
             len(given) < 2 or self.sigma_min < self.sigma_max,
             f"sigma_min={self.sigma_min} must be below sigma_max={self.sigma_max}",

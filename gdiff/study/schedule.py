@@ -42,6 +42,7 @@ def main(
     is the name of that schedule. Without a folder nothing is written.
     """
     prepared = Prepared(experiment)
+    prepared.require_span()
     count = experiment.schedule.steps or int(np.sum(prepared.grid > 0)) - 1
     curve = prepared.losses()
     grids = compare(curve, experiment.process, count, *prepared.ends)

@@ -45,9 +45,8 @@ class Golden(ScoreSpec):
     rows: str = AUTO
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.tolerance < math.inf, f"tolerance={self.tolerance} must be positive and finite"
-        )
+        require(self.tolerance > 0, f"tolerance={self.tolerance} must be positive")
+        require(self.tolerance < math.inf, f"tolerance={self.tolerance} must be finite")
         require(self.seed >= 0, f"seed={self.seed} must be 0 or more")
         require(self.max_rank >= 1, f"max_rank={self.max_rank} must be at least 1")
         require(self.pilot_queries >= 1, f"pilot_queries={self.pilot_queries} must be at least 1")
