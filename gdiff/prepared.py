@@ -32,6 +32,8 @@ from gdiff.trajectory import Batches
 
 # Principal directions of the first guess of a parallel run: it need not be exact, but quick.
 _GUESS_RANK = 256
+# Levels that were written by another version may be rounded otherwise.
+_ROUNDING = 1e-5
 # What metrics.json may hold besides the comparisons with the data: the account of the run.
 ACCOUNT = ("seconds_per_sample", *TOTALS)
 
@@ -83,6 +85,16 @@ class Experiment:
         Where the schedule follows the data, this is a stand-in with as many levels.
         """
         return self.schedule.grid(self.process)
+
+    def may_have(self, levels: np.ndarray) -> bool:
+        """Whether a run of this experiment may have these noise levels, [K + 1] decreasing."""
+        spec = self.schedule
+        if spec.horizon == AUTO:
+            spec = spec.reaching(float(levels[0]) * (1 - _ROUNDING / 10), self.process)
+        grid = spec.grid(self.process)
+        ends = [0, -1]  # where it follows the loss, only these are known without the data
+        kept = ends if spec.needs_losses else slice(None)
+        return len(grid) == len(levels) and np.allclose(grid[kept], levels[kept], _ROUNDING, 0)
 
     def blocks(self) -> Blocks:
         """The sampler's table on these levels, cut into blocks."""

@@ -108,18 +108,17 @@ def rows_table(rows: Sequence[Any]) -> Table:
 
 def info_table() -> Table:
     """What this installation runs on, for the screen and for bug reports."""
-    import jax
-
     from gdiff import __version__
     from gdiff.config import config_dir
     from gdiff.dataset.tfds import default_data_dir
+    from gdiff.parallel.mesh import all_devices
     from gdiff.store.cache import cache_dir
 
     packages = ("jax", "jaxlib", "numpy", "hydra-core", "omegaconf", "tensorflow-datasets")
     facts = {"gdiff": __version__, "python": platform.python_version()}
     facts |= {name: version_of(name) or "not installed" for name in packages}
     facts |= {"processors": processors(), "memory": f"{memory_bytes() / 2**30:.1f} GiB"}
-    for device in jax.devices():
+    for device in all_devices():
         limit = (device.memory_stats() or {}).get("bytes_limit")
         size = f", {limit / 2**30:.1f} GiB" if limit else ""
         facts[str(device)] = f"{device.device_kind}{size}"

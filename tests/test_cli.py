@@ -156,7 +156,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(override, monkeypatch):
         ),
         (
             ("score=golden", "score.tolerance=inf"),
-            "score.tolerance=inf must be positive and finite",
+            "score.tolerance=inf must be finite",
         ),
         (("score=golden", "score.seed=-1"), "score.seed=-1 must be 0 or more"),
         (("-m", "seed=1,2", "hydra.run.dir=r"), "hydra.run.dir=r is about one run"),

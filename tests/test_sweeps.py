@@ -201,3 +201,25 @@ def is_alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_links_in_the_folder_of_a_sweep_are_not_written_through(cut_off, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    thesis = elsewhere / "thesis.txt"
+    thesis.write_text("dear")
+    cases = {
+        "s/2": elsewhere,
+        "s/1/gdiff.log": thesis,
+        "s/multirun.yaml": thesis,
+        "s/.lock": thesis,
+    }
+    for place, target in cases.items():
+        path, before = Path(place), Path(place).exists() and Path(place).read_text()
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+        assert "is a link and not a" in refused("-q", "--resume", "s")
+        assert (thesis.read_text(), list(elsewhere.iterdir())) == ("dear", [thesis])
+        path.unlink()
+        if before:
+            path.write_text(before)

@@ -78,7 +78,7 @@ def _together(experiment: "Experiment") -> Iterator[bool]:
             run(experiment, RunFolder.of_first())
         yield is_first
         processes.leave()
-    except (UserError, KeyboardInterrupt) as error:
+    except (UserError, OSError, KeyboardInterrupt) as error:
         processes.abandon(*ending(error))
     except Exception as error:
         processes.abandon(processes.lost(error) or traceback.format_exc(), 1)
@@ -122,6 +122,8 @@ def job(sources: "Sources", cfg: "DictConfig", place: "Place") -> Outcome:
         return Outcome(metrics, float(metrics[experiment.objective]))
     except UserError as error:
         return Outcome(error=error, has_folder=has_folder)
+    except OSError as error:
+        return Outcome(error=error)
     except Exception as error:
         if interrupt_in(error):
             raise Interrupted(place.folder) from None

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdiff.cli.endings import Interrupted, error_line, shown
+from gdiff.cli.endings import Interrupted, error_line, in_words, shown
 from gdiff.cli.launch import Outcome, job
 from gdiff.errors import UserError
 
@@ -33,6 +33,7 @@ def resume(composer: "Composer", folder: Path, overrides: list[str], *, quiet: b
     from gdiff.store import outputs
 
     folder = folder.absolute()
+    outputs.require_sweep(folder)
     begun = composer.resumed_sweep(folder, overrides)
     composer.sweep_dir(begun.words)
     sources = replace(composer.sources, base=begun.cwd)
@@ -56,8 +57,9 @@ def _multirun(
     with with_folder:
         try:
             composer.multirun(partial(_job, sources, os.getpid(), quiet), overrides, folder)
-        except Interrupted:
-            raise Interrupted(folder) from None
+        except Interrupted as error:
+            error.folder = folder
+            raise
         finally:  # also of the runs before an error or an interrupt
             rows = report.sweep_rows(folder)
             if rows:
@@ -94,5 +96,5 @@ def _job(
         return outcome.objective
     print(error_line(outcome.error, f"{label}: "), file=sys.stderr, flush=True)
     if outcome.has_folder:
-        outputs.write_failure(place.folder, str(outcome.error) or type(outcome.error).__name__)
+        outputs.write_failure(place.folder, in_words(outcome.error) or type(outcome.error).__name__)
     return float("nan")

@@ -256,7 +256,8 @@ class Composer:
     def log_to(self, folder: Path) -> None:
         """Log into a run folder as Hydra's own runs do."""
         cfg = self.compose([])
-        OmegaConf.update(cfg, "hydra.runtime.output_dir", str(folder.absolute()), force_add=True)
+        place = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(folder.absolute()))  # no reference
+        OmegaConf.update(cfg, "hydra.runtime.output_dir", place, force_add=True)
         HydraConfig.instance().set_config(cfg)
         configure_log(cfg.hydra.job_logging)
 
@@ -333,6 +334,8 @@ def composer(user_dir: Path | None = None, plugins: Sequence[str] = ()) -> Itera
         plugins: packages whose classes these may name, and that may bring a folder `configs`.
     """
     require(user_dir is None or user_dir.is_dir(), f"--config-dir {user_dir} is not a folder")
+    here = str(Path.cwd())
+    require("${" not in here, f"Hydra takes ${{ in {here} for a reference: go to another folder")
     sources = Sources.of(plugins)
     own = [*sources.config_dirs(), *filter(None, [user_dir])]
     for first, later in combinations([config_dir(), *own], 2):
@@ -370,7 +373,8 @@ def _task(job: Job, cfg: DictConfig) -> Any:
 def _path_of(cfg: DictConfig, key: str) -> Path:
     """An absolute path among Hydra's own settings."""
     try:
-        path = Path(OmegaConf.select(cfg, key, throw_on_missing=True))
-        return path.expanduser().absolute()
+        path = Path(OmegaConf.select(cfg, key, throw_on_missing=True)).expanduser().absolute()
     except (OmegaConfBaseException, TypeError) as error:
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+    require("${" not in str(path), f"{key}: Hydra takes ${{ in {path} for a reference")
+    return path
