@@ -33,6 +33,8 @@ from gdiff.trajectory import Batches
 
 # Principal directions of the first guess of a parallel run: it need not be exact, but quick.
 _GUESS_RANK = 256
+# Levels that were written by another version may be rounded otherwise.
+_ROUNDING = 1e-5
 # What metrics.json may hold besides the comparisons with the data: the account of the run.
 ACCOUNT = ("seconds_per_sample", *TOTALS)
 
@@ -84,6 +86,16 @@ class Experiment:
         Where the schedule follows the data, this is a stand-in with as many levels.
         """
         return self.schedule.grid(self.process)
+
+    def may_have(self, levels: np.ndarray) -> bool:
+        """Whether a run of this experiment may have these noise levels, [K + 1] decreasing."""
+        spec = self.schedule
+        if spec.horizon == AUTO:
+            spec = spec.reaching(float(levels[0]) * (1 - _ROUNDING / 10), self.process)
+        grid = spec.grid(self.process)
+        ends = [0, -1]  # where it follows the loss, only these are known without the data
+        kept = ends if spec.needs_losses else slice(None)
+        return len(grid) == len(levels) and np.allclose(grid[kept], levels[kept], _ROUNDING, 0)
 
     def blocks(self) -> Blocks:
         """The sampler's table on these levels, cut into blocks."""
@@ -156,6 +168,14 @@ class Prepared:
         """The largest and the smallest positive level of the grid."""
         levels = self.grid[self.grid > 0]
         return float(levels[0]), float(levels[-1])
+
+    def require_span(self) -> None:
+        """Raise `UserError` unless the grid has levels between which grids can differ."""
+        require(
+            self.ends[0] > self.ends[1],
+            f"schedule.steps={self.experiment.schedule.steps} has a single noise level, between "
+            "which and itself grids do not differ: use at least 2",
+        )
 
     @cached_property
     def blocks(self) -> Blocks:

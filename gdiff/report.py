@@ -45,7 +45,8 @@ def _row(run: Path, folder: Path) -> dict[str, object]:
         "run": str(run.relative_to(folder)),
         "status": "complete" if is_complete and not missing else "failed",
     }
-    row |= dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+    words = (override.lstrip("+").partition("=") for override in overrides)
+    row |= {key: re.sub(r"^'([^'\\]*)'$", r"\1", value) for key, _, value in words}
     row |= read_json(run / METRICS) if is_complete else {"error": record.get("error", "")}
     return row | ({"error": missing} if is_complete and missing else {})
 
@@ -115,18 +116,17 @@ def rows_table(rows: Sequence[Any]) -> Table:
 
 def info_table() -> Table:
     """What this installation runs on, for the screen and for bug reports."""
-    import jax
-
     from gdiff import __version__, memory
     from gdiff.config import config_dir
     from gdiff.dataset.tfds import default_data_dir
+    from gdiff.parallel.mesh import all_devices
     from gdiff.store.cache import cache_dir
 
     packages = ("jax", "jaxlib", "numpy", "hydra-core", "omegaconf", "tensorflow-datasets")
     facts = {"gdiff": __version__, "python": platform.python_version()}
     facts |= {name: version_of(name) or "not installed" for name in packages}
     facts |= {"processors": processors(), "memory": memory.in_words(memory.of_host())}
-    for device in jax.devices():
+    for device in all_devices():
         limit = (device.memory_stats() or {}).get("bytes_limit")
         size = f", {limit / 2**30:.1f} GiB" if limit else ""
         facts[str(device)] = f"{device.device_kind}{size}"

@@ -11,15 +11,16 @@ import numpy as np
 from gdiff import __version__, artefacts
 from gdiff.artefacts import Artefact, Sampled
 from gdiff.clock import Clock
-from gdiff.errors import Failures, UserError
+from gdiff.errors import Failures, UserError, require
 from gdiff.kernels import streamed
 from gdiff.memory import Peaks, remedied
 from gdiff.parallel import processes
 from gdiff.prepared import ACCOUNT, Experiment, Prepared
 from gdiff.progress import Progress, track
 from gdiff.runtime import environment
-from gdiff.sampler.drivers.account import summary
-from gdiff.store.outputs import METRICS, RUN, SAMPLES, RunFolder
+from gdiff.sampler.drivers.account import columns, summary
+from gdiff.store.files import Member
+from gdiff.store.outputs import CONFIG, METRICS, RUN, SAMPLES, RunFolder
 
 
 @remedied("the run")
@@ -42,17 +43,16 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     experiment = processes.broadcast(lambda: experiment)
     streamed.rest()  # those of earlier runs of a sweep
     before = folder.read_json(RUN)
+    known = _known_grid(experiment, folder, before)
     wanted = artefacts.wanted(experiment)
     files = [SAMPLES, METRICS, *(name for artefact in wanted for name in artefact.files)]
     is_whole = before.get("status") == "complete" and not before.get("failed")
     if is_whole and all(map(folder.has, files)):
+        if processes.is_first():
+            event = before.get("dataset", {}).get("event_shape")
+            folder.samples(None if event is None else (experiment.num_samples, *event))
         return folder.read_json(METRICS)
-    known = before.get("sigma")
-    prepared = Prepared(
-        experiment,
-        clock=Clock(before.get("seconds", {})),
-        sigma=None if known is None else np.array(known),
-    )
+    prepared = Prepared(experiment, clock=Clock(before.get("seconds", {})), sigma=known)
     _ = prepared.mesh  # before anything is computed
     peaks = Peaks()
     record = _record(prepared, before)
@@ -68,7 +68,8 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
         folder.gather_chunks(record["chunks"])
     metrics = {"seconds_per_sample": record["sampling_seconds"] / experiment.num_samples}
     metrics |= {name: record[name] for name in ACCOUNT if name in record}
-    samples = folder.samples() if processes.is_first() else None
+    shape = (experiment.num_samples, *prepared.dataset.event_shape)
+    samples = folder.samples(shape) if processes.is_first() else None
     sampled = Sampled(prepared, folder, samples, failed)
     _make([artefact for artefact in wanted if not artefact.is_measure], sampled)
     # Of the run itself: comparing it with the data takes memory of its own.
@@ -92,16 +93,18 @@ def evaluate(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     Raises:
         UserError: there are no samples, or the data are not those of the run.
     """
-    samples, record = folder.samples(), folder.read_json(RUN)
-    known = record.get("sigma")
-    prepared = Prepared(experiment, sigma=None if known is None else np.array(known))
+    record = folder.read_json(RUN)
+    folder.require_samples()  # before the data, which may take long
+    prepared = Prepared(experiment, sigma=_known_grid(experiment, folder, record))
     _ = prepared.mesh  # before anything is computed, as in a run
     dataset = prepared.dataset
-    if record.get("dataset", {}).get("fingerprint") != dataset.fingerprint():
+    require("dataset" in record, f"{folder.path} has no whole {RUN}: finish the run with --resume")
+    if record["dataset"].get("fingerprint") != dataset.fingerprint():
         raise UserError(
             f"the data set {dataset.name} is not the one that {folder.path} was made with (see "
             f"{RUN}): restore it"
         )
+    samples = folder.samples((experiment.num_samples, *dataset.event_shape))
     measures = [each for each in artefacts.wanted(experiment) if each.is_measure]
     failed = _still_failed(record, measures)
     metrics = _make(measures, Sampled(prepared, folder, samples, failed))
@@ -116,6 +119,19 @@ def evaluate(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     latest = {"seconds": record.get("seconds", {}) | latest, "failed": failed}
     folder.write_json(RUN, record | latest)
     return metrics
+
+
+def _known_grid(experiment: Experiment, folder: RunFolder, record: dict) -> np.ndarray | None:
+    """The noise levels that a run began with, if it did."""
+    if "sigma" not in record:
+        return None
+    levels = np.array(record["sigma"])
+    require(
+        experiment.may_have(levels),
+        f"the noise levels in {folder.path / RUN} are not those of the schedule in "
+        f"{folder.path / CONFIG}: restore the one that was changed, or start a new run",
+    )
+    return levels
 
 
 def _make(wanted: list[Artefact], sampled: Sampled) -> dict[str, float]:
@@ -189,13 +205,26 @@ def _sample(prepared: Prepared, folder: RunFolder, wanted: list[Artefact], recor
         """
         return (batches - -(-(count - first) // size)) * steps
 
+    members = {
+        "samples": Member(np.floating, ("k", *prepared.dataset.event_shape)),
+        "index": Member(np.integer, ("k",)),
+        "seconds": Member(np.floating, ()),
+    }
+    is_parallel = prepared.experiment.sampler.block_size != 1
+    counted = columns(prepared.blocks, is_parallel=is_parallel)
+    members |= {name: Member(kind, ("k", *shape)) for name, (kind, shape) in counted.items()}
     accounts, first = [], 0
     with track("sampling", batches * steps, "steps") as progress:
         while first < count:
             number = len(accounts)
-            chunk = folder.chunk(number)
-            # One that begins elsewhere is of another batch size.
-            is_done = chunk is not None and chunk["index"][0] == first
+            chunk = folder.chunk(number, members)
+            # One of other samples is of another batch size.
+            held = chunk is not None and len(chunk["index"])
+            is_done = (
+                held
+                and first + held <= count
+                and np.all(chunk["index"] == np.arange(first, first + held))
+            )
             if not is_done:
                 index = np.arange(first, min(first + size, count))
                 _ = prepared.batches  # fitted, so that it is on record how long that took
@@ -203,6 +232,8 @@ def _sample(prepared: Prepared, folder: RunFolder, wanted: list[Artefact], recor
                 report = partial(_report, progress, before(first))
                 chunk = _draw(prepared, folder, wanted, index, report, record["failed"])
                 folder.write_chunk(number, **chunk)
+            kind = chunk["samples"].dtype.type  # the same in all chunks
+            members["samples"] = members["samples"]._replace(kind=kind)
             accounts.append({k: v for k, v in chunk.items() if k not in ("samples", "index")})
             first += len(chunk["index"])
             progress.reach(before(first), skipped=is_done)

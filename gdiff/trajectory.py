@@ -1,7 +1,6 @@
 """Batches of samples on their way from the prior, and what is kept of their states."""
 
 import io
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from gdiff.parallel.mesh import BATCH, batch_sharding
 from gdiff.prior.base import Prior
 from gdiff.sampler.drivers.parallel import ParallelEngine
 from gdiff.sampler.drivers.sequential import Account, Engine
+from gdiff.store.files import DamagedError, Member, read_arrays
 
 
 class States:
@@ -66,13 +66,26 @@ class Queries(NamedTuple):
         return buffer.getvalue()
 
     @classmethod
-    def read(cls, path: Path) -> "Queries | None":
-        """What `to_bytes` gave, or None where the file is missing or damaged."""
+    def read(cls, path: Path, sigma: np.ndarray, shape: tuple[int, ...]) -> "Queries | None":
+        """What `to_bytes` gave; None where the file is missing, damaged or of another run.
+
+        Args:
+            path: of the file.
+            sigma: [levels] noise levels that it must have.
+            shape: of a query.
+
+        Raises:
+            UserError: it is not a plain file.
+        """
+        members = {
+            "z": Member(np.floating, (len(sigma), "q", *shape)),
+            "sigma": Member(np.floating, (len(sigma),)),
+        }
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(file["z"], file["sigma"])
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+            found = cls(**read_arrays(path, members))
+        except (FileNotFoundError, DamagedError):
             return None
+        return found if np.allclose(found.sigma, sigma) else None
 
     def ask(self, denoiser: Denoiser, mesh: Mesh) -> Posterior:
         """Mean, bounds and size of the subset, level by level as in a run: [levels, q, ...]."""

@@ -30,7 +30,7 @@ ROOMS = {
     "samplers": {"sampler"},
     "schedules": {"schedule"},
     "scores": {"score"},
-    "report": {"store", "config", "dataset"},
+    "report": {"store", "config", "dataset", "parallel"},
     "bench": {
         *("prepared", "dataset", "sampler", "parallel", "report", "score", "trajectory"),
         *("metrics", "schedule", "process", "runtime", "kernels"),
@@ -50,7 +50,7 @@ ROOMS = {
         *("clock", "dataset", "runtime", "kernels"),
     },
     "budget": {"dataset", "parallel", "score", "schedule", "prior", "sampler", "store"},
-    "trajectory": {"sampler", "prior", "parallel", "clock"},
+    "trajectory": {"sampler", "prior", "parallel", "clock", "store"},
     "figures": {"dataset", "metrics"},
     "prior": {"dataset", "parallel", "score", "kernels", "store"},
     "score": {"dataset", "kernels", "parallel", "store"},

@@ -186,6 +186,108 @@ def test_a_damaged_chunk_is_made_again(whole, keep):
     check_complete("run", whole(SHORT))
 
 
+def short_index(arrays):
+    return arrays | {"index": arrays["index"][:2]}
+
+
+def other_samples(arrays):
+    return arrays | {"index": arrays["index"][::-1]}
+
+
+def no_seconds(arrays):
+    return {name: array for name, array in arrays.items() if name != "seconds"}
+
+
+def other_event(arrays):
+    return arrays | {"samples": arrays["samples"][..., :1]}
+
+
+def empty(arrays):
+    return {name: array[:0] if array.ndim else array for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("damage", [short_index, other_samples, no_seconds, other_event, empty])
+def test_a_chunk_with_wrong_members_is_made_again(whole, damage):
+    interrupted("run", 2)
+    path = chunks("run")[0]
+    np.savez(path, **damage(dict(np.load(path))))
+    resume("run")
+    check_complete("run", whole(SHORT))
+
+
+def change_record(folder, **changes):
+    path = Path(folder, "run.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def refused(*words):
+    result = gdiff(*words)
+    assert (result.code, result.out) == (2, "")
+    assert re.fullmatch(r"error: [^\n]+\n", result.err), result.err
+    return result.err
+
+
+@pytest.mark.parametrize("levels", [[80.0, 0.0], [80.0, 1.0, 0.5, 0.0], [8.0, 0.3, 0.002, 0.0]])
+def test_noise_levels_that_the_schedule_does_not_give_are_refused(levels):
+    interrupted("run", 1)
+    change_record("run", sigma=levels)
+    err = refused("sample", "--resume", "run")
+    assert "noise levels in run/run.json are not those of the schedule in run/config.yaml" in err
+    assert len(chunks("run")) == 1
+
+
+def test_a_record_that_is_damaged_is_named_and_can_be_removed(whole):
+    interrupted("run", 2)
+    Path("run/run.json").write_text("[]")
+    assert "run/run.json cannot be read" in refused("sample", "--resume", "run")
+    assert "run/run.json cannot be read" in refused("evaluate", "run")
+    Path("run/run.json").unlink()
+    resume("run")
+    check_complete("run", whole(SHORT))
+
+
+def test_finished_samples_that_are_damaged_are_named_and_can_be_removed(whole):
+    assert gdiff("sample", "-q", *SHORT, "hydra.run.dir=run").code == 0
+    path = Path("run/samples.npz")
+    np.savez(path, samples=np.load(path)["samples"][1:])
+    for words in (("sample", "--resume", "run"), ("evaluate", "run", "metrics.enabled=true")):
+        assert "run/samples.npz is damaged (samples is float32 [9, " in refused(*words)
+    path.unlink()
+    resume("run")
+    check_complete("run", whole(SHORT))
+
+
+def test_without_its_record_a_run_is_not_evaluated():
+    assert gdiff("sample", "-q", *SHORT, "hydra.run.dir=run").code == 0
+    Path("run/run.json").unlink()
+    assert "has no whole run.json" in refused("evaluate", "run")
+
+
+SCHEDULES = sorted(path.stem for path in (config.config_dir() / "schedule").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("horizon", ["null", "auto"])
+def test_the_noise_levels_that_a_run_may_have_are_known_without_its_data(name, horizon):
+    process = ["process=ddpm"] if name.startswith("ddpm") else []
+    words = [f"schedule={name}", f"schedule.horizon={horizon}", *process]
+    with config.composer() as composer:
+        experiment = composer.experiment(words)
+    spec, process = experiment.schedule, experiment.process
+    if horizon == "auto":
+        spec = spec.reaching(9.0, process)
+    levels = spec.grid(process)
+    assert experiment.may_have(levels)
+    assert experiment.may_have(levels * (1 + 1e-9))
+    assert not experiment.may_have(levels[1:])
+    assert not experiment.may_have(np.append(levels[:-1], [levels[-1] + 1e-4, levels[-1]]))
+    if horizon == "null":
+        assert not experiment.may_have(levels * 1.1)
+    inner = levels.copy()
+    inner[1] *= 0.99
+    assert experiment.may_have(inner) == spec.needs_losses
+
+
 def test_finished_chunks_are_not_made_again(monkeypatch):
     interrupted("run", 2)
     batches, sample = [], Engine.sample

@@ -93,7 +93,7 @@ def test_an_approximate_score_is_measured_by_default(whole):
 
 
 def test_queries_are_the_states_of_the_first_samples(whole):
-    queries = Queries.read(whole / "queries.npz")
+    queries = Queries(**np.load(whole / "queries.npz"))
     assert queries.z.shape == (4, 8, 2)
     sigma = queries.sigma[:, None, None]
     # The last step goes onto zero, where DDIM returns the mean.
@@ -150,6 +150,23 @@ def test_a_run_whose_first_batch_was_done_measures_the_same(whole, monkeypatch, 
     assert score_metrics("run") == score_metrics(whole)
     for name in ("samples.npz", "score_error.csv"):
         assert Path("run", name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda z, sigma: {"z": z[..., :1], "sigma": sigma},
+        lambda z, sigma: {"z": z[1:], "sigma": sigma[1:]},
+        lambda z, sigma: {"z": z, "sigma": 2 * sigma},
+        lambda z, sigma: {"z": z.astype(str), "sigma": sigma},
+        lambda z, sigma: {},
+    ],
+)
+def test_damaged_queries_are_drawn_again(whole, damage):
+    shutil.copytree(whole, "run")
+    np.savez("run/queries.npz", **damage(**dict(np.load("run/queries.npz"))))
+    assert gdiff("evaluate", "run").code == 0
+    assert score_metrics("run") == score_metrics(whole)
 
 
 def test_a_finished_run_that_lost_its_curve_gets_it_back(whole):

@@ -71,14 +71,14 @@ def test_phases_are_timed_and_only_the_first_batch_compiles():
 def test_queries_survive_a_file_and_a_damaged_file_is_none(tmp_path):
     queries = Queries(np.arange(12.0, dtype=np.float32).reshape(2, 3, 2), np.array([2.0, 1.0]))
     path = tmp_path / "queries.npz"
-    assert Queries.read(path) is None
+    assert Queries.read(path, queries.sigma, (2,)) is None
     path.write_bytes(queries.to_bytes())
-    found = Queries.read(path)
+    found = Queries.read(path, queries.sigma, (2,))
     np.testing.assert_array_equal(found.z, queries.z)
     np.testing.assert_array_equal(found.sigma, queries.sigma)
     for keep in (0, 30, 200, len(queries.to_bytes()) - 40):
         path.write_bytes(queries.to_bytes()[:keep])
-        assert Queries.read(path) is None
+        assert Queries.read(path, queries.sigma, (2,)) is None
 
 
 @pytest.mark.parametrize("layout", ["batch:1", "batch:4", "data:2/batch:2"])

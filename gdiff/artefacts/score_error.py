@@ -69,7 +69,8 @@ class ScoreError(Artefact):
         """Those that sampling left; where they are too few the first batch is drawn again."""
         prepared, folder = run.prepared, run.folder
         states = self.states(prepared)
-        read = partial(processes.broadcast, partial(Queries.read, folder.path / QUERIES))
+        known = (prepared.grid[states.stops], prepared.dataset.event_shape)
+        read = partial(processes.broadcast, partial(Queries.read, folder.path / QUERIES, *known))
         found = read()
         if found is None or found.z.shape[1] < states.count:
             # Those of a finished run are the same ones again.

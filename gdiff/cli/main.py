@@ -1,5 +1,6 @@
-"""The `gdiff` command: its verbs, and what Ctrl-C does."""
+"""The `gdiff` command: its verbs, and what Ctrl-C and other signals do."""
 
+import logging
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gdiff.cli import data, verbs
-from gdiff.cli.endings import INTERRUPTED, Commands, ending
+from gdiff.cli.endings import SIGNALS, Commands, ending, signal_of
 from gdiff.errors import interrupt_in
 
 if TYPE_CHECKING:
@@ -31,33 +32,39 @@ app.add_typer(data.cache_app, name="cache")
 def main() -> None:
     """Entry point of the `gdiff` command."""
     sys.unraisablehook = _on_lost_exception
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
-        signal.signal(signal.SIGINT, _on_interrupt)
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for tracebacks
+    for number in SIGNALS:
+        # Else it is to be ignored, as SIGHUP is under nohup.
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _on_signal)
     try:
         app()
     except SystemExit as left:
-        if left.code != INTERRUPTED:
+        code = left.code
+        if code not in {128 + number for number in SIGNALS}:
             raise
     except Exception as error:
         cause = interrupt_in(error)
         if cause is None:
             raise
-        print(ending(cause)[0], file=sys.stderr)
+        last, code = ending(cause)
+        with suppress(OSError):
+            print(last, file=sys.stderr)
     # Ending the usual way, with threads of JAX still at work, crashes now and then.
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # nobody reads it any more
             stream.flush()
-    os._exit(INTERRUPTED)
+    os._exit(code)
 
 
-def _on_interrupt(_: int, frame: "FrameType | None") -> None:
-    """Ctrl-C, but not in an import: modules in C may abort the process if interrupted."""
+def _on_signal(number: int, frame: "FrameType | None") -> None:
+    """Ctrl-C and its like, but not in an import: modules in C may abort the process then."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            _interrupt_again()
+            _send_again(number)
             return
         frame = frame.f_back
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)
 
 
 def _on_lost_exception(lost: Any) -> None:
@@ -66,14 +73,14 @@ def _on_lost_exception(lost: Any) -> None:
     JAX has such a callback of the garbage collector.
     """
     if lost.exc_type is KeyboardInterrupt:
-        _interrupt_again()
+        _send_again(signal_of(lost.exc_value))
     else:
         sys.__unraisablehook__(lost)
 
 
-def _interrupt_again() -> None:
-    """Ctrl-C in a moment."""
+def _send_again(number: int) -> None:
+    """The signal in a moment."""
     main_thread = threading.main_thread().ident
-    again = threading.Timer(0.1, signal.pthread_kill, (main_thread, signal.SIGINT))
+    again = threading.Timer(0.1, signal.pthread_kill, (main_thread, number))
     again.daemon = True
     again.start()

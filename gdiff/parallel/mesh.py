@@ -1,5 +1,6 @@
 """Devices: a mesh with an axis for rows of the data set and one for samples."""
 
+import os
 import re
 
 import jax
@@ -21,9 +22,9 @@ def make_mesh(layout: str = "auto") -> Mesh:
 
     Raises:
         UserError: the layout cannot be read, asks for more devices than there are, or leaves a
-            process without any.
+            process without any; or there are none of the platform that is asked for.
     """
-    devices = jax.devices()
+    devices = all_devices()
     sizes = {DATA: 1, BATCH: 1}
     if layout == "auto":
         sizes[BATCH] = len(devices)
@@ -50,6 +51,23 @@ def make_mesh(layout: str = "auto") -> Mesh:
     )
     grid = np.array(devices[:count]).reshape(sizes[DATA], sizes[BATCH])
     return Mesh(grid, (DATA, BATCH))
+
+
+def all_devices() -> list[jax.Device]:
+    """The devices of all processes.
+
+    Raises:
+        UserError: JAX finds none of the platform that the environment names.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError(
+            f"JAX finds no devices for JAX_PLATFORMS={asked!r}{reason}: set it to a platform that "
+            "is here, such as cpu, or leave it out"
+        ) from error
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

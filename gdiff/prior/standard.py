@@ -1,5 +1,6 @@
 """The usual prior: an isotropic Gaussian that ignores the data."""
 
+import math
 from dataclasses import dataclass
 
 import equinox as eqx
@@ -29,7 +30,10 @@ class Standard(PriorSpec):
     data_variance: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.data_variance >= 0, f"data_variance={self.data_variance} must be 0 or more")
+        require(
+            0 <= self.data_variance < math.inf,
+            f"data_variance={self.data_variance} must be 0 or more, and finite",
+        )
 
     def fit(self, data: Dataset | Placed, sigma: float) -> "IsotropicGaussian":
         """The prior for points shaped like the data set's."""

@@ -1,7 +1,8 @@
 """Arrays on disk under a string key, kept between runs and safe to delete at any time.
 
-The cache only ever saves time: an entry that cannot be read is dropped and built again, and a
-folder that cannot be written is done without.
+The cache only ever saves time: an entry that is damaged is dropped and built again, and a folder
+that cannot be written is done without. An entry is an .npy file with a checksum of its key, its
+header and its content at the end.
 """
 
 import errno
@@ -13,20 +14,27 @@ import secrets
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from platformdirs import user_cache_path
 
+from gdiff.errors import UserError
 from gdiff.parallel import processes
+from gdiff.store.files import DamagedError, open_plain
 
 log = logging.getLogger(__name__)
 
 # Files that are still half-written after so long were left by a run that was killed.
 STALE_SECONDS = 24 * 3600
+_CHECKSUM_BYTES, _BLOCK_BYTES = 9, 1 << 22
+# Entries that were found whole, by key and what the system says of their files.
+_checked: set[tuple] = set()
 _warned_of: set[Path] = set()
 
 
@@ -82,14 +90,18 @@ def load(key: str) -> np.ndarray | None:
     """The array stored under `key` as a read-only memory map, or None."""
     path = _path(key)
     try:
+        _check(key, path)
         return np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, DamagedError) as error:
         # NumPy parses the header as Python, so that a damaged one may be a SyntaxError.
         log.debug("dropping unreadable cache entry %s: %s", path, error)
         with suppress(OSError):
             path.unlink()
+        return None
+    except UserError as error:  # a link or a pipe, which is nobody's entry
+        log.debug("no cache entry: %s", error)
         return None
 
 
@@ -100,6 +112,7 @@ def save(key: str, array: np.ndarray) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+            _seal(key, path)
             os.replace(path, _path(key))
         except OSError as error:
             _warn(error)
@@ -146,6 +159,7 @@ def fill(
         if isinstance(array, np.memmap):
             try:
                 array.flush()
+                _seal(key, path, array.offset + array.nbytes)
                 os.replace(path, _path(key))
             except OSError as error:
                 _warn(error)
@@ -163,6 +177,44 @@ def _path(key: str) -> Path:
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", rest)[:40]
     mark = hashlib.blake2b(os.fsencode(key), digest_size=16).hexdigest()
     return cache_dir() / f"{kind}.{readable}-{mark}.npy"
+
+
+def _seal(key: str, path: Path, size: int | None = None) -> None:
+    """Write the checksum of a file's first `size` bytes, or of all, after them."""
+    with path.open("r+b") as file:
+        size = path.stat().st_size if size is None else size
+        checksum = _checksum(key, file, size)
+        file.seek(size)
+        file.write(checksum)
+
+
+def _check(key: str, path: Path) -> None:
+    """Raise `DamagedError` unless a file is as it was sealed; looked at once while it stays."""
+    with os.fdopen(open_plain(path), "rb") as file:
+        facts = os.fstat(file.fileno())
+        mark = (key, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        if mark in _checked:
+            return
+        size = facts.st_size - _CHECKSUM_BYTES
+        if size < 0 or _checksum(key, file, size) != file.read(_CHECKSUM_BYTES):
+            raise DamagedError("its checksum is another")
+        _checked.add(mark)
+
+
+def _checksum(key: str, file: BinaryIO, size: int) -> bytes:
+    """Of a key and of the first `size` bytes of a file, which it leaves there.
+
+    All of an entry is read once more than it is needed, so that the sum has to be a fast one.
+    """
+    found = zlib.crc32(os.fsencode(key))
+    file.seek(0)
+    while size > 0:
+        block = file.read(min(size, _BLOCK_BYTES))
+        if not block:
+            raise DamagedError("it is cut off")
+        found = zlib.crc32(block, found)
+        size -= len(block)
+    return b"crc32" + found.to_bytes(4, "big")
 
 
 @contextmanager
@@ -188,7 +240,7 @@ def _reserve(path: Path, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    size = path.stat().st_size
+    size = path.stat().st_size + _CHECKSUM_BYTES
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, size)

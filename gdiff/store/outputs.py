@@ -1,4 +1,4 @@
-"""The run folder and its only writer: every file appears whole, by rename, or not at all."""
+"""The run folder and its only writer."""
 
 import csv
 import errno
@@ -8,31 +8,38 @@ import logging
 import os
 import shlex
 import shutil
+import stat
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from gdiff.errors import UserError, require
 from gdiff.parallel import processes
+from gdiff.store import record
+from gdiff.store.files import (
+    PARTIAL,
+    DamagedError,
+    Member,
+    read_arrays,
+    replacing,
+    require_plain,
+)
+from gdiff.store.files import read_json as read_object
+from gdiff.store.lock import LOCK, locked
 
 log = logging.getLogger(__name__)
 
 CONFIG, SAMPLES, METRICS = "config.yaml", "samples.npz", "metrics.json"
 RUN, LOG = "run.json", "gdiff.log"
-_CHUNKS, _LOCK = "chunks", ".lock"
-_TEMPORARY = ".partial"
-_HYDRA = ".hydra"
+# What Hydra writes into the folder of a sweep before the first run.
+SWEEP = "multirun.yaml"
+_CHUNKS, _HYDRA = "chunks", ".hydra"
 # What a run leaves that is killed before its configuration is written.
-_BEFORE_A_RUN = {_HYDRA, LOG, _LOCK, CONFIG + _TEMPORARY}
-# What file systems say that have no locks.
-_LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
-# What NumPy and zipfile raise on damaged files.
-_DAMAGED = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
+_BEFORE_A_RUN = {_HYDRA, LOG, LOCK, CONFIG + PARTIAL}
+_PROBLEMS = {RUN: record.problem, METRICS: record.problem_of_metrics}
 
 
 @contextmanager
@@ -49,25 +56,48 @@ def vacant(path: Path, key: str) -> Iterator[None]:
     Raises:
         UserError: the folder holds something, cannot be made, or another process is at work in it.
     """
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    # First without the lock, so that nothing is written to a folder of other things.
-    _require_vacant(path, key)
-    waste: list[Path] = []
+    made: list[Path] = []
     try:
-        with _locked(path):
+        with _refusing(path, key):
+            made += [folder for folder in (path, *path.parents) if not folder.exists()]
+            # First without the lock, so that nothing is written to a folder of other things.
+            _require_vacant(path, key)
+        with locked(path):
             _require_vacant(path, key)  # another process may have been faster
-            was_empty = {p.name for p in path.iterdir()} == {_LOCK}
+            was_empty = {p.name for p in path.iterdir()} == {LOCK}
             try:
                 yield
-            except (UserError, KeyboardInterrupt) as error:
+            except (UserError, OSError, KeyboardInterrupt) as error:
                 if was_empty and not _is_worth_keeping(path, error):
                     _empty(path)
-                    waste = made
                 raise
-    finally:
-        with suppress(OSError):
-            for folder in waste:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say where
+        with suppress(OSError):  # those that hold something stay
+            for folder in made:
                 folder.rmdir()
+        raise
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """The folder of a sweep that goes on, locked for the block.
+
+    Raises:
+        UserError: another process is at work in it.
+    """
+    with locked(path):
+        yield
+
+
+def require_sweep(path: Path) -> None:
+    """Raise `UserError` if what a sweep that goes on may write to is a link or no file."""
+    require_plain(path / SWEEP)
+    for root, names, _ in os.walk(path):
+        for name in names:
+            require_plain(Path(root, name), stat.S_IFDIR)
+        _require_own_files(Path(root))
 
 
 class RunFolder:
@@ -103,7 +133,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make the run folder {path}: {error.strerror}") from error
-        with nullcontext() if is_claimed else _locked(path):
+        with nullcontext() if is_claimed else locked(path):
             run = cls(path)
             require(
                 not (path / CONFIG).is_file(),
@@ -121,10 +151,12 @@ class RunFolder:
             UserError: `path` is not the folder of a run, or another process is at work in it.
         """
         require_run(path)
-        with _locked(path):
+        with locked(path):
             run = cls(path)
-            for partial in path.rglob(f"*{_TEMPORARY}"):
-                partial.unlink()
+            for folder in (path, path / _CHUNKS):
+                for partial in folder.glob(f"*{PARTIAL}"):
+                    if partial.is_file() or partial.is_symlink():
+                        partial.unlink()
             if (path / SAMPLES).is_file():
                 run._drop_chunks()
             yield run
@@ -140,7 +172,7 @@ class RunFolder:
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file that fits in memory."""
         if processes.is_first():
-            with _replacing(self.path / name) as file:
+            with replacing(self.path / name) as file:
                 file.write(content)
 
     def write_json(self, name: str, content: Mapping) -> None:
@@ -151,18 +183,24 @@ class RunFolder:
         """Read back what `write_json` wrote; {} where the file is missing."""
         return processes.broadcast(lambda: read_json(self.path / name))
 
-    def chunk(self, number: int) -> Mapping[str, np.ndarray] | None:
-        """Arrays of a finished chunk, or None; a damaged file is dropped."""
-        return processes.broadcast(lambda: self._read_chunk(number))
+    def chunk(self, number: int, members: Mapping[str, Member]) -> dict[str, np.ndarray] | None:
+        """Arrays of a finished chunk, or None; a damaged file is dropped.
 
-    def _read_chunk(self, number: int) -> Mapping[str, np.ndarray] | None:
+        Args:
+            number: of the chunk.
+            members: what it must hold.
+        """
+        return processes.broadcast(lambda: self._read_chunk(number, members))
+
+    def _read_chunk(
+        self, number: int, members: Mapping[str, Member]
+    ) -> dict[str, np.ndarray] | None:
         path = self._chunk_path(number)
-        if not path.is_file():
-            return None
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file)
-        except _DAMAGED as error:
+            return read_arrays(path, members)
+        except FileNotFoundError:
+            return None
+        except DamagedError as error:
             log.warning("%s is damaged (%s) and will be made again", path, error)
             path.unlink()
             return None
@@ -170,7 +208,7 @@ class RunFolder:
     def write_chunk(self, number: int, **arrays: np.ndarray) -> None:
         """Save a finished chunk: at least `samples [k, *event]` and `index [k]`."""
         if processes.is_first():
-            with _replacing(self._chunk_path(number)) as file:
+            with replacing(self._chunk_path(number)) as file:
                 np.savez(file, **arrays)
 
     def gather_chunks(self, count: int) -> None:
@@ -178,14 +216,19 @@ class RunFolder:
         if not processes.is_first():
             return
         paths = [self._chunk_path(number) for number in range(count)]
-        with _replacing(self.path / SAMPLES) as file, zipfile.ZipFile(file, "w") as archive:
+        with replacing(self.path / SAMPLES) as file, zipfile.ZipFile(file, "w") as archive:
             for name in ("samples", "index"):
                 _join(archive, name, paths)
         self._drop_chunks()
 
-    def samples(self) -> np.ndarray:
-        """The samples of a finished run: [n, *event]."""
-        return load_samples(self.path)
+    def require_samples(self) -> None:
+        """Raise `UserError` where the run has no samples yet."""
+        missing = f"{self.path} holds no {SAMPLES}: finish the run with: {_resume(self.path)}"
+        require((self.path / SAMPLES).is_file(), missing)
+
+    def samples(self, shape: Sequence[int] | None = None) -> np.ndarray:
+        """The samples of a finished run: [n, *event], which is `shape` if that is known."""
+        return load_samples(self.path, shape)
 
     def _chunk_path(self, number: int) -> Path:
         return self.path / _CHUNKS / f"{number:06d}.npz"
@@ -195,48 +238,47 @@ class RunFolder:
 
 
 def require_run(path: Path) -> None:
-    """Raise `UserError` unless `path` is the folder of a run."""
+    """Raise `UserError` unless `path` is the folder of a run, whose files are no links."""
+    _require_own_files(path)
     is_run = (path / CONFIG).is_file()
     require(is_run, f"{path} is not the folder of a run: it holds no {CONFIG}")
 
 
-def load_samples(path: Path) -> np.ndarray:
+def load_samples(path: Path, shape: Sequence[int] | None = None) -> np.ndarray:
     """The samples [n, *event] in a run folder.
+
+    Args:
+        path: of the folder.
+        shape: what it must be, if that is known.
 
     Raises:
         UserError: there are none, or the file is damaged.
     """
-    missing = f"{path} holds no {SAMPLES}: finish the run with: {_resume(path)}"
-    require((path / SAMPLES).is_file(), missing)
+    RunFolder(path).require_samples()
+    file = path / SAMPLES
     try:
-        with np.load(path / SAMPLES, allow_pickle=False) as archive:
-            return archive["samples"]
-    except _DAMAGED as error:
+        member = Member(np.floating, None if shape is None else tuple(shape))
+        return read_arrays(file, {"samples": member})["samples"]
+    except DamagedError as error:
         raise UserError(
-            f"{path / SAMPLES} is damaged ({error}): remove it, and make it again with: "
-            f"{_resume(path)}"
+            f"{file} is damaged ({error}): remove it, and make it again with: {_resume(path)}"
         ) from error
 
 
 def write_failure(path: Path, message: str) -> None:
     """Record in run.json that a run could not be done, and why."""
-    record = read_json(path / RUN) | {"status": "failed", "error": message}
-    with _replacing(path / RUN) as file:
-        file.write(json.dumps(record, indent=2).encode())
+    known = read_json(path / RUN) | {"status": "failed", "error": message}
+    with replacing(path / RUN) as file:
+        file.write(json.dumps(known, indent=2).encode())
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object as a dict; {} where the file is missing.
+    """The content of run.json, metrics.json or another JSON object; {} where it is missing.
 
     Raises:
         UserError: the file is damaged.
     """
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove it") from error
+    return read_object(path, _PROBLEMS.get(path.name, lambda _: None))
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping]) -> None:
@@ -245,7 +287,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping]) -> No
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(text.getvalue().encode())
 
 
@@ -271,74 +313,53 @@ def _join(archive: zipfile.ZipFile, name: str, paths: Sequence[Path]) -> None:
             file.write(np.ascontiguousarray(read(path, name)).tobytes())
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[io.BufferedWriter]:
-    """A file that takes the place of `path` when the block ends well."""
-    partial = path.with_name(path.name + _TEMPORARY)
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            partial.unlink()
-        if isinstance(error, OSError):
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-        raise
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the folder's lock, where the file system has locks."""
-    lock = FileLock(path / _LOCK, timeout=0, fallback_to_soft=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"another process is at work in {path}: wait for it") from None
-    except OSError as error:
-        if error.errno not in _LOCKLESS:
-            hint = f": remove {lock.lock_file}" if Path(lock.lock_file).is_symlink() else ""
-            raise UserError(
-                f"cannot write to the run folder {path} ({error.strerror}){hint}"
-            ) from error
-        log.debug("no lock on %s: %s", path, error)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            Path(lock.lock_file).unlink()
-        lock.release()
-
-
 def _resume(path: Path) -> str:
     """The command that continues a run."""
     return f"gdiff sample --resume {shlex.quote(str(path))}"
 
 
+@contextmanager
+def _refusing(path: Path, key: str) -> Iterator[None]:
+    """Say of a folder that cannot be made or read which key chooses another."""
+    try:
+        yield
+    except OSError as error:
+        reason = "it is not a folder" if error.errno == errno.EEXIST else error.strerror
+        raise UserError(f"cannot write to {path} ({reason}): set {key} to another folder") from None
+
+
 def _require_vacant(path: Path, key: str) -> None:
     """Make the folder `path`, which may hold only what a run leaves before it begins."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        strangers = sorted({p.name for p in path.iterdir()} - _BEFORE_A_RUN)
-    except OSError as error:
-        reason = "it is not a folder" if path.is_file() else error.strerror
-        raise UserError(f"cannot write to {path} ({reason}): set {key} to another folder") from None
-    hint = f", or continue with: {_resume(path)}" if CONFIG in strangers else ""
+    path.mkdir(parents=True, exist_ok=True)
+    strangers = sorted({p.name for p in path.iterdir()} - _BEFORE_A_RUN)
+    begun = {CONFIG, SWEEP}.intersection(strangers)
+    hint = f", or continue with: {_resume(path)}" if begun else ""
     require(
         not strangers,
         f"{path} is not empty (it holds {', '.join(strangers[:3])}): set {key} to a new "
         f"folder{hint}",
     )
+    _require_own_files(path)
+
+
+def _require_own_files(path: Path) -> None:
+    """Raise `UserError` if a file that gdiff or Hydra opens in a run folder is a link or no file.
+
+    What is only ever replaced, such as pictures, need not be looked at.
+    """
+    for name in (_CHUNKS, _HYDRA):
+        require_plain(path / name, stat.S_IFDIR)
+        for file in sorted((path / name).glob("*")):
+            require_plain(file)
+    for name in (CONFIG, SAMPLES, METRICS, RUN, LOG, LOCK):
+        require_plain(path / name)
 
 
 def _is_worth_keeping(path: Path, error: BaseException) -> bool:
     """Whether a block that failed has left samples or, if it was interrupted, a run."""
-    if isinstance(error, UserError):
-        return any(path.rglob("*.npz"))
-    return any(p.parent.name != _HYDRA for p in path.rglob(CONFIG))
+    if isinstance(error, KeyboardInterrupt):
+        return any(p.parent.name != _HYDRA for p in path.rglob(CONFIG))
+    return any(path.rglob("*.npz"))
 
 
 def _empty(path: Path) -> None:
@@ -346,5 +367,5 @@ def _empty(path: Path) -> None:
     for entry in path.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
-        elif entry.name != _LOCK:
+        elif entry.name != LOCK:
             entry.unlink(missing_ok=True)

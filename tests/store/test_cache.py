@@ -89,7 +89,36 @@ def pickle_it(file):
     np.save(file, np.array([{}, None], object))
 
 
-@pytest.mark.parametrize("damage", [truncate, scramble, damage_the_header, pickle_it])
+def scramble_the_end(file):
+    content = file.read_bytes()
+    file.write_bytes(content[:-200] + bytes(range(200)))
+
+
+def put_another_there(file):
+    np.save(file, np.arange(7.0))
+
+
+def add_bytes(file):
+    file.write_bytes(file.read_bytes() + b"0")
+
+
+def swap_entries(file):
+    cache.save("other", np.arange(2000))
+    (other,) = set(file.parent.glob("*.npy")) - {file}
+    os.replace(other, file)
+
+
+def leave_nothing(file):
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(truncate, scramble, damage_the_header, pickle_it, scramble_the_end),
+        *(put_another_there, add_bytes, swap_entries, leave_nothing),
+    ],
+)
 def test_a_damaged_entry_is_dropped_and_built_again(folder, damage):
     cache.save("k", np.arange(1000))
     damage(next(folder.glob("*.npy")))
@@ -97,6 +126,27 @@ def test_a_damaged_entry_is_dropped_and_built_again(folder, damage):
     assert entries(folder) == []
     np.testing.assert_array_equal(cache.cached("k", lambda: np.arange(1000)), np.arange(1000))
     np.testing.assert_array_equal(cache.load("k"), np.arange(1000))
+
+
+def test_a_filled_entry_with_random_bytes_at_its_end_is_made_again(folder):
+    cache.fill("k", (1000,), np.float32, lambda out: out.fill(1))
+    scramble_the_end(next(folder.glob("*.npy")))
+    again = cache.fill("k", (1000,), np.float32, lambda out: out.fill(1))
+    np.testing.assert_array_equal(again, np.ones(1000))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("thesis")])
+def test_an_entry_that_is_no_plain_file_is_replaced(folder, make):
+    folder.mkdir()
+    (folder / "thesis").write_text("mine")
+    cache.save("k", np.ones(3))
+    (path,) = folder.glob("*.npy")
+    path.unlink()
+    make(path)
+    assert cache.load("k") is None
+    np.testing.assert_array_equal(cache.cached("k", lambda: np.ones(3)), np.ones(3))
+    assert cache.load("k") is not None
+    assert (folder / "thesis").read_text() == "mine"
 
 
 def test_fill_writes_in_place_once_and_is_read_only(folder):

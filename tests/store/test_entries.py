@@ -61,7 +61,7 @@ def test_every_entry_is_listed_with_kind_key_size_and_age(folder):
         ("programs", "host"),
     }
     assert next(iter(found)) == ("images", "mnist_train"), "the largest comes first"
-    assert found["images", "mnist_train"].size == 2048 + 128
+    assert found["images", "mnist_train"].size == 2048 + 128 + 9, "with header and checksum"
     assert found["programs", "host"].size == 8
     assert 2.9 * 86_400 < found["golden-index", "5_abc"].age < 3.1 * 86_400
     result = gdiff("cache", "list")

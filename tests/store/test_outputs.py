@@ -1,17 +1,20 @@
 """The run folder: whole files or none, one process at a time, the same bytes again."""
 
 import errno
+import io
 import json
 import os
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
 
 from gdiff.errors import UserError
 from gdiff.store import outputs
+from gdiff.store.files import Member
 from gdiff.store.outputs import RunFolder, vacant
 
 
@@ -19,6 +22,13 @@ from gdiff.store.outputs import RunFolder, vacant
 def run(tmp_path):
     with RunFolder.create(tmp_path / "run", "seed: 0\n") as run:
         yield run
+
+
+MEMBERS = {
+    "samples": Member(np.floating, ("k", 3, 2)),
+    "index": Member(np.integer, ("k",)),
+    "seconds": Member(np.floating, ()),
+}
 
 
 def names(path):
@@ -58,9 +68,9 @@ def test_the_same_samples_are_the_same_bytes_at_any_time(run, monkeypatch):
 
 def test_a_chunk_comes_back_as_it_was(run):
     x = write_chunks(run)
-    assert np.array_equal(run.chunk(1)["samples"], x[2:4])
-    assert run.chunk(1)["seconds"] == 0.5
-    assert run.chunk(3) is None
+    assert np.array_equal(run.chunk(1, MEMBERS)["samples"], x[2:4])
+    assert run.chunk(1, MEMBERS)["seconds"] == 0.5
+    assert run.chunk(3, MEMBERS) is None
 
 
 @pytest.mark.parametrize("keep", [0, 10, 100, 300])
@@ -68,9 +78,9 @@ def test_a_damaged_chunk_is_dropped(run, keep):
     write_chunks(run)
     path = run.path / "chunks" / "000001.npz"
     path.write_bytes(path.read_bytes()[:keep])
-    assert run.chunk(1) is None
+    assert run.chunk(1, MEMBERS) is None
     assert not path.exists()
-    assert run.chunk(0) is not None
+    assert run.chunk(0, MEMBERS) is not None
 
 
 def test_a_chunk_with_flipped_bits_is_dropped(run):
@@ -79,7 +89,69 @@ def test_a_chunk_with_flipped_bits_is_dropped(run):
     content = bytearray(path.read_bytes())
     content[140] ^= 255
     path.write_bytes(content)
-    assert run.chunk(1) is None
+    assert run.chunk(1, MEMBERS) is None
+
+
+def other_shape(arrays):
+    return arrays | {"samples": arrays["samples"][..., 0]}
+
+
+def other_type(arrays):
+    return arrays | {"samples": arrays["samples"].astype(str)}
+
+
+def fewer_samples(arrays):
+    return arrays | {"samples": arrays["samples"][1:]}
+
+
+def without_the_index(arrays):
+    return {name: array for name, array in arrays.items() if name != "index"}
+
+
+def without_any(arrays):
+    return {}
+
+
+def with_objects(arrays):
+    return arrays | {"samples": np.array([{}, None], object)}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [other_shape, other_type, fewer_samples, without_the_index, without_any, with_objects],
+)
+def test_a_chunk_that_does_not_hold_what_it_must_is_dropped(run, damage, caplog):
+    write_chunks(run)
+    path = run.path / "chunks" / "000001.npz"
+    np.savez(path, **damage(dict(np.load(path))))
+    assert run.chunk(1, MEMBERS) is None
+    assert not path.exists()
+    assert "000001.npz is damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "damage", [other_shape, other_type, fewer_samples, without_any, with_objects]
+)
+def test_samples_that_are_not_those_of_the_run_are_refused(run, damage):
+    write_chunks(run)
+    run.gather_chunks(3)
+    path = run.path / "samples.npz"
+    np.savez(path, **damage(dict(np.load(path))))
+    with pytest.raises(UserError, match=r"samples\.npz is damaged .*remove it.*--resume"):
+        run.samples((5, 3, 2))
+
+
+def test_no_room_is_made_for_what_a_damaged_header_tells(run):
+    write_chunks(run)
+    path = run.path / "chunks" / "000001.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 3, 2)}
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("samples.npy", header.getvalue())
+        archive.writestr("index.npy", header.getvalue())
+    assert run.chunk(1, MEMBERS) is None
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(run):
@@ -175,6 +247,43 @@ def test_a_damaged_json_file_is_a_users_error(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(UserError, match=r"run\.json cannot be read"):
         outputs.read_json(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("[]", "not a JSON object"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"sigma": [NaN, 1, 0]}', "NaN is not a number"),
+        ('{"sigma": [1e999, 1, 0]}', "sigma is not"),
+        ('{"sigma": [1, 2, 0]}', "sigma is not"),
+        ('{"sigma": [1, -2]}', "sigma is not"),
+        ('{"sigma": "80, 1, 0"}', "sigma is not"),
+        ('{"sigma": [1, [0]]}', "sigma is not"),
+        ('{"seconds": {"fit": "long"}}', "seconds is not"),
+        ('{"seconds": []}', "seconds is not"),
+        ('{"sampling_seconds": true}', "sampling_seconds is not"),
+        ('{"chunks": -3}', "chunks is not"),
+        ('{"chunks": 1.5}', "chunks is not"),
+        ('{"rounds": null}', "rounds is not"),
+        ('{"dataset": "moons"}', "dataset is not"),
+        ('{"dataset": {"fingerprint": 3}}', "dataset is not"),
+        ('{"blocks": [{"rows": 3}]}', "blocks is not"),
+        ('{"peak_memory_bytes": {"host": {}}}', "peak_memory_bytes is not"),
+        ('{"status": ["complete"]}', "status is not"),
+        (f'{{"chunks": 1{"0" * 5000}}}', "."),
+    ],
+)
+def test_a_record_that_cannot_be_is_a_users_error(tmp_path, text, reason):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UserError, match=rf"run\.json cannot be read \(.*{reason}.*\): remove it"):
+        outputs.read_json(tmp_path / "run.json")
+
+
+def test_metrics_are_numbers(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"sliced_wasserstein": [1]}')
+    with pytest.raises(UserError, match="sliced_wasserstein is not a number"):
+        outputs.read_json(tmp_path / "metrics.json")
 
 
 def test_a_failure_is_recorded_beside_what_is_known(tmp_path):
@@ -276,14 +385,108 @@ def test_a_lock_file_among_other_things_is_not_touched(tmp_path):
     assert (tmp_path / ".lock").read_text() == "mine"
 
 
-def test_a_lock_that_leads_elsewhere_is_refused_and_left_alone(tmp_path):
+def as_link(path, elsewhere):
+    path.symlink_to(elsewhere)
+
+
+def as_pipe(path, elsewhere):
+    os.mkfifo(path)
+
+
+def as_folder(path, elsewhere):
+    path.mkdir()
+
+
+NOT_PLAIN = pytest.mark.parametrize(
+    "make, kind", [(as_link, "a link"), (as_pipe, "a named pipe"), (as_folder, "a folder")]
+)
+OPENED = [".lock", "gdiff.log", "config.yaml", "run.json", "metrics.json", "samples.npz"]
+OPENED += [".hydra/config.yaml", "chunks/000000.npz"]
+
+
+@NOT_PLAIN
+@pytest.mark.parametrize("name", OPENED)
+def test_a_file_of_a_run_folder_that_is_no_plain_file_is_refused(tmp_path, name, make, kind):
+    thesis, folder = tmp_path / "thesis.txt", tmp_path / "run"
+    thesis.write_text("mine")
+    path = folder / name
+    path.parent.mkdir(parents=True)
+    if name != "config.yaml":
+        (folder / "config.yaml").write_text("")
+    make(path, thesis)
+    with pytest.raises(UserError, match=rf"{name} is {kind}.*: remove it"), RunFolder.open(folder):
+        pass
+    assert thesis.read_text() == "mine"
+    assert not (folder / ".lock").is_file() or name == ".lock"
+
+
+@NOT_PLAIN
+@pytest.mark.parametrize("name", [".lock", "gdiff.log", ".hydra/hydra.yaml"])
+def test_what_a_killed_run_left_is_not_written_through(tmp_path, name, make, kind):
+    (tmp_path / "thesis.txt").write_text("mine")
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    make(path, tmp_path / "thesis.txt")
+    with pytest.raises(UserError, match=rf"{name} is {kind}"):
+        claim(tmp_path / "run")
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def claim(path):
+    with vacant(path, "hydra.run.dir"):
+        pytest.fail("the folder was taken")
+
+
+@pytest.mark.parametrize("name", ["chunks", ".hydra"])
+def test_a_folder_within_that_leads_elsewhere_is_refused(tmp_path, name):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.partial").write_text("mine")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("")
-    (tmp_path / "thesis.txt").write_text("mine")
-    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "thesis.txt")
-    with pytest.raises(UserError, match=r"run/\.lock"), RunFolder.open(tmp_path / "run"):
+    (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
+    with (
+        pytest.raises(UserError, match="is a link and not a folder"),
+        RunFolder.open(tmp_path / "run"),
+    ):
         pass
+    assert names(tmp_path / "mine") == ["thesis.partial"]
+
+
+@pytest.mark.parametrize("make", [as_link, as_pipe])
+def test_writing_replaces_what_is_no_plain_file(run, tmp_path, make):
+    (tmp_path / "thesis.txt").write_text("mine")
+    for name in ("grid.png", "metrics.json.partial"):
+        make(run.path / name, tmp_path / "thesis.txt")
+    run.write_bytes("grid.png", b"new")
+    run.write_json("metrics.json", {})
+    assert (run.path / "grid.png").read_bytes() == b"new"
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@NOT_PLAIN
+def test_reading_what_is_no_plain_file_is_refused_at_once(tmp_path, make, kind):
+    (tmp_path / "thesis.txt").write_text("{}")
+    make(tmp_path / "run.json", tmp_path / "thesis.txt")
+    with pytest.raises(UserError, match=rf"run\.json is {kind}"):
+        outputs.read_json(tmp_path / "run.json")
+
+
+def test_the_content_of_a_lock_file_stays(tmp_path):
+    (tmp_path / ".lock").write_text("mine")
+    with vacant(tmp_path, "hydra.run.dir"):
+        assert (tmp_path / ".lock").read_text() == "mine"
+
+
+def test_a_folder_named_like_a_half_written_file_is_left_alone_and_named(run):
+    (run.path / "x.partial").mkdir()
+    (run.path / "run.json.partial").mkdir()
+    os.remove(run.path / ".lock")
+    with RunFolder.open(run.path) as again:
+        assert (run.path / "x.partial").is_dir()
+        with pytest.raises(
+            UserError, match=r"cannot write .*run\.json.*remove .*run\.json\.partial"
+        ):
+            again.write_json("run.json", {})
 
 
 def test_a_file_system_without_locks_is_done_without(tmp_path, monkeypatch):
@@ -306,6 +509,27 @@ def test_a_run_that_was_interrupted_can_be_continued_once_it_has_begun(tmp_path)
     assert names(tmp_path) == []
     fail_in(tmp_path / "a", KeyboardInterrupt(), "config.yaml")
     assert "config.yaml" in names(tmp_path)
+
+
+@pytest.mark.parametrize("error", [UserError("bad"), OSError(28, "No space left on device")])
+def test_a_full_disk_before_the_run_begins_leaves_no_trace(tmp_path, error):
+    fail_in(tmp_path / "a" / "b", error, ".hydra/config.yaml", "config.yaml", "gdiff.log")
+    assert names(tmp_path) == []
+
+
+def test_a_lock_that_cannot_be_written_leaves_no_trace(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gdiff.store.lock.open_plain", full)
+    with pytest.raises(UserError, match=r"cannot write to the run folder .*No space left"):
+        claim(tmp_path / "a" / "b")
+    assert names(tmp_path) == []
+
+
+def test_a_name_that_is_too_long_says_which_key_to_set(tmp_path):
+    with pytest.raises(UserError, match=r"File name too long.*set hydra\.run\.dir"):
+        claim(tmp_path / ("x" * 300))
 
 
 def test_a_bug_leaves_the_log_to_look_at(tmp_path):

@@ -15,6 +15,18 @@ _COLUMNS = ("clip_rate", "sweeps", "evaluations", "residual", "unconverged")
 TOTALS = ("denoiser_evaluations", "rounds", "speedup_in_rounds", "clip_rate")
 
 
+def columns(blocks: Blocks, *, is_parallel: bool) -> dict[str, tuple[type, tuple[int, ...]]]:
+    """Type and shape, for one sample, of what the drivers count: see `Account`."""
+    found: dict[str, tuple[type, tuple[int, ...]]] = {}
+    if blocks.steps.clip is not None:
+        found["clip_rate"] = (np.floating, ())
+    if is_parallel:
+        each = (len(blocks.ends),)
+        found |= {"sweeps": (np.integer, each), "evaluations": (np.integer, ())}
+        found |= {"residual": (np.floating, each), "unconverged": (np.bool_, each)}
+    return found
+
+
 def summary(blocks: Blocks, accounts: Sequence[Account]) -> dict[str, Any]:
     """Numbers for run.json, from the accounts of all batches.
 
