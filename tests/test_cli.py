@@ -632,7 +632,7 @@ def test_info_names_versions_and_devices():
         (("data", "prepare", "synthetic", "-o", "."), "--output=. is a folder: give a file in it"),
         (
             ("data", "prepare", "synthetic", "--points", 10**12, "-o", "x.npy"),
-            "are free there: lower --points or --resolution",
+            "--points=1000000000000 needs 10.9 PiB of disk, and there are",
         ),
         (("data", "info", "seed=1,2"), "seed=1,2 is a sweep: add -m to gdiff sample"),
     ],
