@@ -169,6 +169,14 @@ class Prepared:
         levels = self.grid[self.grid > 0]
         return float(levels[0]), float(levels[-1])
 
+    def require_span(self) -> None:
+        """Raise `UserError` unless the grid has levels between which grids can differ."""
+        require(
+            self.ends[0] > self.ends[1],
+            f"schedule.steps={self.experiment.schedule.steps} has a single noise level, between "
+            "which and itself grids do not differ: use at least 2",
+        )
+
     @cached_property
     def blocks(self) -> Blocks:
         """The method's table on the grid, cut into blocks."""

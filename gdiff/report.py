@@ -44,7 +44,8 @@ def _row(run: Path, folder: Path) -> dict[str, object]:
         "run": str(run.relative_to(folder)),
         "status": "complete" if is_complete and not missing else "failed",
     }
-    row |= dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+    words = (override.lstrip("+").partition("=") for override in overrides)
+    row |= {key: re.sub(r"^'([^'\\]*)'$", r"\1", value) for key, _, value in words}
     row |= read_json(run / METRICS) if is_complete else {"error": record.get("error", "")}
     return row | ({"error": missing} if is_complete and missing else {})
 

@@ -15,6 +15,7 @@ from gdiff import rng
 from gdiff.errors import UserError, require
 from gdiff.parallel import processes
 from gdiff.parallel.mesh import all_devices, make_mesh
+from gdiff.store import programs
 from gdiff.store.cache import cache_dir
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,11 @@ class Runtime:
         require(
             re.fullmatch(r".+:\d+", self.coordinator) is not None,
             f"coordinator={self.coordinator} must be an address and a port, host:port",
+        )
+        port = int(self.coordinator.rpartition(":")[2])
+        require(
+            1 <= port <= 65535,
+            f"coordinator={self.coordinator} has port {port}: ports are 1 to 65535",
         )
         require(
             self.num_processes >= 1,
@@ -124,8 +130,11 @@ def _keep_freed_memory() -> None:
 def _keep_compiled_programs() -> None:
     """Have JAX keep what it compiles in the cache, for this machine alone, unless it does so.
 
+    What it keeps may be damaged, by a full disk for example: then it is made again.
+
     Small programs too: a run has a dozen of them, which take half a second in all.
     """
+    programs.mend()
     if jax.config.jax_compilation_cache_dir is None:
         folder = cache_dir() / "programs" / platform.node()
         jax.config.update("jax_compilation_cache_dir", str(folder))

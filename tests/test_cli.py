@@ -69,6 +69,9 @@ MISTAKES = {
     "dataset.classes=[1.5]": "dataset.classes=[1.5] is not a list of numbers or names",
     "dataset.classes=[[1]]": "dataset.classes=[[1]] is not a list of numbers or names",
     "dataset.classes=[five]": "digits has no class 'five'; see gdiff data info",
+    "trajectory=2": "trajectory=2 is not true or false",
+    "runtime.x64=-1": "runtime.x64=-1 is not true or false",
+    "num_samples=99999999999999999999": "num_samples=99999999999999999999 is beyond 64 bits",
     "runtime.x64=maybe": "runtime.x64=maybe is not true or false",
     "dataset=null": "dataset takes the name of one of its options: array",
     # Values
@@ -88,6 +91,11 @@ MISTAKES = {
     "runtime.mesh=data:9999": "asks for 9999 devices",
     "runtime.mesh=banana": "is not a layout",
     "objective=fid": "objective='fid' is not one of: seconds_per_sample",
+    "prior.data_variance=inf": "prior.data_variance=inf must be 0 or more, and finite",
+    # What contradicts each other, or is about something else
+    "hydra/launcher=joblib": "hydra/launcher=joblib is about a sweep: add -m",
+    "hydra.sweep.dir=s": "hydra.sweep.dir=s is about a sweep: add -m",
+    "hydra.sweeper.max_batch_size=1": "is about a sweep: add -m",
     # Syntax
     "foo": "cannot read the override 'foo'",
     "a==": "cannot read the override 'a=='",
@@ -110,7 +118,22 @@ MISTAKES = {
     "_target_=gdiff.runtime.Runtime": "cannot be used there",
     "+hydra.callbacks.x._target_=os.system": "hydra.callbacks.x._target_=os.system is not",
     "hydra.launcher._target_=os.system": "hydra.launcher._target_=os.system is not",
+    "hydra.sweeper._target_=hydra.utils.call": "hydra.sweeper._target_=hydra.utils.call is not",
+    "dataset._target_=gdiff.bench.harness.Options": "cannot be used there",
+    "dataset._target_=gdiff.dataset.toy..Moons": "cannot be used there",
+    "dataset._target_='gdiff.dataset.\\x00.Moons'": "cannot be used there",
+    "hydra.job_logging.handlers.file.class=os.system": "class=os.system is not one of logging's",
+    "hydra.job_logging.handlers.file.class=logging.Logger": "is not one of logging's own",
+    "hydra.hydra_logging.handlers.console.stream=ext://os.environ": "is not one of logging's own",
+    "+hydra.job_logging.filters.x.class=logging.Filter": "is not one of logging's own",
+    "hydra.job_logging.root.level=LOUD": "hydra.job_logging or hydra.hydra_logging: Unable to",
+    "hydra.job_logging.handlers.file.filename=/dev/null/x": "hydra.job_logging or hydra.hydra",
+    "hydra.job_logging.version=7": "hydra.job_logging or hydra.hydra_logging: Unsupported",
+    "~hydra.job_logging.root": "hydra.job_logging has no root",
     # Folders
+    "hydra.run.dir=": "hydra.run.dir= is empty",
+    "hydra.output_subdir=../x": "hydra.output_subdir=../x must be null, or the name of a folder",
+    "hydra.job.name=a/b": "hydra.job.name=a/b must be a plain name",
     "hydra.run.dir=/dev/null/x": "cannot write to /dev/null/x",
     "hydra.run.dir=/dev/null": "cannot write to /dev/null",
     "hydra.run.dir=null": "hydra.run.dir",
@@ -122,6 +145,66 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_leaves_nothing(override, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", "nowhere")
     assert MISTAKES[override] in refused("sample", "runtime.mesh=batch:1", override)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            ("schedule.horizon=0.5", "schedule.sigma_max=10"),
+            "takes the place of schedule.sigma_max",
+        ),
+        (
+            ("score=golden", "score.tolerance=inf"),
+            "score.tolerance=inf must be finite",
+        ),
+        (("score=golden", "score.seed=-1"), "score.seed=-1 must be 0 or more"),
+        (("-m", "seed=1,2", "hydra.run.dir=r"), "hydra.run.dir=r is about one run"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(words, message):
+    assert message in refused("sample", *words)
+
+
+NO_EFFECT = {
+    ("metrics=none", "metrics.budget=true"): "metrics.enabled=false measures nothing",
+    ("metrics.score_queries=3",): "the score is not measured",
+    ("schedule.loss_file=x.csv",): "this schedule follows no loss",
+    ("schedule=las", "schedule.loss_type=eps"): "it is about schedule.loss_file",
+    ("schedule=las", "schedule.loss_file=x.csv", "schedule.loss_on=test"): "schedule.loss_file",
+    ("schedule.horizon_tolerance=1",): "it is about schedule.horizon=auto",
+    ("sampler.tolerance=0.1",): "runs the steps one by one",
+    ("sampler.corrector_step=0.1",): "sampler.corrector=0 corrects nothing",
+}
+
+
+@pytest.mark.parametrize("words", NO_EFFECT)
+def test_a_setting_without_effect_is_named_in_one_line(words):
+    result = gdiff("sample", "--dry-run", "runtime.mesh=batch:1", *words)
+    assert result.code == 0
+    assert re.fullmatch(r"warning: [^\n]+\n", result.err), result.err
+    assert f"warning: {words[-1]} has no effect: " in result.err
+    assert NO_EFFECT[words] in result.err
+
+
+def test_settings_with_an_effect_are_not_remarked_upon():
+    for words in (
+        ("metrics=none", "metrics.budget=false"),
+        ("schedule=las", "schedule.loss_file=x.csv", "schedule.loss_type=eps"),
+        ("schedule.horizon=auto", "schedule.sigma_max=100", "schedule.horizon_tolerance=1"),
+        ("sampler.block_size=4", "sampler.tolerance=0.1", "schedule=ddpm", "schedule.steps=500"),
+        ("schedule=ddpm", "schedule.steps=501", "schedule.spacing=trailing"),
+    ):
+        result = gdiff("sample", "--dry-run", "runtime.mesh=batch:1", *words)
+        assert (result.code, result.err) == (0, "")
+
+
+def test_a_grid_that_starts_far_below_the_top_is_remarked_upon():
+    result = gdiff("sample", "--dry-run", "schedule=ddpm", "schedule.steps=501")
+    assert result.code == 0
+    assert re.fullmatch(r"warning: [^\n]+\n", result.err), result.err
+    assert "starts at sigma = 3.4" in result.err
+    assert "use schedule.spacing=trailing" in result.err
 
 
 def test_numbers_beyond_the_arithmetic_are_refused():
@@ -476,7 +559,7 @@ def test_a_sweep_that_is_interrupted_has_a_table_of_its_runs(monkeypatch):
     monkeypatch.setattr(runs, "run", fragile)
     result = gdiff("sample", "-m", "-q", *SMALL, "seed=0,1,2", "hydra.sweep.dir=s")
     assert result.code == 130
-    assert result.err == "interrupted; continue with: gdiff sample --resume s/1\n"
+    assert result.err == "interrupted; continue with: gdiff sample --resume s\n"
     assert [row["status"] for row in rows_of("s/sweep.csv")] == ["complete", "failed"]
 
 
@@ -535,3 +618,36 @@ def test_info_names_versions_and_devices():
     assert result.code == 0
     assert "jax" in result.out
     assert "cpu" in result.out.lower()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("schedule", "schedule.steps=1"), "schedule.steps=1 has a single noise level"),
+        (("plan", "tolerance=1", "schedule.steps=1"), "schedule.steps=1 has a single noise level"),
+        (("schedule", "schedule.sigma_min=1e-25"), "noise levels from 80 to 1e-25 are beyond the"),
+        (("plan", "tolerance=1", "schedule.sigma_max=1e300"), "schedule.sigma_max=1e+300: its squ"),
+        (("bench", "-o", "."), "-o . is a folder: give a file in it"),
+        (("data", "list", "--data-dir", "nowhere"), "--data-dir nowhere is not a folder"),
+        (("data", "prepare", "synthetic", "-o", "."), "--output=. is a folder: give a file in it"),
+        (
+            ("data", "prepare", "synthetic", "--points", 10**12, "-o", "x.npy"),
+            "--points=1000000000000 needs 10.9 PiB of disk, and there are",
+        ),
+        (("data", "info", "seed=1,2"), "seed=1,2 is a sweep: add -m to gdiff sample"),
+    ],
+)
+def test_other_verbs_refuse_what_they_cannot_do(words, message):
+    assert message in refused(*words)
+
+
+def test_an_evaluation_of_nothing_says_so():
+    assert gdiff("sample", "-q", *SMALL, "metrics=none", "hydra.run.dir=r").code == 0
+    result = gdiff("evaluate", "r")
+    assert (result.code, result.err) == (
+        0,
+        "warning: nothing was measured: add metrics.enabled=true\n",
+    )
+    assert "cannot read the override 'metrics.seed=[0'" in refused(
+        "evaluate", "r", "metrics.seed=[0"
+    )

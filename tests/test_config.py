@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from commands import gdiff
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from gdiff import config
 from gdiff.dataset.array import Array
@@ -223,6 +225,34 @@ def test_a_target_in_a_users_file_is_not_even_imported(tmp_path):
     (tmp_path / "dataset" / "mine.yaml").write_text("_target_: antigravity.X\n")
     with pytest.raises(UserError, match="not inside gdiff"):
         composed("dataset=mine", user_dir=tmp_path)
+
+
+@pytest.mark.parametrize("section", ["handlers", "formatters", "filters"])
+def test_logging_of_a_users_own_calls_nothing_else(tmp_path, section):
+    (tmp_path / "hydra" / "job_logging").mkdir(parents=True)
+    text = yaml.safe_dump({"root": {}, section: {"x": {"()": "os.system"}}})
+    (tmp_path / "hydra" / "job_logging" / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"os\.system is not one of logging's own"):
+        composed("hydra/job_logging=mine", user_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("gdiff.__main__.main", "gdiff.cli.main.main", "gdiff.notebook.Picture", "gdiff.X"),
+        *("gdiff.dataset.base.Dataset", "gdiff.dataset.__main__.X", "gdiff.sampler.steps.Steps"),
+    ],
+)
+def test_a_run_folder_names_only_parts_of_experiments(tmp_path, target):
+    text = config.to_yaml(composed("schedule=ddpm"))
+    before = set(sys.modules)
+    for key in ("schedule.process", "dataset"):
+        cfg = OmegaConf.create(text)
+        OmegaConf.update(cfg, key, {"_target_": target}, force_add=True)
+        OmegaConf.save(cfg, tmp_path / "config.yaml")
+        with pytest.raises(UserError, match=f"{key}: _target_={target} cannot be used there"):
+            config.load(tmp_path)
+    assert set(sys.modules) == before
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from gdiff.budget.noised import REPLICATES, at_levels, draw, rounded
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
+from gdiff.errors import require
 from gdiff.schedule.losses import LossCurve
 from gdiff.score.base import ScoreSpec
 from gdiff.store import cache
@@ -72,7 +73,17 @@ def measure(
 
     Returns:
         A curve with 8 replicates, to five digits.
+
+    Raises:
+        UserError: the square of a level is beyond the arithmetic.
     """
+    numbers = jnp.finfo(jnp.result_type(float))
+    least, most = float(numbers.tiny) ** 0.5, float(numbers.max) ** 0.5
+    require(
+        least < ends[1] and ends[0] < most,
+        f"noise levels from {ends[0]:g} to {ends[1]:g} are beyond the arithmetic: bring "
+        f"schedule.sigma_max and schedule.sigma_min between {most:.0e} and {least:.0e}",
+    )
     dataset = data.dataset
     usual, count = effort(dataset, samples)
     levels = levels or usual

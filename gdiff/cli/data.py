@@ -20,6 +20,8 @@ def list_(
     from gdiff.dataset import prepare as data
     from gdiff.report import rows_table, show
 
+    if data_dir is not None and not data_dir.expanduser().is_dir():
+        raise UserError(f"--data-dir {data_dir} is not a folder")
     show(rows_table(data.available(data_dir)))
 
 

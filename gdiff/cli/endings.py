@@ -40,7 +40,7 @@ _UsageError = typer.BadParameter.__mro__[1]
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal, such as Ctrl-C, during the run in a folder."""
+    """A signal, such as Ctrl-C, during the run or the sweep in a folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -99,9 +99,10 @@ def ending(error: UserError | OSError | KeyboardInterrupt) -> tuple[str, int]:
     if not isinstance(error, KeyboardInterrupt):
         if os.environ.get("GDIFF_DEBUG") == "1":
             traceback.print_exc()
-        return error_line(error), error.code
+        return error_line(error), error.code if isinstance(error, UserError) else 2
     hint = ""
-    if isinstance(error, Interrupted) and (error.folder / "config.yaml").is_file():
+    begun = ("config.yaml", "multirun.yaml")
+    if isinstance(error, Interrupted) and any((error.folder / name).is_file() for name in begun):
         folder = shlex.quote(str(shown(error.folder)))
         hint = f"; continue with: gdiff sample --resume {folder}"
     number = signal_of(error)

@@ -1,16 +1,16 @@
-"""Runs, alone or in a sweep, new or continued, by one process or several."""
+"""Runs, new or continued, by one process or several."""
 
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from gdiff.cli.endings import Interrupted, ending, error_line, in_words, shown
+from gdiff.cli.endings import Interrupted, ending, shown
 from gdiff.errors import PartError, UserError, interrupt_in
 
 if TYPE_CHECKING:
@@ -18,14 +18,21 @@ if TYPE_CHECKING:
 
     from gdiff.config import Composer, Place, Sources
     from gdiff.prepared import Experiment
+    from gdiff.store.outputs import RunFolder
 
 
-class _Outcome(NamedTuple):
-    """What a run ended with: metrics and the objective, or the error."""
+class Outcome(NamedTuple):
+    """What a run ended with: metrics and the objective, or the error.
+
+    Attributes:
+        metrics, objective, error: of the run.
+        has_folder: whether the folder was this run's.
+    """
 
     metrics: dict[str, float] | None = None
     objective: float | None = None
     error: Exception | None = None
+    has_folder: bool = True
 
 
 def run(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
@@ -40,8 +47,9 @@ def run(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
     with _together(experiment) as is_first:
         if not is_first:
             return
+        remark(experiment, overrides)
         with outputs.vacant(folder, "hydra.run.dir"):
-            outcome = composer.run(partial(_job, composer.sources), overrides, folder)
+            outcome = composer.run(partial(job, composer.sources), overrides, folder)
             if outcome.error is not None:
                 raise outcome.error
         show_run(folder, outcome.metrics, quiet=quiet)
@@ -78,37 +86,97 @@ def _together(experiment: "Experiment") -> Iterator[bool]:
         processes.abandon(processes.lost(error) or traceback.format_exc(), 1)
 
 
-def _job(sources: "Sources", cfg: "DictConfig", place: "Place") -> _Outcome:
-    """One run in its folder; what the user can put right is returned: Hydra would dress it up."""
+def job(sources: "Sources", cfg: "DictConfig", place: "Place") -> Outcome:
+    """One run in its folder; what the user can put right is returned: Hydra would dress it up.
+
+    A run of a sweep that has begun goes on.
+    """
     from gdiff import artefacts, config
     from gdiff.parallel import processes
     from gdiff.run import run
-    from gdiff.store.outputs import RunFolder
+    from gdiff.store.outputs import CONFIG, RunFolder
 
     is_sweep = place.number is not None
+    is_begun = is_sweep and (place.folder / CONFIG).is_file()
+    has_folder = not is_begun
     try:
         experiment = config.build(cfg, sources)
         artefacts.require_objective(experiment)
+        config.require_consistent(experiment, place.overrides)
         if is_sweep and experiment.runtime.distributed:
             raise UserError("runtime.distributed=true is for one run: leave it out, or -m")
-        text = _text(experiment)
-        with RunFolder.create(place.folder, text, is_claimed=not is_sweep) as folder:
+        if is_sweep:
+            remark(experiment, place.overrides, f"run {place.number}: ")
+        if is_begun:
+            _require_same(place.folder, experiment, sources)
+            opened = _continued(place.folder, experiment)
+        else:
+            text = _text(experiment)
+            opened = RunFolder.create(place.folder, text, is_claimed=not is_sweep)
+        has_folder = False  # until it is open it may be that of another run
+        with opened as folder:
+            has_folder = True
             metrics = run(experiment, folder)
         if experiment.objective is None:
-            return _Outcome(metrics)
+            return Outcome(metrics)
         if experiment.objective not in metrics:
             raise UserError(f"objective={experiment.objective} cannot be had for this run")
-        return _Outcome(metrics, float(metrics[experiment.objective]))
-    except (UserError, OSError) as error:
-        return _Outcome(error=error)
+        return Outcome(metrics, float(metrics[experiment.objective]))
+    except UserError as error:
+        return Outcome(error=error, has_folder=has_folder)
+    except OSError as error:
+        return Outcome(error=error)
     except Exception as error:
         if interrupt_in(error):
             raise Interrupted(place.folder) from None
         if processes.lost(error) is None:
             raise
-        return _Outcome(error=error)
+        return Outcome(error=error)
     except KeyboardInterrupt:
         raise Interrupted(place.folder) from None
+
+
+def _require_same(path: Path, experiment: "Experiment", sources: "Sources") -> None:
+    """Raise `UserError` unless the run in a folder was begun with this experiment."""
+    from gdiff import config
+
+    begun = config.load(path, (), sources)
+    other = sorted(set(config.differences(begun, experiment)).difference(config.FREE))
+    if other:
+        raise UserError(
+            f"{path} holds a run with another {', '.join(other)}: continue it with --resume, or "
+            "move it away"
+        )
+
+
+@contextmanager
+def _continued(path: Path, experiment: "Experiment") -> "Iterator[RunFolder]":
+    """The folder of a run that goes on as an experiment, which `evaluate` will find there."""
+    from gdiff.store.outputs import CONFIG, RunFolder
+
+    with RunFolder.open(path) as folder:
+        text = _text(experiment)
+        if text != (path / CONFIG).read_text():
+            folder.write_text(CONFIG, text)
+        yield folder
+
+
+def remark(experiment: "Experiment", overrides: Sequence[str], where: str = "") -> None:
+    """Say on stderr which settings of a run were hardly meant so."""
+    from gdiff import config
+
+    say([*config.without_effect(experiment, overrides), doubt(experiment)], where)
+
+
+def doubt(experiment: "Experiment") -> str | None:
+    """What to say of the grid, if anything."""
+    return experiment.schedule.doubt(experiment.process)
+
+
+def say(lines: Iterable[str | None], where: str = "") -> None:
+    """Warnings on stderr, a line each."""
+    for line in filter(None, lines):
+        print(f"warning: {where}{line}", file=sys.stderr, flush=True)
 
 
 def _text(experiment: "Experiment") -> str:
@@ -116,49 +184,6 @@ def _text(experiment: "Experiment") -> str:
     from gdiff import config
 
     return config.to_yaml(replace(experiment, runtime=experiment.runtime.without_processes()))
-
-
-def sweep(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
-    """Hydra's multirun, and then one table of its runs."""
-    from gdiff import report
-    from gdiff.store import outputs
-
-    folder = composer.sweep_dir(overrides)
-    with outputs.vacant(folder, "hydra.sweep.dir"):
-        try:
-            composer.multirun(partial(_sweep_job, composer.sources, quiet), overrides, folder)
-        finally:  # also of the runs before an error or an interrupt
-            rows = report.sweep_rows(folder)
-            if rows:
-                outputs.write_csv(folder / report.SWEEP, report.columns(rows), rows)
-    if not quiet:
-        report.show(report.sweep_table(rows))
-    print(shown(folder / report.SWEEP))
-    failed = [str(row["run"]) for row in rows if row["status"] == "failed"]
-    if failed:
-        raise UserError(f"{len(failed)} of {len(rows)} runs failed: {', '.join(failed)}")
-
-
-def _sweep_job(sources: "Sources", quiet: bool, cfg: "DictConfig", place: "Place") -> float | None:
-    """One run of a sweep: an error fails this run and not the others."""
-    from gdiff import progress
-    from gdiff.store import outputs
-
-    label = f"run {place.number}"
-    # Runs that go on at the same time cannot share a terminal's bars.
-    progress.configure(quiet=quiet, live=place.launcher == "basic", label=f"{label}:")
-    if not quiet:
-        print(f"{label}: {' '.join(place.overrides)}", file=sys.stderr, flush=True)
-    try:
-        outcome = _job(sources, cfg, place)
-    except Exception as error:
-        traceback.print_exc()
-        outcome = _Outcome(error=error)
-    if outcome.error is None:
-        return outcome.objective
-    print(error_line(outcome.error, f"{label}: "), file=sys.stderr, flush=True)
-    outputs.write_failure(place.folder, in_words(outcome.error) or type(outcome.error).__name__)
-    return float("nan")
 
 
 def resume(composer: "Composer", path: Path, overrides: list[str], *, quiet: bool) -> None:
@@ -173,12 +198,8 @@ def resume(composer: "Composer", path: Path, overrides: list[str], *, quiet: boo
     with _together(experiment) as is_first:
         if not is_first:
             return
-        with outputs.RunFolder.open(path) as folder:
+        with _continued(path, experiment) as folder:
             composer.log_to(path)
-            # What it goes on with is what `evaluate` will find.
-            text = _text(experiment)
-            if text != (path / "config.yaml").read_text():
-                folder.write_text("config.yaml", text)
             try:
                 metrics = run(experiment, folder)
             except KeyboardInterrupt:

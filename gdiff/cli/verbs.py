@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gdiff.cli import launch
+from gdiff.cli import launch, sweeps
 from gdiff.cli.endings import shown
 from gdiff.cli.options import ConfigDir, Overrides, Plugins
 from gdiff.errors import Failures, PartError, UserError
@@ -31,7 +31,7 @@ def sample(
         bool, typer.Option("-m", "--multirun", help="Hydra's multirun: sweeps and launchers.")
     ] = False,
     resume: Annotated[
-        Path | None, typer.Option(help="Continue the interrupted run in this folder.")
+        Path | None, typer.Option(help="Continue the interrupted run or sweep in this folder.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
@@ -47,20 +47,23 @@ def sample(
 
     overrides = overrides or []
     if multirun and (resume is not None or dry_run):
-        other = "--dry-run" if dry_run else "--resume"
-        raise UserError(f"{other} is about one run: leave out -m")
+        other = "--dry-run is about one run" if dry_run else "--resume knows what was begun"
+        raise UserError(f"{other}: leave out -m")
     if dry_run and resume is not None:
         raise UserError(f"--dry-run with --resume: the configuration is in {resume}/config.yaml")
     with config.composer(config_dir, plugin or ()) as composer:
         if resume is not None:
-            launch.resume(composer, resume, overrides, quiet=quiet)
+            is_sweep = (resume / config.SWEEP_RECORD).is_file()
+            continued = sweeps.resume if is_sweep else launch.resume
+            continued(composer, resume, overrides, quiet=quiet)
         elif multirun:
-            launch.sweep(composer, overrides, quiet=quiet)
+            sweeps.sweep(composer, overrides, quiet=quiet)
         elif dry_run:
             from gdiff import artefacts
 
             experiment = composer.experiment(overrides)
             artefacts.require_objective(experiment)
+            launch.remark(experiment, overrides)
             print(config.to_yaml(experiment), end="")
         else:
             launch.run(composer, overrides, quiet=quiet)
@@ -97,7 +100,10 @@ def evaluate(
         job = config.load(folder, overrides, config.Sources.of(plugin or ()))
         if "runtime.mesh" not in keys.values():
             job = replace(job, runtime=job.runtime.as_available())
+        launch.say(config.without_effect(job, overrides))
         found = runs.evaluate(job, run_folder)
+    if not found:
+        launch.say(["nothing was measured: add metrics.enabled=true"])
     launch.show_run(folder, found, quiet=False)
 
 
@@ -121,6 +127,7 @@ def schedule(
         experiment, folder = composer.plan(overrides)
         chosen = composer.choice("schedule", overrides)
         priors = _priors(composer, overrides) if horizon else {}
+    launch.say([launch.doubt(experiment)])
     with outputs.vacant(folder, "hydra.run.dir") if not as_json else nullcontext():
         folder = None if as_json else folder
         result = study.main(experiment, priors, folder, chosen=chosen)
@@ -224,8 +231,12 @@ def bench(
     from gdiff import config
     from gdiff.bench import harness, kernels, peers, scale, scores
 
-    if output is not None and not output.absolute().parent.is_dir():
-        raise UserError(f"-o {output}: there is no folder {output.absolute().parent}")
+    if output is not None:
+        parent = output.absolute().parent
+        if not parent.is_dir():
+            raise UserError(f"-o {output}: there is no folder {parent}")
+        if output.is_dir():
+            raise UserError(f"-o {output} is a folder: give a file in it")
     overrides = overrides or []
     kind = overrides[0] if overrides[:1] in (["peers"], ["scale"]) else None
     if as_json and kind is None:

@@ -1,11 +1,15 @@
 """From Hydra's overrides to a typed experiment; the only package that knows Hydra and OmegaConf."""
 
-from gdiff.config.compose import PLACES, Composer, Place, composer
+from gdiff.config.compose import FREE, PLACES, Composer, Place, composer
+from gdiff.config.effect import require_consistent, without_effect
 from gdiff.config.sources import Sources
 from gdiff.config.specs import build, config_dir, differences, load, load_dataset, to_yaml
+from gdiff.config.sweeps import RECORD as SWEEP_RECORD
 
 __all__ = [
+    "FREE",
     "PLACES",
+    "SWEEP_RECORD",
     "Composer",
     "Place",
     "Sources",
@@ -15,5 +19,7 @@ __all__ = [
     "differences",
     "load",
     "load_dataset",
+    "require_consistent",
     "to_yaml",
+    "without_effect",
 ]

@@ -1,6 +1,7 @@
 """Hydra: overrides are composed to a configuration, runs and sweeps are started."""
 
 import re
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,33 +16,44 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, Node, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from gdiff.config.effect import require_consistent
+from gdiff.config.hydras import require_known
 from gdiff.config.sources import Sources
 from gdiff.config.specs import (
+    PATHS,
     TARGET,
     above,
     build,
     config_dir,
     differences,
+    fields_of,
     flatten,
+    kind_of,
     load,
     no_key,
     no_option,
     to_yaml,
 )
+from gdiff.config.sweeps import Sweep, recorded, require_own_folders
+from gdiff.config.words import as_typed, key_of, quoted, shown
 from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
 
 _ROOT = "config"
-# Packages whose classes Hydra itself may be made of; Optuna's samplers belong to its sweeper.
-_HYDRAS_OWN = ("hydra", "hydra_plugins", "optuna")
+# What logging says of a configuration of its own.
+_OF_LOGGING = re.compile("Unable to (configure|add|set)|Unsupported version|dictionary doesn't")
 # Where the data of a run lie, and how they are held: the samples depend on what they are alone.
-PLACES = ("score.rows", "dataset.path", "dataset.data_dir")
+PLACES = ("score.rows", *PATHS)
+# Hydra's own settings that do nothing for one run.
+_OF_SWEEPS = re.compile(r"hydra[./](sweep|sweeper|launcher)(\.|$)")
+# Hydra's own settings that are text.
+_TEXTS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name")
 # What may be another when a run is continued: also who works on it, and how much at a time.
-_FREE = (
+FREE = (
     "batch_size",
     *PLACES,
     "runtime.mesh",
@@ -83,7 +95,7 @@ class Composer:
         self.sources = sources
         self._hydra = GlobalHydra.instance().hydra
         self._own_dirs = own_dirs
-        paths = ",".join(_quoted(f"file://{path.absolute()}") for path in own_dirs)
+        paths = ",".join(quoted(f"file://{path.absolute()}") for path in own_dirs)
         self._own = [f"hydra.searchpath=[{paths}]"] if paths else []
 
     def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
@@ -92,7 +104,7 @@ class Composer:
         Raises:
             UserError: an override cannot be read, or names what does not exist.
         """
-        overrides = _with_home(overrides)
+        overrides = self._words(overrides)
         try:
             cfg = self._hydra.compose_config(
                 _ROOT, [*self._own, *overrides], run_mode=mode, with_log_configuration=False
@@ -101,11 +113,16 @@ class Composer:
             raise UserError(self._explain(error, overrides)) from error
         asked = cfg.hydra.mode or mode
         require(asked == mode, f"hydra.mode={asked.name} is given by -m or its absence: leave out")
-        for key, target in flatten(cfg.hydra, "hydra.").items():
-            is_known = str(target).partition(".")[0] in _HYDRAS_OWN
+        require_known(cfg.hydra)
+        for word in overrides:
+            is_of_sweeps = _OF_SWEEPS.match(key_of(word)) is not None
             require(
-                not key.endswith(TARGET) or is_known,
-                f"{key}={target} is not one of Hydra's own parts or plugins",
+                mode == RunMode.MULTIRUN or not is_of_sweeps,
+                f"{word} is about a sweep: add -m to gdiff sample, or leave it out",
+            )
+            require(
+                mode == RunMode.RUN or key_of(word) != "hydra.run.dir",
+                f"{word} is about one run: a sweep has its folder by hydra.sweep.dir",
             )
         return cfg
 
@@ -120,12 +137,12 @@ class Composer:
         Raises:
             UserError: another override is not what the run began with.
         """
-        keys = {word: _key_of(word) for word in overrides}
-        free = [word.lstrip("+") for word, key in keys.items() if key in _FREE]
+        keys = {word: key_of(word) for word in overrides}
+        free = [word.lstrip("+") for word, key in keys.items() if key in FREE]
         experiment = load(folder, free, self.sources)
-        fixed = set(keys.values()).difference(_FREE)
+        fixed = set(keys.values()).difference(FREE)
         if fixed:
-            found = set(differences(experiment, self.experiment(overrides))).difference(_FREE)
+            found = set(differences(experiment, self.experiment(overrides))).difference(FREE)
             # An option of `experiment` may set any key.
             asked = {k for k in found if "experiment" in fixed or not fixed.isdisjoint(above(k))}
             others = {key.removesuffix(f".{TARGET}") for key in asked}
@@ -137,9 +154,9 @@ class Composer:
             )
         return experiment
 
-    def choice(self, group: str, overrides: Sequence[str]) -> str:
+    def choice(self, group: str, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> str:
         """The option of a group that the overrides choose."""
-        return self.compose(overrides).hydra.runtime.choices[group]
+        return self.compose(overrides, mode).hydra.runtime.choices[group]
 
     def with_parts(
         self, overrides: Sequence[str], choices: Mapping[str, str], experiment: Experiment
@@ -152,7 +169,7 @@ class Composer:
             experiment: its parts of these groups, and its score, are meant.
         """
         replaced = [g for g, option in choices.items() if self.choice(g, overrides) != option]
-        words = [w for w in overrides if _key_of(w).partition(".")[0] not in replaced]
+        words = [w for w in overrides if key_of(w).partition(".")[0] not in replaced]
         words += [
             f"{g}={option}" for g, option in choices.items() if self.choice(g, words) != option
         ]
@@ -167,42 +184,74 @@ class Composer:
         )
         gone = [key for key in has if key not in wants]
         other = {key: wants[key] for key in has if key in wants and has[key] != wants[key]}
-        words = [word for word in words if _key_of(word) not in {*gone, *other}]
+        words = [word for word in words if key_of(word) not in {*gone, *other}]
         return [
             *words,
             *(f"~{key}" for key in gone),
-            *(f"{k}={_shown(v)}" for k, v in other.items()),
+            *(f"{k}={shown(v)}" for k, v in other.items()),
         ]
 
     def plan(self, overrides: Sequence[str]) -> tuple[Experiment, Path]:
         """The typed experiment and, by hydra.run.dir, the folder of its run."""
         cfg = self.compose(overrides)
-        return build(_task_part(cfg), self.sources), _path_of(cfg, "hydra.run.dir")
+        experiment = build(_task_part(cfg), self.sources)
+        require_consistent(experiment, overrides)
+        return experiment, _path_of(cfg, "hydra.run.dir")
 
     def sweep_dir(self, overrides: Sequence[str]) -> Path:
         """The folder of a sweep, by hydra.sweep.dir."""
         cfg = self.compose(overrides, RunMode.MULTIRUN)
-        subdir = OmegaConf.to_container(cfg.hydra.sweep)["subdir"]
+        folder = _path_of(cfg, "hydra.sweep.dir")
+        with self._explained(overrides):
+            require_own_folders(cfg, self._hydra.config_loader, folder)
+        return folder
+
+    def resumed_sweep(self, folder: Path, overrides: Sequence[str]) -> Sweep:
+        """What a sweep was begun with, and in which folder the paths of its overrides begin.
+
+        Raises:
+            UserError: it cannot be continued, or its runs choose one another.
+        """
+        sweep = recorded(folder, self._words(overrides), FREE)
+        sweeper = self.choice("hydra/sweeper", sweep.words, RunMode.MULTIRUN)
         require(
-            "${" in str(subdir),
-            f"hydra.sweep.subdir={subdir} is the same folder for all runs: use for example "
-            "'${hydra.job.num}'",
+            sweeper == "basic",
+            f"{folder} is a sweep by hydra/sweeper={sweeper}, whose next runs follow from the "
+            "last: continue its runs one by one",
         )
-        return _path_of(cfg, "hydra.sweep.dir")
+        return sweep
 
     def run(self, job: Job, overrides: Sequence[str], folder: Path) -> Any:
         """Hydra's own run: `.hydra/` and logging in `folder`, then the job; returns its value."""
-        overrides = [*self._own, *_with_home(overrides), f"hydra.run.dir={_quoted(folder)}"]
-        return self._hydra.run(_ROOT, partial(_task, job), overrides).return_value
+        full = [*self._own, *self._words(overrides), f"hydra.run.dir={quoted(folder)}"]
+        with self._explained(overrides):
+            return self._hydra.run(_ROOT, partial(_task, job), full).return_value
 
     def multirun(self, job: Job, overrides: Sequence[str], folder: Path) -> None:
         """Hydra's own multirun in `folder`, with the launcher and sweeper chosen."""
-        overrides = _with_home(overrides)
-        full = [*self._own, *overrides, f"hydra.sweep.dir={_quoted(folder)}"]
-        try:
+        overrides = self._words(overrides)
+        full = [*self._own, *overrides, f"hydra.sweep.dir={quoted(folder)}"]
+        with self._explained(overrides):
             self._hydra.multirun(_ROOT, partial(_task, job), full)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(self._explain(error, overrides)) from error
+
+    def _words(self, overrides: Sequence[str]) -> list[str]:
+        """Overrides in which paths and names are text, whatever they look like."""
+        return [as_typed(word, self._kind_of) for word in overrides]
+
+    def _kind_of(self, key: str) -> str:
+        """Whether the value of a key is "text" or "names" in all options that have the key."""
+        if key in _TEXTS:
+            return "text"
+        group, _, name = key.rpartition(".")
+        folders = (config_dir(), *self._own_dirs) if group in self._groups() else ()
+        files = [path for folder in folders for path in (folder / group).glob("*.yaml")]
+        classes = (
+            [fields_of(path, self.sources) for path in files]
+            if group
+            else [typing.get_type_hints(Experiment)]
+        )
+        kinds = {kind_of(fields[name]) for fields in classes if name in fields}
+        return kinds.pop() if len(kinds) == 1 else ""
 
     def log_to(self, folder: Path) -> None:
         """Log into a run folder as Hydra's own runs do."""
@@ -211,6 +260,19 @@ class Composer:
         OmegaConf.update(cfg, "hydra.runtime.output_dir", place, force_add=True)
         HydraConfig.instance().set_config(cfg)
         configure_log(cfg.hydra.job_logging)
+
+    @contextmanager
+    def _explained(self, overrides: Sequence[str]) -> Iterator[None]:
+        """Turn what Hydra raises on words of the user's into one line."""
+        try:
+            yield
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(self._explain(error, overrides)) from error
+        except ValueError as error:
+            if not _OF_LOGGING.match(str(error)):
+                raise
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            raise UserError(f"hydra.job_logging or hydra.hydra_logging: {error}{cause}") from error
 
     def _explain(self, error: Exception, overrides: Sequence[str]) -> str:
         """One line for a composition error, with the nearest key or option that exists."""
@@ -227,7 +289,7 @@ class Composer:
         if found := re.match(r"Could not override '(?P<key>[^']*)'", first):
             return no_key(found["key"].lstrip("+~"), self._keys(overrides))
         if found := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", first):
-            return f"{found[1]} is a sweep: add -m, or quote the value if it is one text"
+            return f"{found[1]} is a sweep: add -m to gdiff sample, or quote what is one text"
         if first.startswith("Config group override must be"):
             groups = [group for group in self._groups() if f"{group}=null" in overrides]
             name = groups[0] if groups else "a group"
@@ -287,20 +349,6 @@ def composer(user_dir: Path | None = None, plugins: Sequence[str] = ()) -> Itera
         yield Composer(own, sources)
 
 
-def _key_of(override: str) -> str:
-    """The key or the group that an override is about."""
-    return override.partition("=")[0].lstrip("+~")
-
-
-def _shown(node: Node) -> str:
-    """A value of a configuration in an override."""
-    value = node._value()
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    is_plain = not isinstance(value, str) or re.fullmatch(r"[\w./-]+", value)
-    return str(value) if is_plain else _quoted(value)
-
-
 def _task_part(cfg: DictConfig) -> DictConfig:
     """The configuration without Hydra's own part."""
     cfg = cfg.copy()
@@ -330,16 +378,3 @@ def _path_of(cfg: DictConfig, key: str) -> Path:
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
     require("${" not in str(path), f"{key}: Hydra takes ${{ in {path} for a reference")
     return path
-
-
-def _with_home(overrides: Sequence[str]) -> list[str]:
-    """Overrides with `key=~/path` quoted: Hydra's grammar has no bare ~ in values."""
-    found = ((o, re.fullmatch(r"([^=]+=)(~/[^,'\"()\[\]{}]*)", o)) for o in overrides)
-    return [f"{match[1]}{_quoted(match[2])}" if match else o for o, match in found]
-
-
-def _quoted(text: object) -> str:
-    """A value for an override, whatever characters it has."""
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", str(text))
-    trailing = len(escaped) - len(escaped.rstrip("\\"))
-    return f"'{escaped}{escaped[len(escaped) - trailing :]}'"

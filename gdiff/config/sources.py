@@ -22,14 +22,20 @@ class Sources:
     """Where a command was given, and the packages whose classes its configuration may name.
 
     Attributes:
-        folder: that paths are relative to.
+        folder: of the command, where plug-ins may lie.
         plugins: packages named by --plugin, in that folder or installed.
         installed: packages that say of themselves that they are plug-ins.
+        base: that paths are relative to, if not the folder.
     """
 
     folder: Path
     plugins: tuple[str, ...] = ()
     installed: tuple[str, ...] = ()
+    base: Path | None = None
+
+    def path(self, given: Path) -> Path:
+        """A path of a configuration, absolute."""
+        return (self.base or self.folder) / given.expanduser()
 
     @classmethod
     def of(cls, plugins: Sequence[str] = ()) -> "Sources":

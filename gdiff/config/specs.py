@@ -6,6 +6,7 @@ import inspect
 import re
 import typing
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -20,6 +21,14 @@ from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
 
 TARGET = "_target_"
+# Where the data of a run may be another time.
+PATHS = ("dataset.path", "dataset.data_dir")
+# Packages of gdiff whose classes a configuration may name; what else there is may do things.
+_ROOMS = (
+    *("dataset", "process", "score", "schedule", "prior", "sampler", "metrics"),
+    *("runtime", "prepared"),
+)
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 # Where the classes of older run folders are now.
 _METHODS = (
     *("accelerated_ode", "accelerated_sde", "ancestral", "ddim", "ddpm", "dpmpp_2m"),
@@ -122,7 +131,7 @@ def _build(node: DictConfig, kind: Any, path: str, sources: Sources) -> Any:
         elif isinstance(value, DictConfig) and typing.get_origin(hints[key]) is dict:
             values[key] = _parts(value, typing.get_args(hints[key])[1], f"{path}{key}.", sources)
         else:
-            values[key] = _typed(path + key, value, hints[key], sources.folder)
+            values[key] = _typed(path + key, value, hints[key], sources)
     missing = [path + key for key, f in fields.items() if key not in values and _is_required(f)]
     require(not missing, f"{', '.join(missing)} is missing")
     try:
@@ -148,11 +157,18 @@ def _parts(node: DictConfig, kind: type, path: str, sources: Sources) -> dict[st
     return {name: _build(part, kind, f"{path}{name}.", sources) for name, part in node.items()}
 
 
-def _typed(key: str, value: Any, hint: Any, folder: Path) -> Any:
+def _typed(key: str, value: Any, hint: Any, sources: Sources) -> Any:
     """A plain value converted to the type of its field; a path becomes absolute."""
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     if _is_part(hint):
         raise UserError(f"{key}={shown} is not one of the options of {key}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, int) and is_number and kind_of(hint) == "text":
+        value = str(value)
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{key}={value} is beyond 64 bits")
+    elif is_number and hint is bool:
+        require(value in (0, 1), f"{key}={shown} is not {_WORDS[bool]}")
     schema = dataclasses.make_dataclass("Schema", [("value", hint)])
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), {"value": value})
@@ -160,7 +176,7 @@ def _typed(key: str, value: Any, hint: Any, folder: Path) -> Any:
     except OmegaConfBaseException as error:
         kinds = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
         raise UserError(f"{key}={shown} is not {_WORDS.get(kinds[0], kinds[0])}") from error
-    return folder / typed.expanduser() if isinstance(typed, Path) else typed
+    return sources.path(typed) if isinstance(typed, Path) else typed
 
 
 def _locate(target: Any, kind: Any, where: str, sources: Sources) -> type:
@@ -169,20 +185,50 @@ def _locate(target: Any, kind: Any, where: str, sources: Sources) -> type:
     require(bool(target), f"{where} has no {TARGET}: choose one of the group's options")
     named = f"{where}: {TARGET}={target}"
     module, _, name = str(target).rpartition(".")
-    module, _, name = _MOVED.get(target, f"{_MOVED.get(module, module)}.{name}").rpartition(".")
+    target = _MOVED.get(target, f"{_MOVED.get(module, module)}.{name}")
+    module, _, name = target.rpartition(".")
+    unfit = f"{named} cannot be used there: choose one of the group's options"
+    package, _, inside = module.partition(".")
+    if package == "gdiff":
+        room = inside.partition(".")[0]
+        is_name = _NAME.fullmatch(target) is not None and "__main__" not in target
+        is_there = not is_name or not room or find_spec(f"gdiff.{room}") is not None
+        require(is_there, f"{named} does not exist")
+        require(is_name and room in _ROOMS, unfit)
     cls = getattr(sources.module(module, named), name, None)
     require(cls is not None, f"{named} does not exist")
-    is_part = isinstance(cls, type) and dataclasses.is_dataclass(cls)
-    require(
-        is_part and not inspect.isabstract(cls) and (kind is Any or issubclass(cls, kind)),
-        f"{named} cannot be used there: choose one of the group's options",
-    )
+    # Where a field takes anything, it takes the parts of an experiment.
+    kinds = tuple(_kinds()) if kind is Any else kind
+    is_part = isinstance(cls, type) and dataclasses.is_dataclass(cls) and issubclass(cls, kinds)
+    require(is_part and not inspect.isabstract(cls), unfit)
     return cls
+
+
+def _kinds() -> Iterable[type]:
+    """The kinds of parts that an experiment has."""
+    return filter(_is_part, typing.get_type_hints(Experiment).values())
 
 
 def _is_part(hint: Any) -> bool:
     """Whether a field holds a nested spec."""
     return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def fields_of(path: Path, sources: Sources) -> dict[str, Any]:
+    """Fields, with their types, of the class that a file of options names; {} if it has none."""
+    try:
+        target = OmegaConf.load(path)[TARGET]
+        return typing.get_type_hints(_locate(target, Any, str(path), sources))
+    except (UserError, OSError, KeyError, TypeError, yaml.YAMLError, OmegaConfBaseException):
+        return {}
+
+
+def kind_of(hint: Any) -> str:
+    """What a field holds: "text", "names" for a list of numbers and names, or "" for all else."""
+    kinds = {*(typing.get_args(hint) if isinstance(hint, UnionType) else (hint,))} - {type(None)}
+    if kinds <= {str, Path}:
+        return "text"
+    return "names" if kinds == {list[int | str]} else ""
 
 
 def _is_required(f: dataclasses.Field) -> bool:
@@ -207,9 +253,14 @@ def load(folder: Path, overrides: Sequence[str] = (), sources: Sources | None = 
         _require_plain_yaml(path)
         cfg = OmegaConf.load(path)
         require(isinstance(cfg, DictConfig), f"{path} is not a configuration")
-        cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist(list(overrides)))
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not a configuration: {str(error).splitlines()[0]}") from error
+    for override in overrides:
+        try:
+            cfg = _with(cfg, override)
+        except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot read the override {override!r}: {reason}") from error
     return build(cfg, sources or Sources.of())
 
 
@@ -222,6 +273,15 @@ def _require_plain_yaml(path: Path) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         require(depth < _DEEPEST, f"{path} is not a configuration: it is nested too deep")
+
+
+def _with(cfg: DictConfig, override: str) -> DictConfig:
+    """A saved configuration with a changed value; paths are the text that was typed."""
+    key, _, value = override.partition("=")
+    if key not in PATHS or re.match(r"['\"]|null$", value):
+        return OmegaConf.merge(cfg, OmegaConf.from_dotlist([override]))
+    OmegaConf.update(cfg, key, value)
+    return cfg
 
 
 def differences(a: Experiment, b: Experiment) -> list[str]:

@@ -35,6 +35,7 @@ def write(source: Dataset, path: Path, points: int, resolution: int, seed: int =
     require(resolution >= 1, f"--resolution={resolution} must be at least 1")
     if path.is_file():
         return path
+    require(not path.is_dir(), f"--output={path} is a folder: give a file in it")
     # A block is there in float32, twice, on the way to its bytes.
     memory.require_room(12 * 3 * _BLOCK * resolution**2, f"--resolution={resolution}")
     size = 3 * points * resolution**2
@@ -58,6 +59,8 @@ def write(source: Dataset, path: Path, points: int, resolution: int, seed: int =
                 file.write(pictures(source, resolution, rng)[:count].tobytes())
                 progress.advance(count)
         os.replace(partial, path)
+    except MemoryError as error:
+        raise UserError(f"{error}: lower --resolution={resolution}") from error
     except OSError as error:
         reason = f"{path} cannot be written ({error.strerror})"
         raise UserError(f"{reason}: give another file as --output") from error

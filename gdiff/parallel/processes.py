@@ -9,7 +9,9 @@ import os
 import pickle
 import re
 import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,11 +28,14 @@ T = TypeVar("T")
 
 # A process that is silent for so long is taken for dead.
 _HEARTBEAT_SECONDS = 25
+# After so long it is said that the others are waited for.
+_SILENCE_SECONDS = 10
 # How long the others wait in the end for what the first does alone.
 _PATIENCE_SECONDS = 7 * 24 * 3600
 # How JAX says, in exceptions of several types, that another process does not answer.
 _LOST = re.compile("gloo|nccl|coordination|heartbeat|unavailable|connection|socket", re.IGNORECASE)
 
+_watched: set[int] = set()
 _is_alone = False
 _is_ending = False
 
@@ -51,6 +56,8 @@ def join(
     """
     if jax.distributed.is_initialized():
         return
+    if coordinator is not None:
+        _require_reachable(coordinator, is_here=process_id == 0)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if hasattr(jax.config, "jax_enable_preemption_service"):
         # It would swallow SIGTERM, by which schedulers end a job.
@@ -58,12 +65,14 @@ def join(
     if os.environ.get("GDIFF_DEBUG") != "1":
         _silence_libraries()
         _catch_aborts()
+    where = "" if coordinator is None else f" at runtime.coordinator={coordinator}"
     try:
-        jax.distributed.initialize(
-            *(coordinator, num_processes, process_id),
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=_PATIENCE_SECONDS,
-        )
+        with _said_after(_SILENCE_SECONDS, f"waiting for the other processes of this run{where}"):
+            jax.distributed.initialize(
+                *(coordinator, num_processes, process_id),
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+                shutdown_timeout_seconds=_PATIENCE_SECONDS,
+            )
     except ValueError as error:
         raise UserError(
             "runtime.distributed=true found no cluster in the environment: start it by srun or "
@@ -74,6 +83,44 @@ def join(
             f"the processes of this run did not meet ({str(error).splitlines()[0]}): start all of "
             "them, with the same runtime.coordinator"
         ) from error
+
+
+def _require_reachable(coordinator: str, *, is_here: bool) -> None:
+    """Raise `UserError` if an address is nowhere or, in the first process, its port is taken.
+
+    JAX would wait for five minutes for the one, and crash with the other.
+    """
+    host, _, port = coordinator.rpartition(":")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"runtime.coordinator={coordinator}: there is no machine {host} ({error}): give the "
+            "address of the first process"
+        ) from error
+    if not is_here:
+        return
+    try:
+        with socket.socket() as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            attempt.bind(("", int(port)))
+    except OSError as error:
+        raise UserError(
+            f"runtime.coordinator={coordinator}: the port cannot be had on this machine "
+            f"({error.strerror}): choose a free one"
+        ) from error
+
+
+@contextmanager
+def _said_after(seconds: float, text: str) -> Iterator[None]:
+    """Say on stderr what a block waits for, if it takes so long."""
+    timer = threading.Timer(seconds, lambda: print(text, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def is_on() -> bool:
@@ -149,6 +196,25 @@ def lost(error: BaseException | None = None) -> str | None:
         "error: another process of this run has ended or does not answer: see what it printed, "
         "then continue the run with --resume"
     )
+
+
+def end_with(parent: int) -> None:
+    """Have this process, if another one started it, end within a second of that one.
+
+    What launchers start would go on by itself if the command were killed.
+
+    Args:
+        parent: number of the process that must not have ended.
+    """
+    if os.getpid() != parent and parent not in _watched:
+        _watched.add(parent)
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _silence_libraries() -> None:

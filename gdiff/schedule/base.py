@@ -63,6 +63,7 @@ class ScheduleSpec(abc.ABC):
         given = {key: sigma for key, sigma in ends.items() if sigma is not None}
         for key, sigma in given.items():
             require(0 < sigma < math.inf, f"{key}={sigma} must be positive and finite")
+            require(0 < sigma * sigma < math.inf, f"{key}={sigma}: its square has no number")
         require(
             len(given) < 2 or self.sigma_min < self.sigma_max,
             f"sigma_min={self.sigma_min} must be below sigma_max={self.sigma_max}",
@@ -155,6 +156,10 @@ class ScheduleSpec(abc.ABC):
             "raise schedule.horizon or lower schedule.sigma_min",
         )
         return self.starting_at(sigma)
+
+    def doubt(self, process: ProcessSpec) -> str | None:
+        """One line on a grid that is hardly what was meant, or None."""
+        return None
 
     def adapted(self, losses: LossCurve, process: ProcessSpec) -> "ScheduleSpec":
         """The schedule as the loss of the run's denoiser wants it; itself if it needs none."""

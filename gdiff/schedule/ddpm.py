@@ -11,6 +11,9 @@ from gdiff.process.base import ProcessSpec
 from gdiff.process.ddpm import DDPM
 from gdiff.schedule.base import ScheduleSpec
 
+# Share of the largest noise level at which a grid may well start.
+_NEAR = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class DDPMIndices(ScheduleSpec):
@@ -54,6 +57,18 @@ class DDPMIndices(ScheduleSpec):
         """Noise levels at the chosen indices."""
         sigma = self._levels(process)
         return sigma[self._positions(len(sigma), count)[::-1]]
+
+    def doubt(self, process: ProcessSpec) -> str | None:
+        """Leading indices end far below the top where the steps do not divide their number."""
+        spec = self.started(process)
+        start, top = spec.nodes(process, spec.node_count)[0], spec._levels(process)[-1]
+        if start >= _NEAR * top:
+            return None
+        return (
+            f"schedule.spacing={self.spacing} with schedule.steps={self.steps} starts at sigma = "
+            f"{start:.3g}, far below the noisiest index with {top:.3g}: use "
+            "schedule.spacing=trailing"
+        )
 
     def _levels(self, process: ProcessSpec) -> np.ndarray:
         """All noise levels of the table between the two ends, increasing."""

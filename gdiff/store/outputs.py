@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 CONFIG, SAMPLES, METRICS = "config.yaml", "samples.npz", "metrics.json"
 RUN, LOG = "run.json", "gdiff.log"
+# What Hydra writes into the folder of a sweep before the first run.
+SWEEP = "multirun.yaml"
 _CHUNKS, _HYDRA = "chunks", ".hydra"
 # What a run leaves that is killed before its configuration is written.
 _BEFORE_A_RUN = {_HYDRA, LOG, LOCK, CONFIG + PARTIAL}
@@ -76,6 +78,26 @@ def vacant(path: Path, key: str) -> Iterator[None]:
             for folder in made:
                 folder.rmdir()
         raise
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """The folder of a sweep that goes on, locked for the block.
+
+    Raises:
+        UserError: another process is at work in it.
+    """
+    with locked(path):
+        yield
+
+
+def require_sweep(path: Path) -> None:
+    """Raise `UserError` if what a sweep that goes on may write to is a link or no file."""
+    require_plain(path / SWEEP)
+    for root, names, _ in os.walk(path):
+        for name in names:
+            require_plain(Path(root, name), stat.S_IFDIR)
+        _require_own_files(Path(root))
 
 
 class RunFolder:
@@ -310,7 +332,8 @@ def _require_vacant(path: Path, key: str) -> None:
     """Make the folder `path`, which may hold only what a run leaves before it begins."""
     path.mkdir(parents=True, exist_ok=True)
     strangers = sorted({p.name for p in path.iterdir()} - _BEFORE_A_RUN)
-    hint = f", or continue with: {_resume(path)}" if CONFIG in strangers else ""
+    begun = {CONFIG, SWEEP}.intersection(strangers)
+    hint = f", or continue with: {_resume(path)}" if begun else ""
     require(
         not strangers,
         f"{path} is not empty (it holds {', '.join(strangers[:3])}): set {key} to a new "

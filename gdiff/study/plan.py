@@ -266,6 +266,7 @@ def main(experiment: Experiment, priors: Mapping[str, PriorSpec], tolerance: flo
     )
     priors = {name: prior for name, prior in priors.items() if not prior.is_trained}
     prepared = Prepared(experiment)
+    prepared.require_span()
     _, samples = effort(prepared.dataset, fewest=_LOSS_SAMPLES)
     curve = measure(Exact(), prepared.data, prepared.ends, samples=samples)
     search = _Search(prepared, curve, tolerance, *prepared.ends)

@@ -44,6 +44,7 @@ def main(
     as `failed`.
     """
     prepared = Prepared(experiment)
+    prepared.require_span()
     count = experiment.schedule.steps or int(np.sum(prepared.grid > 0)) - 1
     curve = prepared.losses()
     grids = compare(curve, experiment.process, count, *prepared.ends)

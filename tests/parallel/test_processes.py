@@ -9,10 +9,13 @@ import time
 from pathlib import Path
 
 import fields
+import jax
 import numpy as np
 import pytest
 
+from gdiff.errors import UserError
 from gdiff.parallel import processes
+from gdiff.runtime import Runtime
 from gdiff.store.outputs import load_samples
 
 JOB = ["num_samples=24", "batch_size=8", "schedule.steps=8", "sampler=ddpm", "metrics=none"]
@@ -91,6 +94,38 @@ def test_without_a_cluster_the_error_says_what_to_set():
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert "runtime.coordinator, runtime.process_id and runtime.num_processes" in err
+
+
+@pytest.mark.parametrize("port", [0, 65536, 99999])
+def test_a_port_that_there_is_not_is_refused(port):
+    with pytest.raises(UserError, match="ports are 1 to 65535"):
+        Runtime(distributed=True, coordinator=f"localhost:{port}", process_id=0, num_processes=2)
+
+
+def test_a_coordinator_that_cannot_be_is_refused_before_anything_is_waited_for():
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        place = f"localhost:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=rf"{place}: the port cannot be had on this machine"):
+            processes.join(place, 0, 2)
+    with pytest.raises(UserError, match=r"there is no machine nowhere\.invalid"):
+        processes.join("nowhere.invalid:1234", 1, 2)
+
+
+def test_it_is_said_what_is_waited_for(capsys, monkeypatch):
+    monkeypatch.setattr(processes, "_SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(processes, "_silence_libraries", lambda: None)
+    monkeypatch.setattr(processes, "_catch_aborts", lambda: None)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: time.sleep(0.2))
+    processes.join("localhost:1234", 1, 2)
+    line = "waiting for the other processes of this run at runtime.coordinator=localhost:1234\n"
+    assert capsys.readouterr().err == line
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
+    processes.join("localhost:1234", 1, 2)
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_single_process_decides_and_is_told_by_itself():

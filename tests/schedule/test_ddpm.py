@@ -102,3 +102,16 @@ def test_a_grid_reaches_a_level_with_the_fewest_indices(spacing, start, last):
 def test_the_least_level_is_reached_with_as_many_indices_as_steps():
     found = DDPMIndices(steps=10, spacing="trailing").reaching(1e-4, TABLE)
     assert indices(found) == list(range(9, -1, -1))
+
+
+@pytest.mark.parametrize(
+    "spacing, steps, is_doubtful",
+    [
+        *[("leading", steps, False) for steps in (1, 10, 50, 100, 250, 500, 999, 1000)],
+        *[("leading", steps, True) for steps in (2, 334, 501, 700)],
+        *[(spacing, 501, False) for spacing in ("trailing", "quadratic")],
+    ],
+)
+def test_a_start_far_below_the_noisiest_index_is_doubtful(spacing, steps, is_doubtful):
+    schedule = DDPMIndices(steps=steps, spacing=spacing)
+    assert (schedule.doubt(DDPM()) is not None) == is_doubtful

@@ -1,6 +1,7 @@
 """Score by a golden subset, to a tolerance that every answer is checked against."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,8 @@ class Golden(ScoreSpec):
 
     def __post_init__(self) -> None:
         require(self.tolerance > 0, f"tolerance={self.tolerance} must be positive")
+        require(self.tolerance < math.inf, f"tolerance={self.tolerance} must be finite")
+        require(self.seed >= 0, f"seed={self.seed} must be 0 or more")
         require(self.max_rank >= 1, f"max_rank={self.max_rank} must be at least 1")
         require(self.pilot_queries >= 1, f"pilot_queries={self.pilot_queries} must be at least 1")
         require_one_of("rows", self.rows, ROWS)

@@ -1,0 +1,100 @@
+"""Sweeps, new or continued: each of its runs in a folder of its own, and one table of all."""
+
+import os
+import sys
+import traceback
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gdiff.cli.endings import Interrupted, error_line, in_words, shown
+from gdiff.cli.launch import Outcome, job
+from gdiff.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from gdiff.config import Composer, Place, Sources
+
+
+def sweep(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
+    """Hydra's multirun, and then one table of its runs."""
+    from gdiff.store import outputs
+
+    folder = composer.sweep_dir(overrides)
+    with_folder = outputs.vacant(folder, "hydra.sweep.dir")
+    _multirun(composer, composer.sources, overrides, folder, with_folder, quiet=quiet)
+
+
+def resume(composer: "Composer", folder: Path, overrides: list[str], *, quiet: bool) -> None:
+    """Continue a sweep: its runs that are complete stay as they are, all others are completed."""
+    from gdiff.store import outputs
+
+    folder = folder.absolute()
+    outputs.require_sweep(folder)
+    begun = composer.resumed_sweep(folder, overrides)
+    composer.sweep_dir(begun.words)
+    sources = replace(composer.sources, base=begun.cwd)
+    with_folder = outputs.claimed(folder)
+    _multirun(composer, sources, begun.words, folder, with_folder, quiet=quiet)
+
+
+def _multirun(
+    composer: "Composer",
+    sources: "Sources",
+    overrides: list[str],
+    folder: Path,
+    with_folder: AbstractContextManager,
+    *,
+    quiet: bool,
+) -> None:
+    """All runs of a sweep that are not complete, and then the table of all."""
+    from gdiff import report
+    from gdiff.store import outputs
+
+    with with_folder:
+        try:
+            composer.multirun(partial(_job, sources, os.getpid(), quiet), overrides, folder)
+        except Interrupted as error:
+            error.folder = folder
+            raise
+        finally:  # also of the runs before an error or an interrupt
+            rows = report.sweep_rows(folder)
+            if rows:
+                outputs.write_csv(folder / report.SWEEP, report.columns(rows), rows)
+    if not quiet:
+        report.show(report.sweep_table(rows))
+    print(shown(folder / report.SWEEP))
+    failed = [str(row["run"]) for row in rows if row["status"] == "failed"]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(rows)} runs failed: {', '.join(failed)}")
+
+
+def _job(
+    sources: "Sources", launched_by: int, quiet: bool, cfg: "DictConfig", place: "Place"
+) -> float | None:
+    """One run of a sweep: an error fails this run and not the others."""
+    from gdiff import progress
+    from gdiff.parallel import processes
+    from gdiff.store import outputs
+
+    if place.launcher == "joblib":
+        processes.end_with(launched_by)
+    label = f"run {place.number}"
+    # Runs that go on at the same time cannot share a terminal's bars.
+    progress.configure(quiet=quiet, live=place.launcher == "basic", label=f"{label}:")
+    if not quiet:
+        print(f"{label}: {' '.join(place.overrides)}", file=sys.stderr, flush=True)
+    try:
+        outcome = job(sources, cfg, place)
+    except Exception as error:
+        traceback.print_exc()
+        outcome = Outcome(error=error)
+    if outcome.error is None:
+        return outcome.objective
+    print(error_line(outcome.error, f"{label}: "), file=sys.stderr, flush=True)
+    if outcome.has_folder:
+        outputs.write_failure(place.folder, in_words(outcome.error) or type(outcome.error).__name__)
+    return float("nan")

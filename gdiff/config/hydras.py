@@ -1,0 +1,76 @@
+"""What Hydra's own part of a configuration may ask for."""
+
+import logging
+import logging.handlers
+import re
+
+from omegaconf import DictConfig, OmegaConf
+
+from gdiff.config.specs import TARGET, flatten
+from gdiff.errors import require
+
+# Where the classes lie that Hydra itself may be made of; Optuna's samplers belong to its sweeper.
+_OWN = re.compile(
+    r"hydra_plugins\..+|hydra\._internal\.core_plugins\..+|hydra\.experimental\.callbacks\.\w+"
+    r"|optuna\.(samplers|pruners|storages)\..+"
+)
+_LOGGING = re.compile(r"hydra\.(?:job|hydra)_logging\.(\w+)\..*?([^.]+)$")
+# What logging may be made of: names of modules and of the class that is needed.
+_CLASSES = {"handlers": logging.Handler, "formatters": logging.Formatter}
+_OTHERS = ("colorlog.ColoredFormatter",)
+_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+# Names in a run folder that are the run's.
+_TAKEN = ("chunks", ".", "..")
+
+
+def require_known(hydra: DictConfig) -> None:
+    """Raise `UserError` where Hydra's part names what is neither Hydra's nor logging's own.
+
+    Args:
+        hydra: the configuration under `hydra`.
+    """
+    for key, node in flatten(hydra, "hydra.").items():
+        value = "" if node is None else str(node)
+        if key.endswith(f".{TARGET}"):
+            require(
+                _OWN.fullmatch(value) is not None,
+                f"{key}={value} is not one of Hydra's own parts or plugins",
+            )
+        if found := _LOGGING.match(key):
+            _require_logging(key, value, *found.groups())
+    for part in ("job_logging", "hydra_logging"):
+        require("root" in (hydra[part] or {"root"}), f"hydra.{part} has no root: leave it in")
+    _require_own_names(hydra)
+
+
+def _require_logging(key: str, value: str, section: str, name: str) -> None:
+    """Raise `UserError` if a key of the logging starts or imports what is not logging's."""
+    remedy = "is not one of logging's own: leave it out"
+    if name in ("class", "()"):
+        known = value in _OTHERS or _is_own_class(value, section, name)
+        require(known, f"{key}={value} {remedy}")
+    elif "://" in value:
+        require(value in _STREAMS or value.startswith("cfg://"), f"{key}={value} {remedy}")
+
+
+def _is_own_class(value: str, section: str, name: str) -> bool:
+    """Whether a text names one of logging's classes, of the kind that is needed."""
+    module, _, cls = value.rpartition(".")
+    found = {"logging": logging, "logging.handlers": logging.handlers}.get(module)
+    found, kind = getattr(found, cls, None), _CLASSES.get(section)
+    return (
+        name == "class" and kind is not None and isinstance(found, type) and issubclass(found, kind)
+    )
+
+
+def _require_own_names(hydra: DictConfig) -> None:
+    """Raise `UserError` where a setting puts files outside the run folder."""
+    values = OmegaConf.to_container(hydra, resolve=False)
+    subdir, job = values["output_subdir"], values["job"]["name"]
+    require(
+        subdir is None or ("/" not in str(subdir) and subdir not in ("", *_TAKEN)),
+        f"hydra.output_subdir={subdir} must be null, or the name of a folder in the run folder",
+    )
+    require("/" not in str(job) and str(job) != "", f"hydra.job.name={job} must be a plain name")
+    for key, part in (("hydra.run.dir", values["run"]), ("hydra.sweep.dir", values["sweep"])):
+        require(part["dir"] != "", f"{key}= is empty: give a folder, or leave it out")

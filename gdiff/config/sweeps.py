@@ -1,0 +1,139 @@
+"""Hydra's sweeps: which folders their runs take, and how one that was cut off is gone on with."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from gdiff.config.words import key_of
+from gdiff.errors import UserError, require
+
+# What Hydra writes into a sweep's folder before the first run.
+RECORD = "multirun.yaml"
+# A last folder name that no two runs share.
+_NUMBERED = re.compile(r"\$\{hydra[.:]job\.(num|id)\}[^/]*$")
+# Words about Hydra that a sweep's folder may bring by itself: they start nothing and write nowhere
+# else. Those about its folder are said anew.
+_HARMLESS = re.compile(
+    r"hydra\.sweep\.subdir|hydra\.job\.config\.override_dirname\..*|hydra\.sweeper\.params\..*"
+    r"|hydra\.sweeper\.max_batch_size|hydra\.launcher\.n_jobs"
+)
+_SAID_ANEW = ("hydra.sweep.dir", "hydra.searchpath", "hydra.mode")
+
+
+class Sweep(NamedTuple):
+    """What a sweep was begun with.
+
+    Attributes:
+        words: its overrides, but for the folder.
+        cwd: where the command was given.
+    """
+
+    words: list[str]
+    cwd: Path
+
+
+def recorded(folder: Path, given: Sequence[str], free: Sequence[str]) -> Sweep:
+    """What to go on with in the folder of a sweep.
+
+    Args:
+        folder: of the sweep.
+        given: overrides of the command that continues it.
+        free: keys that these may change.
+
+    Raises:
+        UserError: the record is damaged, the overrides are about another sweep, or the folder
+            alone asks for parts of Hydra that could start programs.
+    """
+    path = folder / RECORD
+    try:
+        record = OmegaConf.load(path)
+        found = OmegaConf.to_container(OmegaConf.select(record, "hydra.overrides"))
+        task, hydras = ([str(word) for word in found[part]] for part in ("task", "hydra"))
+        cwd = Path(OmegaConf.select(record, "hydra.runtime.cwd"))
+    except (OSError, ValueError, TypeError, KeyError, YAMLError, OmegaConfBaseException) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path} is not the record of a sweep: {first}") from error
+    ours = {key_of(word) for word in given}
+    for word in given:
+        is_free = key_of(word) in free or key_of(word).startswith("hydra")
+        require(
+            is_free or word in task,
+            f"{folder} is not a sweep with {word}: leave it out to continue the sweep",
+        )
+    kept = [word for word in hydras if key_of(word) not in {*_SAID_ANEW, *ours}]
+    for word in kept:
+        is_harmless = _HARMLESS.fullmatch(key_of(word)) or word == "hydra/launcher=joblib"
+        require(
+            bool(is_harmless),
+            f"{folder} was begun with {word}: say so again if it is to be continued with that",
+        )
+    words = [word for word in task if key_of(word) not in ours]
+    return Sweep([*words, *kept, *given], cwd if cwd.is_dir() else Path.cwd())
+
+
+def require_own_folders(cfg: DictConfig, loader: ConfigLoader, folder: Path) -> None:
+    """Raise `UserError` unless every run of a sweep has a folder of its own, inside the sweep's.
+
+    Args:
+        cfg: the sweep's configuration.
+        loader: Hydra's.
+        folder: of the sweep.
+    """
+    subdir = str(OmegaConf.to_container(cfg.hydra.sweep)["subdir"])
+    remedy = "use for example '${hydra.job.num}'"
+    require(
+        "${" in subdir,
+        f"hydra.sweep.subdir={subdir} is the same folder for all runs: {remedy}",
+    )
+    outside = f"hydra.sweep.subdir={subdir} leads out of the sweep's folder: {remedy}"
+    require(".." not in Path(subdir).parts and not Path(subdir).is_absolute(), outside)
+    if _NUMBERED.search(subdir):
+        return
+    is_basic = cfg.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}")
+    require(is_basic, f"hydra.sweep.subdir={subdir} has no number of the run: {remedy}")
+    taken: dict[str, int] = {}
+    for number, place in enumerate(_folders(cfg, loader)):
+        path = os.path.normpath(folder / place)
+        require(Path(path).is_relative_to(folder) and Path(path) != folder, outside)
+        if path in taken:
+            raise UserError(
+                f"hydra.sweep.subdir={subdir} gives runs {taken[path]} and {number} the same "
+                f"folder, {place}: {remedy}"
+            )
+        taken[path] = number
+    for path, number in taken.items():
+        above = next((str(p) for p in Path(path).parents if str(p) in taken), None)
+        require(
+            above is None,
+            f"hydra.sweep.subdir={subdir} puts run {number} into the folder of another: {remedy}",
+        )
+
+
+def _folders(cfg: DictConfig, loader: ConfigLoader) -> list[str]:
+    """Where the basic sweeper will put its runs, in the sweep's folder."""
+    hydra = HydraConfig.instance()
+    before = hydra.cfg
+    params = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
+    words = [*params, *OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
+    found = []
+    try:
+        for number, job in enumerate(BasicSweeper.split_arguments(parsed, None)[0]):
+            one = loader.load_sweep_config(cfg, list(job))
+            with open_dict(one):
+                one.hydra.job.id = one.hydra.job.num = number
+            hydra.set_config(one)
+            found.append(str(OmegaConf.select(one, "hydra.sweep.subdir")))
+    finally:
+        hydra.cfg = before
+    return found

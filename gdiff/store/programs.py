@@ -1,0 +1,55 @@
+"""Compiled programs that JAX keeps on disk: damaged ones are dropped, so that they are made again.
+
+JAX itself warns of them in every run, and neither replaces nor removes them.
+"""
+
+import logging
+import re
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+
+log = logging.getLogger(__name__)
+
+_COMPLAINT = re.compile(
+    r"Error (?P<what>reading|writing) persistent compilation cache entry for '(?P<name>.*?)': "
+    r"(?P<why>.*)"
+)
+_others: Callable[..., None] = warnings.showwarning
+_warned_of: set[str] = set()
+
+
+def mend() -> None:
+    """Have what JAX warns of its programs mended or, once for each folder, be a line of the log."""
+    global _others
+    if warnings.showwarning is not _show:
+        _others, warnings.showwarning = warnings.showwarning, _show
+
+
+def _show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """What Python calls to show a warning."""
+    found = _COMPLAINT.match(str(message))
+    folder = jax.config.jax_compilation_cache_dir
+    if found is None or folder is None:
+        _others(message, category, *place, **more)
+        return
+    if found["what"] == "reading" and _dropped(Path(folder), found["name"]):
+        log.debug("dropped damaged programs of %s (%s)", found["name"], found["why"])
+    elif folder not in _warned_of:
+        _warned_of.add(folder)
+        log.warning("compiled programs cannot be kept in %s (%s)", folder, found["why"])
+
+
+def _dropped(folder: Path, name: str) -> bool:
+    """Remove the programs of a name; whether there were any."""
+    pattern = re.compile(rf"{re.escape(name)}-[0-9a-f]{{64}}-cache")
+    with suppress(OSError):
+        paths = [path for path in folder.iterdir() if pattern.fullmatch(path.name)]
+        for path in paths:
+            path.unlink()
+        return bool(paths)
+    return False
