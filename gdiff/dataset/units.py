@@ -158,9 +158,10 @@ def _ends(x: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         UserError: NaN or infinity among them.
     """
     axis = 0 if x.ndim == 2 else None
-    ends = [(x[rows].min(axis=axis), x[rows].max(axis=axis)) for rows in blocks(x)]
-    low = np.min([low for low, _ in ends], axis=0)
-    high = np.max([high for _, high in ends], axis=0)
+    low, high = x[:1].min(axis=axis), x[:1].max(axis=axis)
+    for rows in blocks(x):
+        low = np.minimum(low, x[rows].min(axis=axis))
+        high = np.maximum(high, x[rows].max(axis=axis))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         row = first_bad_row(x)
         raise UserError(f"{name} holds NaN or infinity, first in row {row}: remove such rows")
