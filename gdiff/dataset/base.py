@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from gdiff.dataset.pages import blocks, first_bad_row, release
-from gdiff.dataset.units import Change
+from gdiff.dataset.units import Change, is_far
 from gdiff.errors import UserError, require
 from gdiff.store import cache
 
@@ -213,6 +213,11 @@ def usable(data: Dataset, index: np.ndarray | None = None) -> Dataset:
     require(n >= 2, f"{name} has {count} to use: give it at least 2")
     labels = data.labels if data.labels is None or index is None else data.labels[index]
     x, change = _as_stored(data, index), data.change
+    require(
+        change is not None or np.can_cast(kind, x.dtype) or not is_far(data.x),
+        f"{name} holds {kind} values far from zero, which float32 does not tell apart: take the "
+        "offset off, or make the data set by gdiff.Dataset(name, x)",
+    )
     data = replace(data, x=x, labels=labels, change=None)
     if change is not None:
         data = replace(data, origin=change.origin, unit=change.unit)

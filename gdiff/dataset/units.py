@@ -98,15 +98,14 @@ def as_they_are(x: np.ndarray, name: str) -> Map:
     """The map that leaves values [n, *event] of any real type as they are."""
     if x.dtype.kind not in "iuf" or x.dtype.itemsize == 1 or not x.size:
         return Map(0.0, 1.0)
-    low, high = _ends(x, name)
-    width = 2 * float(np.max(_half(high, low)))
-    reach = float(max(np.max(np.abs(_wide(low))), np.max(np.abs(_wide(high)))))
+    low, high = _checked_ends(x, name)
+    width, reach = _width_and_reach(low, high)
     middle = (_wide(low) / 2 + _wide(high) / 2).astype(np.float64)
     is_away = _SMALL * np.max(np.abs(middle)) > width > 0
     centre, size = (middle, width / 2) if is_away else (0.0, reach)
     size = size if 0 < size < _SMALL else 1.0
-    is_far = reach > _FAR * width > 0 and x.dtype not in (np.float32, np.float16)
-    is_wide = is_far or not (reach == 0 or _LEAST <= reach <= 1 / _LEAST)
+    lies_far = reach > _FAR * width > 0 and x.dtype not in (np.float32, np.float16)
+    is_wide = lies_far or not (reach == 0 or _LEAST <= reach <= 1 / _LEAST)
     if not is_wide and (reach == 0 or _LEAST_UNIT <= reach <= _LARGEST_UNIT):
         return Map(0.0, 1.0, centre, size)
     exponent = 0 if is_wide else math.frexp(reach)[1]
@@ -131,7 +130,7 @@ def to_unit_range(x: np.ndarray, name: str) -> Map:
     if x.dtype.kind not in "buif" or not x.size:
         return Map(0.0, 1.0)
     # The range of all rows, so that a subset is scaled like the whole.
-    lows, highs = _ends(x, name)
+    lows, highs = _checked_ends(x, name)
     low, high = lows.min(), highs.max()
     halves, half = _half(highs, lows), float(_half(high, low))
     widest = float(halves.max())
@@ -149,18 +148,36 @@ def to_unit_range(x: np.ndarray, name: str) -> Map:
     return Map(0.0, math.ldexp(widest, -exponent) or 1.0, change=change)
 
 
-def _ends(x: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest values in their own type: [dim] of the columns of a table, else [].
+def is_far(x: np.ndarray) -> bool:
+    """Whether values [n, *event] lie so far from zero that float32 has few in between."""
+    with np.errstate(invalid="ignore"):  # of infinities, which are not far
+        width, reach = _width_and_reach(*_ends(x))
+    return reach > _FAR * width > 0
 
-    Warns where the type has lost what was between them.
+
+def _width_and_reach(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
+    """The largest range of a column, and the largest value."""
+    reach = max(np.max(np.abs(_wide(low))), np.max(np.abs(_wide(high))))
+    return 2 * float(np.max(_half(high, low))), float(reach)
+
+
+def _ends(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest values in their own type: [dim] of the columns of a table, else []."""
+    axis = 0 if x.ndim == 2 else None
+    low, high = x[:1].min(axis=axis), x[:1].max(axis=axis)
+    for rows in blocks(x):
+        low = np.minimum(low, x[rows].min(axis=axis))
+        high = np.maximum(high, x[rows].max(axis=axis))
+    return low, high
+
+
+def _checked_ends(x: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The same; warns where the type has lost what was between them.
 
     Raises:
         UserError: NaN or infinity among them.
     """
-    axis = 0 if x.ndim == 2 else None
-    ends = [(x[rows].min(axis=axis), x[rows].max(axis=axis)) for rows in blocks(x)]
-    low = np.min([low for low, _ in ends], axis=0)
-    high = np.max([high for _, high in ends], axis=0)
+    low, high = _ends(x)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         row = first_bad_row(x)
         raise UserError(f"{name} holds NaN or infinity, first in row {row}: remove such rows")

@@ -146,6 +146,14 @@ def test_values_that_are_not_finite_are_refused_with_their_stored_row(bad):
     assert len(Given(x=x, labels=LABELS, classes=[0]).load()) == 3
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_values_that_rounding_would_merge_are_refused(dtype):
+    x = (1_700_000_000 + np.arange(50)[:, None]).astype(dtype)
+    with one_line("given", "far from zero", "gdiff.Dataset"):
+        Given(x=x).load()
+    assert len(Given(x=x - 1_700_000_000).load()) == 50
+
+
 def test_a_value_too_large_for_float32_is_refused():
     with one_line("row 3"):
         Given(x=np.where(np.arange(10) == 3, 1e300, 1.0)[:, None]).load()
