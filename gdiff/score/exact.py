@@ -131,7 +131,7 @@ def _careful_scan(full: ExactScan, z: Array, sigma: Array) -> Posterior:
     rows, d = full.rows, z.shape[1]
     variance = (sigma * rows.scale) ** 2
     exact_z = compensated.affine(z, rows.scale, rows.shift)
-    z = exact_z.high - rows.centre
+    z = (exact_z.high - rows.centre) + exact_z.low
     moments, best = _stream(full, z, variance, _leader_count(rows.count, d))
 
     stored = rows.local(best.rows)
