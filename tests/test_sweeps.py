@@ -88,6 +88,12 @@ def test_paths_of_a_continued_sweep_begin_where_it_was_begun(tmp_path, monkeypat
     assert (tmp_path / "s/1/samples.npz").is_file()
 
 
+def test_a_sweep_is_not_evaluated_as_a_run(cut_off):
+    result = gdiff("evaluate", "s")
+    message = "error: s is the folder of a sweep: give that of one of its runs\n"
+    assert (result.code, result.err) == (2, message)
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
