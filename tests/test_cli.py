@@ -129,6 +129,11 @@ MISTAKES = {
     "hydra.job_logging.root.level=LOUD": "hydra.job_logging or hydra.hydra_logging: Unable to",
     "hydra.job_logging.handlers.file.filename=/dev/null/x": "hydra.job_logging or hydra.hydra",
     "hydra.job_logging.version=7": "hydra.job_logging or hydra.hydra_logging: Unsupported",
+    "hydra.job_logging.handlers=null": "hydra.job_logging.handlers must be settings by name",
+    "hydra.searchpath=[/nope]": "path=/nope is not available",
+    "dataset=[1]": "these overrides do not fit the configuration",
+    "sampler._target_=[1]": "cannot be used there",
+    "hydra.output_subdir=samples.npz": "must be null, or the name of a folder",
     "~hydra.job_logging.root": "hydra.job_logging has no root",
     # Folders
     "hydra.run.dir=": "hydra.run.dir= is empty",

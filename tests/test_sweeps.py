@@ -151,6 +151,19 @@ def test_runs_inside_one_another_are_refused():
     assert "puts run 1 into the folder of another" in refused("-m", *TINY, *words)
 
 
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("seed=range(0,0)", "the sweep has no runs"),
+        ("hydra.sweeper.max_batch_size=0", "hydra.sweeper.max_batch_size=0 must be at least 1"),
+        ("hydra.sweep.subdir=null", "hydra.sweep.subdir"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused_before_anything_is_made(word, message):
+    assert message in refused("-m", *TINY, word)
+    assert not os.listdir()
+
+
 def test_runs_are_told_apart_by_their_settings_too():
     words = ("seed=3,4", "hydra.sweep.dir=s", "hydra.sweep.subdir='seed-${seed}'")
     result = gdiff("sample", "-m", *TINY, *words)

@@ -187,13 +187,13 @@ def _locate(target: Any, kind: Any, where: str, sources: Sources) -> type:
     target = _MOVED.get(target, f"{_MOVED.get(module, module)}.{name}")
     module, _, name = target.rpartition(".")
     unfit = f"{named} cannot be used there: choose one of the group's options"
+    require(_NAME.fullmatch(target) is not None and "__main__" not in target, unfit)
     package, _, inside = module.partition(".")
     if package == "gdiff":
         room = inside.partition(".")[0]
-        is_name = _NAME.fullmatch(target) is not None and "__main__" not in target
-        is_there = not is_name or not room or find_spec(f"gdiff.{room}") is not None
+        is_there = not room or find_spec(f"gdiff.{room}") is not None
         require(is_there, f"{named} does not exist")
-        require(is_name and room in _ROOMS, unfit)
+        require(room in _ROOMS, unfit)
     cls = getattr(sources.module(module, named), name, None)
     require(cls is not None, f"{named} does not exist")
     # Where a field takes anything, it takes the parts of an experiment.
