@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gdiff.store.files import read_bytes
 from gdiff.store.outputs import METRICS, RUN, read_json
 
 SWEEP = "sweep.csv"
@@ -34,9 +35,7 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
 
 
 def _row(run: Path, folder: Path) -> dict[str, object]:
-    overrides = []
-    if (run / _OVERRIDES).is_file():
-        overrides = yaml.safe_load((run / _OVERRIDES).read_text()) or []
+    overrides = _overrides(run / _OVERRIDES)
     record = read_json(run / RUN)
     is_complete = record.get("status") == "complete"
     row: dict[str, object] = {
@@ -46,6 +45,16 @@ def _row(run: Path, folder: Path) -> dict[str, object]:
     words = (override.lstrip("+").partition("=") for override in overrides)
     row |= {key: re.sub(r"^'([^'\\]*)'$", r"\1", value) for key, _, value in words}
     return row | (read_json(run / METRICS) if is_complete else {"error": record.get("error", "")})
+
+
+def _overrides(path: Path) -> list[str]:
+    """What Hydra wrote of a run's overrides; nothing where that is lost or damaged."""
+    try:
+        found = yaml.safe_load(read_bytes(path))
+    except (FileNotFoundError, ValueError, RecursionError, yaml.YAMLError):
+        return []
+    is_list = isinstance(found, list)
+    return [word for word in found if isinstance(word, str)] if is_list else []
 
 
 def columns(rows: Sequence[Mapping]) -> list[str]:

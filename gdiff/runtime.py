@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from gdiff.errors import UserError, require
 from gdiff.parallel import processes
-from gdiff.parallel.mesh import make_mesh
+from gdiff.parallel.mesh import all_devices, make_mesh
 from gdiff.store import programs
 from gdiff.store.cache import cache_dir
 
@@ -82,6 +82,7 @@ class Runtime:
 
     def as_available(self) -> "Runtime":
         """Itself or, where this machine does not have its devices, with all that there are."""
+        all_devices()  # without any there is nothing to go on with
         try:
             make_mesh(self.mesh)
         except UserError as error:

@@ -93,6 +93,14 @@ def test_a_full_disk_before_the_run_begins_is_one_line_and_leaves_nothing(monkey
         )
 
 
+def test_a_log_that_cannot_be_opened_is_one_line(monkeypatch):
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr("logging.FileHandler._open", lambda self: refuse(self.baseFilename))
+    assert "r/gdiff.log: Permission denied: change" in refused("sample", "-q", "hydra.run.dir=r")
+
+
 @pytest.fixture
 def _small_files():
     """Files may have 20 kB, which are fewer than the samples need."""

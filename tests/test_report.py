@@ -4,6 +4,7 @@ import io
 import json
 from importlib.metadata import PackageNotFoundError
 
+import pytest
 from rich.console import Console
 
 from gdiff import report
@@ -58,6 +59,14 @@ def test_runs_without_hydras_record_are_found_too(tmp_path):
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "run.json").write_text('{"status": "complete"}')
     assert [row["run"] for row in report.sweep_rows(tmp_path)] == ["0"]
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 10_000, "a: 1", "[[1], {}]", "\x00"])
+def test_overrides_that_are_damaged_are_left_out(tmp_path, text):
+    (tmp_path / "0" / ".hydra").mkdir(parents=True)
+    (tmp_path / "0" / ".hydra" / "overrides.yaml").write_text(text)
+    (row,) = report.sweep_rows(tmp_path)
+    assert row == {"run": "0", "status": "failed", "error": ""}
 
 
 def test_columns_are_in_order_of_appearance_with_errors_last(tmp_path):

@@ -263,6 +263,26 @@ def test_without_its_record_a_run_is_not_evaluated():
     assert "has no whole run.json" in refused("evaluate", "run")
 
 
+REPEATS = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("[" * 100_000, "nested too deep"),
+        ("a:\n" + "".join(f"{' ' * k}b:\n" for k in range(1, 40)), "nested too deep"),
+        ("a0: &a0 [x, x]\n" + REPEATS, "parts that stand for others"),
+        ("[]", "is not a configuration"),
+        ("a: !!python/object/apply:os.system ['false']", "is not a configuration"),
+    ],
+)
+def test_a_configuration_that_is_damaged_is_named(text, reason):
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text(text)
+    for words in (("sample", "--resume", "run"), ("evaluate", "run")):
+        assert re.search(f"run/config.yaml .*{reason}", refused(*words))
+
+
 SCHEDULES = sorted(path.stem for path in (config.config_dir() / "schedule").glob("*.yaml"))
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from gdiff.config.sources import Sources
 from gdiff.dataset import Dataset, DatasetSpec
@@ -43,6 +43,7 @@ _MOVED = {
 }
 # Keys of older run folders that are no more, with the value that meant that they were not used.
 _GONE = {"sampler.window": None, "sampler.anderson": 0}
+_DEEPEST = 20  # of the parts in a configuration, more than any has
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -218,7 +219,7 @@ def fields_of(path: Path, sources: Sources) -> dict[str, Any]:
     try:
         target = OmegaConf.load(path)[TARGET]
         return typing.get_type_hints(_locate(target, Any, str(path), sources))
-    except (UserError, OSError, KeyError, TypeError, YAMLError, OmegaConfBaseException):
+    except (UserError, OSError, KeyError, TypeError, yaml.YAMLError, OmegaConfBaseException):
         return {}
 
 
@@ -249,14 +250,15 @@ def load(folder: Path, overrides: Sequence[str] = (), sources: Sources | None = 
     """
     path = folder / "config.yaml"
     try:
+        require_plain_yaml(path)
         cfg = OmegaConf.load(path)
         require(isinstance(cfg, DictConfig), f"{path} is not a configuration")
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not a configuration: {str(error).splitlines()[0]}") from error
     for override in overrides:
         try:
             cfg = _with(cfg, override)
-        except (ValueError, YAMLError, OmegaConfBaseException) as error:
+        except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"cannot read the override {override!r}: {reason}") from error
     return build(cfg, sources or Sources.of())
@@ -269,6 +271,17 @@ def _with(cfg: DictConfig, override: str) -> DictConfig:
         return OmegaConf.merge(cfg, OmegaConf.from_dotlist([override]))
     OmegaConf.update(cfg, key, value)
     return cfg
+
+
+def require_plain_yaml(path: Path) -> None:
+    """Refuse what a few bytes may blow up: parts that stand for others, and very deep ones."""
+    depth = 0
+    for event in yaml.parse(path.read_text(encoding="utf-8")):
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(f"{path} has parts that stand for others (*name): write them out")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        require(depth < _DEEPEST, f"{path} is not a configuration: it is nested too deep")
 
 
 def differences(a: Experiment, b: Experiment) -> list[str]:

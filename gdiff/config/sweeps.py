@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from gdiff.config.specs import require_plain_yaml
 from gdiff.config.words import key_of
 from gdiff.errors import UserError, require
 
@@ -56,6 +57,7 @@ def recorded(folder: Path, given: Sequence[str], free: Sequence[str]) -> Sweep:
     """
     path = folder / RECORD
     try:
+        require_plain_yaml(path)
         record = OmegaConf.load(path)
         found = OmegaConf.to_container(OmegaConf.select(record, "hydra.overrides"))
         task, hydras = ([str(word) for word in found[part]] for part in ("task", "hydra"))
