@@ -127,7 +127,7 @@ MISTAKES = {
     "hydra.hydra_logging.handlers.console.stream=ext://os.environ": "is not one of logging's own",
     "+hydra.job_logging.filters.x.class=logging.Filter": "is not one of logging's own",
     "hydra.job_logging.root.level=LOUD": "hydra.job_logging or hydra.hydra_logging: Unable to",
-    "hydra.job_logging.handlers.file.filename=/dev/null/x": "hydra.job_logging or hydra.hydra",
+    "hydra.job_logging.handlers.file.filename=/dev/null/x": "/dev/null/x: Not a directory",
     "hydra.job_logging.version=7": "hydra.job_logging or hydra.hydra_logging: Unsupported",
     "hydra.job_logging.handlers=null": "hydra.job_logging.handlers must be settings by name",
     "hydra.searchpath=[/nope]": "path=/nope is not available",

@@ -274,6 +274,8 @@ class Composer:
         except ValueError as error:
             if not _OF_LOGGING.match(str(error)):
                 raise
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from None
             cause = f" ({error.__cause__})" if error.__cause__ else ""
             raise UserError(f"hydra.job_logging or hydra.hydra_logging: {error}{cause}") from error
 
