@@ -1,6 +1,7 @@
 """Samples and their pictures in a notebook: those of the command line, without a run folder."""
 
 import io
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from gdiff.score.base import ScoreSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+log = logging.getLogger(__name__)
 
 
 def sample(
@@ -112,6 +115,8 @@ def sample(
         batch_size=batch_size,
         seed=seed,
     )
+    if doubt := schedule.doubt(experiment.process):
+        log.warning("%s", doubt)
     prepared = Prepared(experiment)
     prepared.data, prepared.dataset, prepared.mesh = placed, placed.dataset, placed.mesh
     if not isinstance(prior, PriorSpec):

@@ -145,6 +145,12 @@ def test_levels_may_be_an_array(denoise, samples):
     np.testing.assert_array_equal(gdiff.sample(denoise, DDIM, list(grid), num=10), samples)
 
 
+def test_a_grid_that_starts_far_below_the_top_is_remarked_upon(denoise, caplog):
+    spec, process = gdiff.schedules.DDPMIndices(steps=2), gdiff.processes.DDPM()
+    gdiff.sample(denoise, DDIM, spec, num=10, process=process)
+    assert "starts at sigma = 3.4" in caplog.text
+
+
 def test_priors_are_fitted_or_to_be_fitted(denoise, data):
     spec, grid = gdiff.priors.Gaussian(), EDM.grid(gdiff.processes.VPLinear())
     fitted = spec.fit(data, grid[0])

@@ -88,6 +88,12 @@ def test_paths_of_a_continued_sweep_begin_where_it_was_begun(tmp_path, monkeypat
     assert (tmp_path / "s/1/samples.npz").is_file()
 
 
+def test_a_sweep_is_not_evaluated_as_a_run(cut_off):
+    result = gdiff("evaluate", "s")
+    message = "error: s is the folder of a sweep: give that of one of its runs\n"
+    assert (result.code, result.err) == (2, message)
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -143,6 +149,19 @@ def test_runs_that_would_share_a_folder_are_refused_before_any_has_run(subdir, m
 def test_runs_inside_one_another_are_refused():
     words = ("objective=a,a/b", "hydra.sweep.subdir='${objective}'")
     assert "puts run 1 into the folder of another" in refused("-m", *TINY, *words)
+
+
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("seed=range(0,0)", "the sweep has no runs"),
+        ("hydra.sweeper.max_batch_size=0", "hydra.sweeper.max_batch_size=0 must be at least 1"),
+        ("hydra.sweep.subdir=null", "hydra.sweep.subdir"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused_before_anything_is_made(word, message):
+    assert message in refused("-m", *TINY, word)
+    assert not os.listdir()
 
 
 def test_runs_are_told_apart_by_their_settings_too():

@@ -2,6 +2,7 @@
 
 import re
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -106,9 +107,11 @@ class Composer:
         """
         overrides = self._words(overrides)
         try:
-            cfg = self._hydra.compose_config(
-                _ROOT, [*self._own, *overrides], run_mode=mode, with_log_configuration=False
-            )
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="provider=hydra.searchpath")
+                cfg = self._hydra.compose_config(
+                    _ROOT, [*self._own, *overrides], run_mode=mode, with_log_configuration=False
+                )
         except Exception as error:  # Hydra and its parsers raise many kinds on what users write
             raise UserError(self._explain(error, overrides)) from error
         asked = cfg.hydra.mode or mode
@@ -271,6 +274,8 @@ class Composer:
         except ValueError as error:
             if not _OF_LOGGING.match(str(error)):
                 raise
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from None
             cause = f" ({error.__cause__})" if error.__cause__ else ""
             raise UserError(f"hydra.job_logging or hydra.hydra_logging: {error}{cause}") from error
 
@@ -295,6 +300,8 @@ class Composer:
             name = groups[0] if groups else "a group"
             options = f": {', '.join(self._options(name))}" if groups else ""
             return f"{name} takes the name of one of its options{options}"
+        if isinstance(error, TypeError | AttributeError):
+            first = f"these overrides do not fit the configuration ({first})"
         cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
         return first + cause
 

@@ -19,8 +19,8 @@ _LOGGING = re.compile(r"hydra\.(?:job|hydra)_logging\.(\w+)\..*?([^.]+)$")
 _CLASSES = {"handlers": logging.Handler, "formatters": logging.Formatter}
 _OTHERS = ("colorlog.ColoredFormatter",)
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-# Names in a run folder that are the run's.
-_TAKEN = ("chunks", ".", "..")
+# A folder in a run folder, whose files have a dot in their names.
+_FOLDER = re.compile(r"\.?[\w-]+")
 
 
 def require_known(hydra: DictConfig) -> None:
@@ -39,7 +39,16 @@ def require_known(hydra: DictConfig) -> None:
         if found := _LOGGING.match(key):
             _require_logging(key, value, *found.groups())
     for part in ("job_logging", "hydra_logging"):
-        require("root" in (hydra[part] or {"root"}), f"hydra.{part} has no root: leave it in")
+        given = OmegaConf.to_container(hydra[part], resolve=False)
+        require("root" in given, f"hydra.{part} has no root: leave it in")
+        for section in ("handlers", "formatters", "filters", "loggers"):
+            is_whole = isinstance(given.get(section, {}), dict)
+            require(is_whole, f"hydra.{part}.{section} must be settings by name: leave it out")
+    counts = {"sweeper": "max_batch_size", "launcher": "n_jobs"}
+    for part, key in counts.items():
+        value = OmegaConf.to_container(hydra[part], resolve=False).get(key)
+        is_some = value != 0 and (key == "n_jobs" or value is None or value > 0)
+        require(is_some, f"hydra.{part}.{key}={value} must be at least 1")
     _require_own_names(hydra)
 
 
@@ -68,7 +77,7 @@ def _require_own_names(hydra: DictConfig) -> None:
     values = OmegaConf.to_container(hydra, resolve=False)
     subdir, job = values["output_subdir"], values["job"]["name"]
     require(
-        subdir is None or ("/" not in str(subdir) and subdir not in ("", *_TAKEN)),
+        subdir is None or (_FOLDER.fullmatch(str(subdir)) is not None and subdir != "chunks"),
         f"hydra.output_subdir={subdir} must be null, or the name of a folder in the run folder",
     )
     require("/" not in str(job) and str(job) != "", f"hydra.job.name={job} must be a plain name")

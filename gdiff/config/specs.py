@@ -188,13 +188,13 @@ def _locate(target: Any, kind: Any, where: str, sources: Sources) -> type:
     target = _MOVED.get(target, f"{_MOVED.get(module, module)}.{name}")
     module, _, name = target.rpartition(".")
     unfit = f"{named} cannot be used there: choose one of the group's options"
+    require(_NAME.fullmatch(target) is not None and "__main__" not in target, unfit)
     package, _, inside = module.partition(".")
     if package == "gdiff":
         room = inside.partition(".")[0]
-        is_name = _NAME.fullmatch(target) is not None and "__main__" not in target
-        is_there = not is_name or not room or find_spec(f"gdiff.{room}") is not None
+        is_there = not room or find_spec(f"gdiff.{room}") is not None
         require(is_there, f"{named} does not exist")
-        require(is_name and room in _ROOMS, unfit)
+        require(room in _ROOMS, unfit)
     cls = getattr(sources.module(module, named), name, None)
     require(cls is not None, f"{named} does not exist")
     # Where a field takes anything, it takes the parts of an experiment.
@@ -250,7 +250,7 @@ def load(folder: Path, overrides: Sequence[str] = (), sources: Sources | None = 
     """
     path = folder / "config.yaml"
     try:
-        _require_plain_yaml(path)
+        require_plain_yaml(path)
         cfg = OmegaConf.load(path)
         require(isinstance(cfg, DictConfig), f"{path} is not a configuration")
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
@@ -264,7 +264,16 @@ def load(folder: Path, overrides: Sequence[str] = (), sources: Sources | None = 
     return build(cfg, sources or Sources.of())
 
 
-def _require_plain_yaml(path: Path) -> None:
+def _with(cfg: DictConfig, override: str) -> DictConfig:
+    """A saved configuration with a changed value; paths are the text that was typed."""
+    key, _, value = override.partition("=")
+    if key not in PATHS or re.match(r"['\"]|null$", value):
+        return OmegaConf.merge(cfg, OmegaConf.from_dotlist([override]))
+    OmegaConf.update(cfg, key, value)
+    return cfg
+
+
+def require_plain_yaml(path: Path) -> None:
     """Refuse what a few bytes may blow up: parts that stand for others, and very deep ones."""
     depth = 0
     for event in yaml.parse(path.read_text(encoding="utf-8")):
@@ -273,15 +282,6 @@ def _require_plain_yaml(path: Path) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         require(depth < _DEEPEST, f"{path} is not a configuration: it is nested too deep")
-
-
-def _with(cfg: DictConfig, override: str) -> DictConfig:
-    """A saved configuration with a changed value; paths are the text that was typed."""
-    key, _, value = override.partition("=")
-    if key not in PATHS or re.match(r"['\"]|null$", value):
-        return OmegaConf.merge(cfg, OmegaConf.from_dotlist([override]))
-    OmegaConf.update(cfg, key, value)
-    return cfg
 
 
 def differences(a: Experiment, b: Experiment) -> list[str]:

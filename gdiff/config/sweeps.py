@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from gdiff.config.specs import require_plain_yaml
 from gdiff.config.words import key_of
 from gdiff.errors import UserError, require
 
@@ -56,6 +57,7 @@ def recorded(folder: Path, given: Sequence[str], free: Sequence[str]) -> Sweep:
     """
     path = folder / RECORD
     try:
+        require_plain_yaml(path)
         record = OmegaConf.load(path)
         found = OmegaConf.to_container(OmegaConf.select(record, "hydra.overrides"))
         task, hydras = ([str(word) for word in found[part]] for part in ("task", "hydra"))
@@ -97,12 +99,17 @@ def require_own_folders(cfg: DictConfig, loader: ConfigLoader, folder: Path) -> 
     )
     outside = f"hydra.sweep.subdir={subdir} leads out of the sweep's folder: {remedy}"
     require(".." not in Path(subdir).parts and not Path(subdir).is_absolute(), outside)
-    if _NUMBERED.search(subdir):
-        return
+    is_numbered = _NUMBERED.search(subdir) is not None
     is_basic = cfg.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}")
-    require(is_basic, f"hydra.sweep.subdir={subdir} has no number of the run: {remedy}")
+    if not is_basic:
+        require(is_numbered, f"hydra.sweep.subdir={subdir} has no number of the run: {remedy}")
+        return
+    jobs = _jobs(cfg, loader)
+    require(bool(jobs), "the sweep has no runs: one of its overrides has no values")
+    if is_numbered:
+        return
     taken: dict[str, int] = {}
-    for number, place in enumerate(_folders(cfg, loader)):
+    for number, place in enumerate(_folders(cfg, loader, jobs)):
         path = os.path.normpath(folder / place)
         require(Path(path).is_relative_to(folder) and Path(path) != folder, outside)
         if path in taken:
@@ -119,16 +126,21 @@ def require_own_folders(cfg: DictConfig, loader: ConfigLoader, folder: Path) -> 
         )
 
 
-def _folders(cfg: DictConfig, loader: ConfigLoader) -> list[str]:
-    """Where the basic sweeper will put its runs, in the sweep's folder."""
-    hydra = HydraConfig.instance()
-    before = hydra.cfg
+def _jobs(cfg: DictConfig, loader: ConfigLoader) -> list[list[str]]:
+    """The overrides of every run of the basic sweeper."""
     params = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
     words = [*params, *OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
+    return BasicSweeper.split_arguments(parsed, None)[0]
+
+
+def _folders(cfg: DictConfig, loader: ConfigLoader, jobs: list[list[str]]) -> list[str]:
+    """Where the basic sweeper will put its runs, in the sweep's folder."""
+    hydra = HydraConfig.instance()
+    before = hydra.cfg
     found = []
     try:
-        for number, job in enumerate(BasicSweeper.split_arguments(parsed, None)[0]):
+        for number, job in enumerate(jobs):
             one = loader.load_sweep_config(cfg, list(job))
             with open_dict(one):
                 one.hydra.job.id = one.hydra.job.num = number

@@ -241,6 +241,8 @@ def require_run(path: Path) -> None:
     """Raise `UserError` unless `path` is the folder of a run, whose files are no links."""
     _require_own_files(path)
     is_run = (path / CONFIG).is_file()
+    is_sweep = not is_run and (path / SWEEP).is_file()
+    require(not is_sweep, f"{path} is the folder of a sweep: give that of one of its runs")
     require(is_run, f"{path} is not the folder of a run: it holds no {CONFIG}")
 
 
