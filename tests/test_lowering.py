@@ -5,6 +5,7 @@ Rows on the host (`score.rows=host`) are the one exception: they are sent by cal
 
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdiff import config, rng
+from gdiff import config, memory, rng
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Posterior
@@ -102,15 +103,24 @@ def programs(monkeypatch):
     """Names of the drivers' programs that are called in the test: they are lowered, and not run."""
     seen = set()
 
-    def spy(name, program, *arguments, **options):
-        seen.add(name)
-        return assert_stays_on_a_gpu(partial(program, **options), *arguments)
+    class Spy:
+        def __init__(self, name, program):
+            self.name, self.program = name, program
 
+        def __call__(self, *arguments, **options):
+            seen.add(self.name)
+            return assert_stays_on_a_gpu(partial(self.program, **options), *arguments)
+
+        def lower(self, *arguments, **options):
+            nothing = SimpleNamespace(compiled=None)
+            return SimpleNamespace(compile=lambda: nothing)
+
+    monkeypatch.setattr(memory, "of_program", lambda _: 0)
     kind = type(sequential._advance)
     for module in (sequential, parallel, picard):
         for name, value in list(vars(module).items()):
             if isinstance(value, kind):
-                monkeypatch.setattr(module, name, partial(spy, name, value))
+                monkeypatch.setattr(module, name, Spy(name, value))
     return seen
 
 

@@ -36,7 +36,7 @@ def set_switch():
 @jax.jit
 def numbers(index):
     keys = rng.at_step(rng.sample_keys(7, rng.Role.STEP, index), 3)
-    choice = jax.vmap(lambda key: jax.random.categorical(key, jnp.zeros(1000)))(keys)
+    choice = jax.vmap(lambda key: jax.random.categorical(key, jnp.zeros(1000, jnp.float32)))(keys)
     return rng.normal(keys, jnp.zeros((4, 3), jnp.float32)), choice
 
 

@@ -99,9 +99,8 @@ class Engine:
         z, keys = self._spread(z, keys)
         carry = Carry.before(self.steps, z)
         # The program is shared with what runs it.
-        need = memory.of_program(
-            self._run(carry, keys, 0, 0, run=_advance.lower).compile().compiled
-        )
+        lowered = _advance.lower(*self._span(carry, keys, 0, 0), **self._options)
+        need = memory.of_program(lowered.compile().compiled)
         memory.require_room(need, f"batch_size={len(z)}", memory.of_device())
         jax.block_until_ready(self._run(carry, keys, 0, 0))
         self.is_compiled = True
@@ -149,21 +148,18 @@ class Engine:
             self.account = {"clip_rate": clipped / max(self.steps.corrections, 1)}
         return _first(b, carry.z)
 
-    def _run(
-        self,
-        carry: Carry,
-        keys: Array,
-        start: int,
-        stop: int,
-        run: Callable[..., Any] = _advance,
-    ) -> Any:
-        """Steps start … stop - 1 of the grid; `run` takes what the program does."""
-        return run(
-            (self._denoiser, self._table, keys),
-            carry,
-            *(jnp.int32(self.steps.ends[k]) for k in (start, stop)),
-            is_stochastic=self.steps.is_stochastic,
-        )
+    def _run(self, carry: Carry, keys: Array, start: int, stop: int) -> Any:
+        """Steps start … stop - 1 of the grid."""
+        return _advance(*self._span(carry, keys, start, stop), **self._options)
+
+    def _span(self, carry: Carry, keys: Array, start: int, stop: int) -> tuple:
+        """What the program takes for these steps."""
+        ends = (jnp.int32(self.steps.ends[k]) for k in (start, stop))
+        return (self._denoiser, self._table, keys), carry, *ends
+
+    @property
+    def _options(self) -> dict[str, bool]:
+        return {"is_stochastic": self.steps.is_stochastic}
 
     def _spread(self, *arrays: Array) -> tuple[Array, ...]:
         """Arrays [b, …] split over the devices, with samples repeated where they are too few."""
