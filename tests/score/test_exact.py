@@ -90,7 +90,7 @@ def test_two_images_in_any_number_of_copies_divide_the_weight(near):
     rng = np.random.default_rng(0)
     pair = rng.integers(0, 256, (2, 3072)).astype(np.uint8)
     errors = []
-    for copies in (1, 8, 33, 500):
+    for copies in (8, 500):
         x = np.repeat(pair, copies, axis=0)
         if near:
             x[np.arange(len(x)), rng.integers(0, 3072, len(x))] ^= 1
