@@ -69,6 +69,16 @@ def test_overrides_that_are_damaged_are_left_out(tmp_path, text):
     assert row == {"run": "0", "status": "failed", "error": ""}
 
 
+@pytest.mark.parametrize("name", ["run.json", "metrics.json"])
+def test_a_damaged_run_is_a_failed_one_among_the_others(tmp_path, name):
+    make_sweep(tmp_path)
+    (tmp_path / "2" / name).write_text("{")
+    rows = report.sweep_rows(tmp_path)
+    assert [row["status"] for row in rows] == ["failed", "failed", "complete", "failed"]
+    assert rows[0].keys() == {"run", "status", "sampler", "seed", "error"}
+    assert f"{name} cannot be read" in rows[0]["error"]
+
+
 def test_columns_are_in_order_of_appearance_with_errors_last(tmp_path):
     make_sweep(tmp_path)
     names = report.columns(report.sweep_rows(tmp_path))

@@ -53,6 +53,16 @@ def cut_off(monkeypatch):
     assert begun.err == "interrupted; continue with: gdiff sample --resume s\n"
 
 
+def test_a_damaged_run_does_not_cost_the_others(cut_off):
+    Path("s/0/run.json").write_text("{")
+    result = gdiff("sample", "-q", "--resume", "s")
+    first, last = result.err.splitlines()
+    assert first.startswith("error: run 0: ")
+    assert "s/0/run.json cannot be read" in first
+    assert last == "error: 1 of 3 runs failed: 0"
+    assert [row["status"] for row in table()] == ["failed", "complete", "complete"]
+
+
 def test_a_sweep_that_was_cut_off_is_completed(cut_off, monkeypatch):
     first = Path("s/0/samples.npz")
     before = first.stat().st_mtime_ns

@@ -122,10 +122,8 @@ def job(sources: "Sources", cfg: "DictConfig", place: "Place") -> Outcome:
         if experiment.objective not in metrics:
             raise UserError(f"objective={experiment.objective} cannot be had for this run")
         return Outcome(metrics, float(metrics[experiment.objective]))
-    except UserError as error:
+    except (UserError, OSError) as error:
         return Outcome(error=error, has_folder=has_folder)
-    except OSError as error:
-        return Outcome(error=error)
     except Exception as error:
         if interrupt_in(error):
             raise Interrupted(place.folder) from None
@@ -156,7 +154,7 @@ def _continued(path: Path, experiment: "Experiment") -> "Iterator[RunFolder]":
 
     with RunFolder.open(path) as folder:
         text = _text(experiment)
-        if text != (path / CONFIG).read_text():
+        if text != (path / CONFIG).read_text(encoding="utf-8"):
             folder.write_text(CONFIG, text)
         yield folder
 
@@ -165,12 +163,8 @@ def remark(experiment: "Experiment", overrides: Sequence[str], where: str = "") 
     """Say on stderr which settings of a run were hardly meant so."""
     from gdiff import config
 
-    say([*config.without_effect(experiment, overrides), doubt(experiment)], where)
-
-
-def doubt(experiment: "Experiment") -> str | None:
-    """What to say of the grid, if anything."""
-    return experiment.schedule.doubt(experiment.process)
+    doubt = experiment.schedule.doubt(experiment.process)
+    say([*config.without_effect(experiment, overrides), doubt], where)
 
 
 def say(lines: Iterable[str | None], where: str = "") -> None:

@@ -3,7 +3,7 @@
 import os
 import sys
 import traceback
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,15 +30,14 @@ def sweep(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
 
 def resume(composer: "Composer", folder: Path, overrides: list[str], *, quiet: bool) -> None:
     """Continue a sweep: its runs that are complete stay as they are, all others are completed."""
-    from gdiff.store import outputs
+    from gdiff.store import lock, outputs
 
     folder = folder.absolute()
     outputs.require_sweep(folder)
     begun = composer.resumed_sweep(folder, overrides)
     composer.sweep_dir(begun.words)
     sources = replace(composer.sources, base=begun.cwd)
-    with_folder = outputs.claimed(folder)
-    _multirun(composer, sources, begun.words, folder, with_folder, quiet=quiet)
+    _multirun(composer, sources, begun.words, folder, lock.locked(folder), quiet=quiet)
 
 
 def _multirun(
@@ -96,5 +95,9 @@ def _job(
         return outcome.objective
     print(error_line(outcome.error, f"{label}: "), file=sys.stderr, flush=True)
     if outcome.has_folder:
-        outputs.write_failure(place.folder, in_words(outcome.error) or type(outcome.error).__name__)
+        # What is damaged, or on a full disk, stays as it is, and the other runs go on.
+        with suppress(UserError):
+            outputs.write_failure(
+                place.folder, in_words(outcome.error) or type(outcome.error).__name__
+            )
     return float("nan")

@@ -53,7 +53,9 @@ def sample(
         raise UserError(f"--dry-run with --resume: the configuration is in {resume}/config.yaml")
     with config.composer(config_dir, plugin or ()) as composer:
         if resume is not None:
-            is_sweep = (resume / config.SWEEP_RECORD).is_file()
+            from gdiff.store import outputs
+
+            is_sweep = (resume / outputs.SWEEP).is_file()
             continued = sweeps.resume if is_sweep else launch.resume
             continued(composer, resume, overrides, quiet=quiet)
         elif multirun:
@@ -127,7 +129,7 @@ def schedule(
         experiment, folder = composer.plan(overrides)
         chosen = composer.choice("schedule", overrides)
         priors = _priors(composer, overrides) if horizon else {}
-    launch.say([launch.doubt(experiment)])
+    launch.say([experiment.schedule.doubt(experiment.process)])
     with outputs.vacant(folder, "hydra.run.dir") if not as_json else nullcontext():
         folder = None if as_json else folder
         result = study.main(experiment, priors, folder, chosen=chosen)

@@ -4,12 +4,10 @@ from gdiff.config.compose import FREE, PLACES, Composer, Place, composer
 from gdiff.config.effect import require_consistent, without_effect
 from gdiff.config.sources import Sources
 from gdiff.config.specs import build, config_dir, differences, load, load_dataset, to_yaml
-from gdiff.config.sweeps import RECORD as SWEEP_RECORD
 
 __all__ = [
     "FREE",
     "PLACES",
-    "SWEEP_RECORD",
     "Composer",
     "Place",
     "Sources",

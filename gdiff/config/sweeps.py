@@ -19,7 +19,7 @@ from gdiff.config.words import key_of
 from gdiff.errors import UserError, require
 
 # What Hydra writes into a sweep's folder before the first run.
-RECORD = "multirun.yaml"
+_RECORD = "multirun.yaml"
 # A last folder name that no two runs share.
 _NUMBERED = re.compile(r"\$\{hydra[.:]job\.(num|id)\}[^/]*$")
 # Words about Hydra that a sweep's folder may bring by itself: they start nothing and write nowhere
@@ -55,7 +55,7 @@ def recorded(folder: Path, given: Sequence[str], free: Sequence[str]) -> Sweep:
         UserError: the record is damaged, the overrides are about another sweep, or the folder
             alone asks for parts of Hydra that could start programs.
     """
-    path = folder / RECORD
+    path = folder / _RECORD
     try:
         require_plain_yaml(path)
         record = OmegaConf.load(path)

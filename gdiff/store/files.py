@@ -93,7 +93,7 @@ def read_bytes(path: Path) -> bytes:
         return file.read()
 
 
-def read_json(path: Path, problem: Callable[[dict], str | None] = lambda _: None) -> dict:
+def read_object(path: Path, problem: Callable[[dict], str | None] = lambda _: None) -> dict:
     """A JSON object as a dict; {} where the file is missing.
 
     Args:

@@ -24,10 +24,10 @@ from gdiff.store.files import (
     DamagedError,
     Member,
     read_arrays,
+    read_object,
     replacing,
     require_plain,
 )
-from gdiff.store.files import read_json as read_object
 from gdiff.store.lock import LOCK, locked
 
 log = logging.getLogger(__name__)
@@ -80,17 +80,6 @@ def vacant(path: Path, key: str) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """The folder of a sweep that goes on, locked for the block.
-
-    Raises:
-        UserError: another process is at work in it.
-    """
-    with locked(path):
-        yield
-
-
 def require_sweep(path: Path) -> None:
     """Raise `UserError` if what a sweep that goes on may write to is a link or no file."""
     require_plain(path / SWEEP)
@@ -128,11 +117,9 @@ class RunFolder:
 
         Raises:
             UserError: the folder holds a run already, or cannot be written.
+            OSError: it cannot be made.
         """
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make the run folder {path}: {error.strerror}") from error
+        path.mkdir(parents=True, exist_ok=True)
         with nullcontext() if is_claimed else locked(path):
             run = cls(path)
             require(
