@@ -166,6 +166,10 @@ def test_runs_inside_one_another_are_refused():
     [
         ("seed=range(0,0)", "the sweep has no runs"),
         ("hydra.sweeper.max_batch_size=0", "hydra.sweeper.max_batch_size=0 must be at least 1"),
+        ("hydra.sweeper.max_batch_size='${seed}'", "hydra.sweeper.max_batch_size=0 must be"),
+        ("hydra.sweeper.max_batch_size='${none}'", "Interpolation key 'none' not found"),
+        ("hydra.sweeper=null", "hydra.sweeper=null starts no runs"),
+        ("hydra.launcher=null", "hydra.launcher=null starts no runs"),
         ("hydra.sweep.subdir=null", "hydra.sweep.subdir"),
     ],
 )

@@ -116,7 +116,8 @@ class Composer:
             raise UserError(self._explain(error, overrides)) from error
         asked = cfg.hydra.mode or mode
         require(asked == mode, f"hydra.mode={asked.name} is given by -m or its absence: leave out")
-        require_known(cfg.hydra)
+        with self._explained(overrides):
+            require_known(cfg.hydra)
         for word in overrides:
             is_of_sweeps = _OF_SWEEPS.match(key_of(word)) is not None
             require(

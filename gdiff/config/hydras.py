@@ -44,9 +44,9 @@ def require_known(hydra: DictConfig) -> None:
         for section in ("handlers", "formatters", "filters", "loggers"):
             is_whole = isinstance(given.get(section, {}), dict)
             require(is_whole, f"hydra.{part}.{section} must be settings by name: leave it out")
-    counts = {"sweeper": "max_batch_size", "launcher": "n_jobs"}
-    for part, key in counts.items():
-        value = OmegaConf.to_container(hydra[part], resolve=False).get(key)
+    for part, key in (("sweeper", "max_batch_size"), ("launcher", "n_jobs")):
+        require(hydra[part] is not None, f"hydra.{part}=null starts no runs: leave it out")
+        value = OmegaConf.select(hydra[part], key)
         is_some = value != 0 and (key == "n_jobs" or value is None or value > 0)
         require(is_some, f"hydra.{part}.{key}={value} must be at least 1")
     _require_own_names(hydra)
