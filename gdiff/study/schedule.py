@@ -54,7 +54,6 @@ def main(
         result["horizon"] = _horizons(prepared, priors)
     if folder is not None:
         own = RunFolder(folder)
-        own.write_json(RESULT, result)
         levels = zip(*(grid.tolist() for grid in grids.values()), strict=True)
         rows = [dict(zip(grids, each, strict=True)) for each in levels]
         write_csv(folder / LEVELS, list(grids), rows)
@@ -66,6 +65,7 @@ def main(
                 own.write_bytes(HORIZON_PICTURE, _horizon_picture(**result["horizon"]))
         if failed:
             result["failed"] = failed
+        own.write_json(RESULT, result)
     return result
 
 

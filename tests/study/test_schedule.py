@@ -62,6 +62,8 @@ def test_a_picture_that_fails_does_not_cost_the_comparison(monkeypatch):
     assert (result.code, result.last) == (1, "out")
     line = "error: schedule.png could not be made (ValueError: no ink): all else is in out"
     assert result.err.splitlines()[-1] == line
+    found = json.loads(Path("out/schedule.json").read_text())
+    assert found["failed"] == {"schedule.png": "ValueError: no ink"}
     assert Path("out/schedule.csv").is_file()
     assert not Path("out/schedule.png").exists()
 
