@@ -33,7 +33,7 @@ _REMEDIES = {
     "score error": "lower metrics.score_queries",
     "budget": "set metrics.budget=false",
 }
-# How JAX says, in exceptions of several types, that memory ran out.
+# How JAX says that memory ran out.
 _EXHAUSTED = re.compile("RESOURCE_EXHAUSTED|out of memory|allocat", re.IGNORECASE)
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -114,10 +114,8 @@ def remedied(phase: str) -> Iterator[None]:
     """A phase of a run; where memory runs out in it, `UserError` says what to lower."""
     try:
         yield
-    except (MemoryError, RuntimeError, ValueError) as error:  # JAX's errors are of the latter two
-        if not isinstance(error, MemoryError) and not (
-            isinstance(error, jax.errors.JaxRuntimeError) and _EXHAUSTED.search(str(error))
-        ):
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not (isinstance(error, MemoryError) or _EXHAUSTED.search(str(error))):
             raise
         why = " ".join(str(error).split())[:200]
         remedy = _REMEDIES.get(phase, "lower num_samples, batch_size or dataset.subset")

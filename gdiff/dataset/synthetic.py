@@ -1,7 +1,5 @@
 """A large data set made from a small one: pictures with structure, to try out scale."""
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ from gdiff import memory
 from gdiff.dataset.base import Dataset
 from gdiff.errors import UserError, require
 from gdiff.progress import track
+from gdiff.store.files import replacing
 
 # The shape of ImageNet at 64 pixels.
 POINTS, RESOLUTION = 1_281_167, 64
@@ -40,7 +39,6 @@ def write(source: Dataset, path: Path, points: int, resolution: int, seed: int =
     memory.require_room(12 * 3 * _BLOCK * resolution**2, f"--resolution={resolution}")
     size = 3 * points * resolution**2
     memory.require_room(size, f"--points={points}", memory.of_disk(path), "disk")
-    partial = path.with_suffix(".part")
     header = {
         "descr": "|u1",
         "fortran_order": False,
@@ -48,25 +46,18 @@ def write(source: Dataset, path: Path, points: int, resolution: int, seed: int =
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            partial.open("wb") as file,
-            track(f"writing {path.name}", points, "images") as progress,
-        ):
+        with replacing(path) as file, track(f"writing {path.name}", points, "images") as progress:
             np.lib.format.write_array_header_1_0(file, header)
             for begin in range(0, points, _BLOCK):
                 count = min(_BLOCK, points - begin)
                 rng = np.random.default_rng([seed, begin])
                 file.write(pictures(source, resolution, rng)[:count].tobytes())
                 progress.advance(count)
-        os.replace(partial, path)
     except MemoryError as error:
         raise UserError(f"{error}: lower --resolution={resolution}") from error
     except OSError as error:
         reason = f"{path} cannot be written ({error.strerror})"
         raise UserError(f"{reason}: give another file as --output") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
     return path
 
 

@@ -161,12 +161,10 @@ def fill(
                 array.flush()
                 _seal(key, path, array.offset + array.nbytes)
                 os.replace(path, _path(key))
+                # Under its final name, by which others open the file again.
+                array = np.lib.format.open_memmap(_path(key), mode="r")
             except OSError as error:
                 _warn(error)
-            else:
-                # Under its final name, by which others open the file again.
-                stored = load(key)
-                array = array if stored is None else stored
     array.flags.writeable = False
     return array
 
