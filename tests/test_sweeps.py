@@ -120,8 +120,10 @@ def test_the_folder_of_a_sweep_starts_nothing_and_writes_nowhere_else(cut_off):
     record = Path("s/multirun.yaml")
     text = record.read_text()
     word = "hydra.job.env_set.X=1"
-    record.write_text(text.replace("hydra.sweep.dir=s\n", f"{word}\n", 1))
-    assert f"s was begun with {word}: say so again" in refused("-q", "--resume", "s")
+    for place in ("hydra.sweep.dir=s\n", "num_samples=4\n"):
+        assert place in text
+        record.write_text(text.replace(place, f"{word}\n", 1))
+        assert f"s was begun with {word}: say so again" in refused("-q", "--resume", "s")
     for damaged in ("", "[1]", "{", "hydra: {overrides: 5}", "\0"):
         record.write_text(damaged)
         assert "multirun.yaml is not the record of a sweep" in refused("-q", "--resume", "s")

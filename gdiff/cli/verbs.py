@@ -104,7 +104,7 @@ def evaluate(
             job = replace(job, runtime=job.runtime.as_available())
         launch.say(config.without_effect(job, overrides))
         found = runs.evaluate(job, run_folder)
-    if not found:
+    if not (found or job.metrics.enabled):
         launch.say(["nothing was measured: add metrics.enabled=true"])
     launch.show_run(folder, found, quiet=False)
 

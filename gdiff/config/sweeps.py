@@ -60,7 +60,7 @@ def recorded(folder: Path, given: Sequence[str], free: Sequence[str]) -> Sweep:
         require_plain_yaml(path)
         record = OmegaConf.load(path)
         found = OmegaConf.to_container(OmegaConf.select(record, "hydra.overrides"))
-        task, hydras = ([str(word) for word in found[part]] for part in ("task", "hydra"))
+        words = [str(word) for part in ("task", "hydra") for word in found[part]]
         cwd = Path(OmegaConf.select(record, "hydra.runtime.cwd"))
     except (OSError, ValueError, TypeError, KeyError, YAMLError, OmegaConfBaseException) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
@@ -69,18 +69,17 @@ def recorded(folder: Path, given: Sequence[str], free: Sequence[str]) -> Sweep:
     for word in given:
         is_free = key_of(word) in free or key_of(word).startswith("hydra")
         require(
-            is_free or word in task,
+            is_free or word in words,
             f"{folder} is not a sweep with {word}: leave it out to continue the sweep",
         )
-    kept = [word for word in hydras if key_of(word) not in {*_SAID_ANEW, *ours}]
+    kept = [word for word in words if key_of(word) not in {*_SAID_ANEW, *ours}]
     for word in kept:
-        is_harmless = _HARMLESS.fullmatch(key_of(word)) or word == "hydra/launcher=joblib"
+        is_harmless = not key_of(word).startswith("hydra") or _HARMLESS.fullmatch(key_of(word))
         require(
-            bool(is_harmless),
+            bool(is_harmless or word == "hydra/launcher=joblib"),
             f"{folder} was begun with {word}: say so again if it is to be continued with that",
         )
-    words = [word for word in task if key_of(word) not in ours]
-    return Sweep([*words, *kept, *given], cwd if cwd.is_dir() else Path.cwd())
+    return Sweep([*kept, *given], cwd if cwd.is_dir() else Path.cwd())
 
 
 def require_own_folders(cfg: DictConfig, loader: ConfigLoader, folder: Path) -> None:

@@ -171,7 +171,7 @@ class DatasetSpec(abc.ABC):
         )
 
     def load(self) -> Dataset:
-        """The data set that the options describe: at least two points, uint8 or float32, finite.
+        """The data set that the options describe: at least two points, finite, of a type of `x`.
 
         Raises:
             UserError: data that cannot be read or used, or options that do not fit it.
