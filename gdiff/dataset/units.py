@@ -5,7 +5,6 @@ is near 1 and near 0, and only then rounded to float32. Data whose unit and offs
 need none of this and stay as they are stored.
 """
 
-import logging
 import math
 from dataclasses import dataclass
 
@@ -13,9 +12,8 @@ import numpy as np
 
 from gdiff.dataset.pages import blocks, first_bad_row
 from gdiff.errors import UserError
+from gdiff.progress import notice
 from gdiff.store import cache
-
-log = logging.getLogger(__name__)
 
 # Units in which float32 has no trouble with squares, their sums and their rounding errors.
 _LEAST_UNIT, _LARGEST_UNIT = 2.0**-20, 2.0**30
@@ -125,7 +123,7 @@ def to_unit_range(x: np.ndarray, name: str) -> Map:
     if x.dtype == np.uint8:
         some = x[np.linspace(0, len(x) - 1, min(len(x), _SOME)).astype(int)]
         if some.size and some.max() <= 1:
-            log.warning("%s holds 0 and 1, both black where 255 is white: store it as bool", name)
+            notice(f"{name} holds 0 and 1, both black where 255 is white: store it as bool")
         return Map(127.5, 127.5)
     if x.dtype.kind not in "buif" or not x.size:
         return Map(0.0, 1.0)
@@ -196,10 +194,10 @@ def _warn_of_few_values(low: np.ndarray, high: np.ndarray, name: str) -> None:
     is_lost = (high > low) & (count < few) & ~are_whole
     if is_lost.any():
         j = int(np.argmax(is_lost))
-        log.warning(
-            "%s: %s tells only %d values apart from %.10g to %.10g, so that points may have become "
-            "equal: store such data as float64, or less an offset and in another unit",
-            *(name, low.dtype, count[j] + 1, low[j], high[j]),
+        notice(
+            f"{name}: {low.dtype} tells only {count[j] + 1:.0f} values apart from {low[j]:.10g} to "
+            f"{high[j]:.10g}, so that points may have become equal: store such data as float64, or "
+            "less an offset and in another unit"
         )
 
 
