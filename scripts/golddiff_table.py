@@ -44,7 +44,7 @@ from gdiff import config, report, rng
 from gdiff.bench.scores import overrides_by_score
 from gdiff.errors import UserError, require
 from gdiff.prepared import Prepared
-from gdiff.store.outputs import METRICS, RUN, load_samples, read_json
+from gdiff.store.outputs import METRICS, RUN, RunFolder, read_json
 
 EXPERIMENT = "experiment=golddiff_table"
 # Options of the group `score`, and what the paper calls them.
@@ -168,7 +168,7 @@ def run(words, folder):
 def row_of(score, folder, reference):
     """The numbers of a finished run."""
     record, metrics = read_json(folder / RUN), read_json(folder / METRICS)
-    samples = load_samples(folder)
+    samples = RunFolder(folder).samples()
     seconds = record["sampling_seconds"] / record["denoiser_evaluations"]
     memory = record["peak_memory_bytes"]
     host = memory.pop("host", float("nan"))

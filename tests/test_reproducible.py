@@ -11,7 +11,7 @@ from commands import start
 from gdiff import config
 from gdiff.run import run
 from gdiff.runtime import Runtime
-from gdiff.store.outputs import RunFolder, load_samples
+from gdiff.store.outputs import RunFolder
 
 # Each batch size and each number of devices once: programs for many devices compile slowly.
 SETTINGS = ((64, "batch:1"), (1, "batch:2"), (7, "data:2/batch:2"))
@@ -40,7 +40,7 @@ def sample(tmp_path):
         path = tmp_path / str(next(numbers))
         with RunFolder.create(path, config.to_yaml(experiment)) as folder:
             run(experiment, folder)
-        return (path / "samples.npz").read_bytes(), load_samples(path)
+        return (path / "samples.npz").read_bytes(), RunFolder(path).samples()
 
     return of
 
@@ -136,7 +136,7 @@ def test_processes_with_1_2_and_8_devices_give_the_same_samples(tmp_path, x64):
     for process in processes.values():
         _, err = process.communicate()
         assert process.returncode == 0, err
-    results = {devices: load_samples(tmp_path / str(devices)) for devices in processes}
+    results = {devices: RunFolder(tmp_path / str(devices)).samples() for devices in processes}
     for devices, result in results.items():
         rate = np.mean(deviations(result, results[1]) > (1e-10 if x64 else 1e-3))
         assert rate <= (0 if x64 else 0.01), f"{devices} devices: {rate:.1%} of samples differ"

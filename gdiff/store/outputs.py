@@ -214,8 +214,21 @@ class RunFolder:
         require((self.path / SAMPLES).is_file(), missing)
 
     def samples(self, shape: Sequence[int] | None = None) -> np.ndarray:
-        """The samples of a finished run: [n, *event], which is `shape` if that is known."""
-        return load_samples(self.path, shape)
+        """The samples of a finished run: [n, *event], which is `shape` if that is known.
+
+        Raises:
+            UserError: there are none, or the file is damaged.
+        """
+        self.require_samples()
+        file = self.path / SAMPLES
+        try:
+            member = Member(np.floating, None if shape is None else tuple(shape))
+            return read_arrays(file, {"samples": member})["samples"]
+        except DamagedError as error:
+            raise UserError(
+                f"{file} is damaged ({error}): remove it, and make it again with: "
+                f"{_resume(self.path)}"
+            ) from error
 
     def _chunk_path(self, number: int) -> Path:
         return self.path / _CHUNKS / f"{number:06d}.npz"
@@ -233,32 +246,10 @@ def require_run(path: Path) -> None:
     require(is_run, f"{path} is not the folder of a run: it holds no {CONFIG}")
 
 
-def load_samples(path: Path, shape: Sequence[int] | None = None) -> np.ndarray:
-    """The samples [n, *event] in a run folder.
-
-    Args:
-        path: of the folder.
-        shape: what it must be, if that is known.
-
-    Raises:
-        UserError: there are none, or the file is damaged.
-    """
-    RunFolder(path).require_samples()
-    file = path / SAMPLES
-    try:
-        member = Member(np.floating, None if shape is None else tuple(shape))
-        return read_arrays(file, {"samples": member})["samples"]
-    except DamagedError as error:
-        raise UserError(
-            f"{file} is damaged ({error}): remove it, and make it again with: {_resume(path)}"
-        ) from error
-
-
 def write_failure(path: Path, message: str) -> None:
     """Record in run.json that a run could not be done, and why."""
-    known = read_json(path / RUN) | {"status": "failed", "error": message}
-    with replacing(path / RUN) as file:
-        file.write(json.dumps(known, indent=2).encode())
+    known = read_json(path / RUN)
+    RunFolder(path).write_json(RUN, known | {"status": "failed", "error": message})
 
 
 def read_json(path: Path) -> dict:

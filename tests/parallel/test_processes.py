@@ -16,7 +16,7 @@ import pytest
 from gdiff.errors import UserError
 from gdiff.parallel import processes
 from gdiff.runtime import Runtime
-from gdiff.store.outputs import load_samples
+from gdiff.store.outputs import RunFolder
 
 JOB = ["num_samples=24", "batch_size=8", "schedule.steps=8", "sampler=ddpm", "metrics=none"]
 LONG = ["num_samples=1024", "batch_size=8", *JOB[2:]]
@@ -68,8 +68,8 @@ def outcomes(processes, timeout=300):
 def check_same(folder, *words, tolerance=1e-5):
     """Samples in a folder are those of one process with one device."""
     assert outcomes([command(*words, "hydra.run.dir=alone")])[0][0] == 0
-    expected = load_samples(Path("alone"))
-    assert np.abs(load_samples(Path(folder)) - expected).max() <= tolerance
+    expected = RunFolder(Path("alone")).samples()
+    assert np.abs(RunFolder(Path(folder)).samples() - expected).max() <= tolerance
 
 
 def wait_for_samples(folder, processes):
