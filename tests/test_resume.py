@@ -283,31 +283,6 @@ def test_a_configuration_that_is_damaged_is_named(text, reason):
         assert re.search(f"run/config.yaml .*{reason}", refused(*words))
 
 
-SCHEDULES = sorted(path.stem for path in (config.config_dir() / "schedule").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("horizon", ["null", "auto"])
-def test_the_noise_levels_that_a_run_may_have_are_known_without_its_data(name, horizon):
-    process = ["process=ddpm"] if name.startswith("ddpm") else []
-    words = [f"schedule={name}", f"schedule.horizon={horizon}", *process]
-    with config.composer() as composer:
-        experiment = composer.experiment(words)
-    spec, process = experiment.schedule, experiment.process
-    if horizon == "auto":
-        spec = spec.reaching(9.0, process)
-    levels = spec.grid(process)
-    assert experiment.may_have(levels)
-    assert experiment.may_have(levels * (1 + 1e-9))
-    assert not experiment.may_have(levels[1:])
-    assert not experiment.may_have(np.append(levels[:-1], [levels[-1] + 1e-4, levels[-1]]))
-    if horizon == "null":
-        assert not experiment.may_have(levels * 1.1)
-    inner = levels.copy()
-    inner[1] *= 0.99
-    assert experiment.may_have(inner) == spec.needs_losses
-
-
 def test_finished_chunks_are_not_made_again(monkeypatch):
     interrupted("run", 2)
     batches, sample = [], Engine.sample
