@@ -143,6 +143,15 @@ def test_a_run_with_other_settings_in_the_folder_of_a_sweep_is_left_alone(cut_of
     assert json.loads((config.parent / "run.json").read_text()) == {"status": "running"}
 
 
+def test_a_complete_run_with_other_settings_does_not_pass_for_one_of_the_sweep(cut_off):
+    config = Path("s/0/config.yaml")
+    config.write_text(config.read_text().replace("to_zero: true", "to_zero: false"))
+    result = gdiff("sample", "-q", "--resume", "s")
+    assert result.code == 2
+    assert "s/0 holds a run with another schedule.to_zero" in result.err
+    assert result.err.splitlines()[-1] == "error: 1 of 3 runs failed: 0"
+
+
 @pytest.mark.parametrize(
     "subdir, message",
     [

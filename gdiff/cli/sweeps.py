@@ -55,7 +55,8 @@ def _multirun(
 
     with with_folder:
         try:
-            composer.multirun(partial(_job, sources, os.getpid(), quiet), overrides, folder)
+            work = partial(_job, sources, os.getpid(), quiet)
+            undone = composer.multirun(work, overrides, folder)
         except Interrupted as error:
             error.folder = folder
             raise
@@ -66,7 +67,9 @@ def _multirun(
     if not quiet:
         report.show(report.sweep_table(rows))
     print(shown(folder / report.SWEEP))
-    failed = [str(row["run"]) for row in rows if row["status"] == "failed"]
+    # In the folder of an undone one there may be a complete run with other settings.
+    names = {str(path.relative_to(folder)) for path in undone}
+    failed = [r["run"] for r in rows if r["status"] == "failed" or r["run"] in names]
     if failed:
         raise UserError(f"{len(failed)} of {len(rows)} runs failed: {', '.join(failed)}")
 

@@ -1,7 +1,8 @@
 """From Hydra's overrides to a typed experiment; the only package that knows Hydra and OmegaConf."""
 
-from gdiff.config.compose import FREE, PLACES, Composer, Place, composer
+from gdiff.config.compose import FREE, PLACES, Composer, composer
 from gdiff.config.effect import require_consistent, without_effect
+from gdiff.config.jobs import Place
 from gdiff.config.sources import Sources
 from gdiff.config.specs import build, config_dir, differences, load, load_dataset, to_yaml
 

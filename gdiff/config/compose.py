@@ -3,12 +3,12 @@
 import re
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -23,6 +23,7 @@ from yaml import YAMLError
 
 from gdiff.config.effect import require_consistent
 from gdiff.config.hydras import require_known
+from gdiff.config.jobs import Job, task, undone
 from gdiff.config.sources import Sources
 from gdiff.config.specs import (
     PATHS,
@@ -63,26 +64,6 @@ FREE = (
     "runtime.process_id",
     "runtime.num_processes",
 )
-
-
-class Place(NamedTuple):
-    """Where Hydra put a job.
-
-    Attributes:
-        folder: of the run, made by Hydra.
-        overrides: the job's own.
-        number: of the job in its sweep, None outside a sweep.
-        launcher: Hydra's launcher of the sweep.
-    """
-
-    folder: Path
-    overrides: list[str]
-    number: int | None
-    launcher: str | None
-
-
-# A run; what it returns is for Hydra's sweepers, which minimise it.
-Job = Callable[[DictConfig, Place], Any]
 
 
 class Composer:
@@ -229,14 +210,18 @@ class Composer:
         """Hydra's own run: `.hydra/` and logging in `folder`, then the job; returns its value."""
         full = [*self._own, *self._words(overrides), f"hydra.run.dir={quoted(folder)}"]
         with self._explained(overrides):
-            return self._hydra.run(_ROOT, partial(_task, job), full).return_value
+            return self._hydra.run(_ROOT, partial(task, job), full).return_value
 
-    def multirun(self, job: Job, overrides: Sequence[str], folder: Path) -> None:
-        """Hydra's own multirun in `folder`, with the launcher and sweeper chosen."""
+    def multirun(self, job: Job, overrides: Sequence[str], folder: Path) -> list[Path]:
+        """Hydra's own multirun in `folder`, with the launcher and sweeper chosen.
+
+        Returns:
+            Folders of the jobs whose value was NaN, as far as the sweeper tells.
+        """
         overrides = self._words(overrides)
         full = [*self._own, *overrides, f"hydra.sweep.dir={quoted(folder)}"]
         with self._explained(overrides):
-            self._hydra.multirun(_ROOT, partial(_task, job), full)
+            return undone(self._hydra.multirun(_ROOT, partial(task, job), full) or ())
 
     def _words(self, overrides: Sequence[str]) -> list[str]:
         """Overrides in which paths and names are text, whatever they look like."""
@@ -363,19 +348,6 @@ def _task_part(cfg: DictConfig) -> DictConfig:
     with open_dict(cfg):
         cfg.pop("hydra", None)
     return cfg
-
-
-def _task(job: Job, cfg: DictConfig) -> Any:
-    """What Hydra calls: the job, told where it is."""
-    hydra = HydraConfig.get()
-    is_sweep = not OmegaConf.is_missing(hydra.job, "num")
-    place = Place(
-        folder=Path(hydra.runtime.output_dir),
-        overrides=list(hydra.overrides.task),
-        number=hydra.job.num if is_sweep else None,
-        launcher=hydra.runtime.choices["hydra/launcher"] if is_sweep else None,
-    )
-    return job(cfg, place)
 
 
 def _path_of(cfg: DictConfig, key: str) -> Path:
