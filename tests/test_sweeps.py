@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from commands import gdiff, start
 
+from gdiff import config
 from gdiff import run as runs
 
 TINY = (
@@ -51,6 +52,19 @@ def cut_off(monkeypatch):
         begun = gdiff("sample", "-m", *TINY, "seed=0,1,2", "hydra.sweep.dir=s")
     assert begun.code == 130
     assert begun.err == "interrupted; continue with: gdiff sample --resume s\n"
+
+
+def test_a_signal_while_a_launcher_waits_says_how_to_continue(monkeypatch):
+    def wait(*_):
+        Path("s/0").mkdir()
+        for name in ("multirun.yaml", "0/config.yaml"):
+            Path("s", name).touch()
+        raise KeyboardInterrupt(signal.SIGTERM)
+
+    monkeypatch.setattr(config.Composer, "multirun", wait)
+    result = gdiff("sample", "-m", *TINY, "seed=0,1", "hydra.sweep.dir=s")
+    assert result.code == 143
+    assert result.err == "terminated; continue with: gdiff sample --resume s\n"
 
 
 def test_a_damaged_run_does_not_cost_the_others(cut_off):

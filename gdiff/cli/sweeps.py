@@ -57,9 +57,8 @@ def _multirun(
         try:
             work = partial(_job, sources, os.getpid(), quiet)
             undone = composer.multirun(work, overrides, folder)
-        except Interrupted as error:
-            error.folder = folder
-            raise
+        except KeyboardInterrupt as error:  # in a run, or while a launcher waits for its own
+            raise Interrupted(folder) from error
         finally:  # also of the runs before an error or an interrupt
             rows = report.sweep_rows(folder)
             if rows:
