@@ -101,11 +101,11 @@ def job(sources: "Sources", cfg: "DictConfig", place: "Place") -> Outcome:
     has_folder = not is_begun
     try:
         experiment = config.build(cfg, sources)
-        artefacts.require_objective(experiment)
-        config.require_consistent(experiment, place.overrides)
-        if is_sweep and experiment.runtime.distributed:
-            raise UserError("runtime.distributed=true is for one run: leave it out, or -m")
-        if is_sweep:
+        if is_sweep:  # of a run alone it has been looked at
+            artefacts.require_objective(experiment)
+            config.require_consistent(experiment, place.overrides)
+            if experiment.runtime.distributed:
+                raise UserError("runtime.distributed=true is for one run: leave it out, or -m")
             remark(experiment, place.overrides, f"run {place.number}: ")
         if is_begun:
             _require_same(place.folder, experiment, sources)
