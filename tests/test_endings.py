@@ -99,6 +99,9 @@ def test_a_log_that_cannot_be_opened_is_one_line(monkeypatch):
 
     monkeypatch.setattr("logging.FileHandler._open", lambda self: refuse(self.baseFilename))
     assert "r/gdiff.log: Permission denied: change" in refused("sample", "-q", "hydra.run.dir=r")
+    Path("r").mkdir()
+    Path("r/config.yaml").write_text(gdiff("sample", "--dry-run").out)
+    assert "r/gdiff.log: Permission denied: change" in refused("sample", "-q", "--resume", "r")
 
 
 @pytest.fixture

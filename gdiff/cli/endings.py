@@ -74,24 +74,11 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:  # as of `gdiff data list | head`: Typer ends quietly
             raise
-        except (Exception, KeyboardInterrupt) as error:
-            cause = _cause(error)
-            if cause is None:
-                raise
-            last, code = ending(cause)
+        except (UserError, OSError, KeyboardInterrupt) as error:
+            last, code = ending(error)
             with suppress(OSError):  # the terminal may be gone
                 print(last, file=sys.stderr, flush=True)
             raise typer.Exit(code) from None
-
-
-def _cause(error: BaseException | None) -> UserError | OSError | KeyboardInterrupt | None:
-    """The error itself or the one it was made of, if it is to be told in one line.
-
-    Python's logging makes a ValueError of a file that cannot be opened.
-    """
-    while error is not None and not isinstance(error, UserError | OSError | KeyboardInterrupt):
-        error = error.__cause__
-    return error
 
 
 def ending(error: UserError | OSError | KeyboardInterrupt) -> tuple[str, int]:

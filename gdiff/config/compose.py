@@ -248,7 +248,8 @@ class Composer:
         place = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(folder.absolute()))  # no reference
         OmegaConf.update(cfg, "hydra.runtime.output_dir", place, force_add=True)
         HydraConfig.instance().set_config(cfg)
-        configure_log(cfg.hydra.job_logging)
+        with self._explained(()):
+            configure_log(cfg.hydra.job_logging)
 
     @contextmanager
     def _explained(self, overrides: Sequence[str]) -> Iterator[None]:
