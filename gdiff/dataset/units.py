@@ -25,6 +25,8 @@ _SMALL = 1 / 16
 _OFFSET = 64
 # Rows that tell masks from pictures.
 _SOME = 256
+# Numbers of rows that are compared at once.
+_AT_ONCE = 4096
 # As few different values between the least and the greatest are worth a warning.
 FEW_VALUES = 2**13
 # Beyond so many widths from zero float32 has fewer.
@@ -161,12 +163,24 @@ def _width_and_reach(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
 
 def _ends(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least and greatest values in their own type: [dim] of the columns of a table, else []."""
-    axis = 0 if x.ndim == 2 else None
-    low, high = x[:1].min(axis=axis), x[:1].max(axis=axis)
+    low, high = (_extreme(x[:1], find) for find in (np.minimum, np.maximum))
     for rows in blocks(x):
-        low = np.minimum(low, x[rows].min(axis=axis))
-        high = np.maximum(high, x[rows].max(axis=axis))
+        low = np.minimum(low, _extreme(x[rows], np.minimum))
+        high = np.maximum(high, _extreme(x[rows], np.maximum))
     return low, high
+
+
+def _extreme(x: np.ndarray, find: np.ufunc) -> np.ndarray:
+    """The least or greatest value, of each column of a table."""
+    if x.ndim != 2:
+        return find.reduce(x, axis=None)
+    beside = max(1, _AT_ONCE // x.shape[1])
+    if not x.flags.c_contiguous or len(x) < beside:
+        return find.reduce(x, axis=0)
+    # Rows side by side first: on short ones NumPy is up to thirty times slower.
+    whole = len(x) // beside * beside
+    lanes = find.reduce(x[:whole].reshape(-1, beside * x.shape[1]), axis=0)
+    return find.reduce(np.concatenate([lanes.reshape(beside, -1), x[whole:]]), axis=0)
 
 
 def _checked_ends(x: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from gdiff.dataset.array import Array, from_array
 from gdiff.dataset.placed import Placed
 from gdiff.dataset.prepare import describe
 from gdiff.dataset.statistics import statistics
+from gdiff.dataset.units import to_unit_range
 from gdiff.kernels.streamed import Source
 from gdiff.parallel.mesh import make_mesh
 from gdiff.prior.gmm import GMM
@@ -267,3 +268,12 @@ def test_statistics_do_not_depend_on_the_order_in_memory(tmp_path):
     np.save(tmp_path / "x.npy", np.asfortranarray(x))
     found = statistics(Array(path=tmp_path / "x.npy").load())
     assert np.allclose(found.mean, (x.reshape(300, -1) / 127.5 - 1).mean(0))
+
+
+@pytest.mark.parametrize("n, d", [(2, 3), (4096, 2), (3000, 3), (3, 5000)])
+def test_the_range_of_columns_is_found_for_any_number_of_rows(n, d):
+    x = np.random.default_rng(0).normal(size=(n, d)) + 1e9 * np.arange(d)
+    for rows in (x, np.asfortranarray(x), x[::-1]):
+        change = to_unit_range(rows, "x").change
+        assert np.array_equal(change.low, x.min(axis=0))
+        assert np.allclose(change.origin, (x.min(axis=0) + x.max(axis=0)) / 2, rtol=1e-15)
