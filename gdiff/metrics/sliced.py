@@ -77,8 +77,8 @@ def sliced_w2_with_null(
         seed: of the directions and of A and B.
         data_points: at most so many points in A.
     """
-    # All are moved alike, which changes no distance.
-    centre = near_mean(dataset)
+    # All are moved alike, which changes no distance, by a vector of the type of the rows.
+    centre = near_mean(dataset).astype(np.result_type(dataset.x, np.float32))
     vectors = (samples.reshape(len(samples), -1) - centre).astype(np.float32)
     n, m = len(samples), min(data_points, len(dataset))
     rng = np.random.default_rng(seed)
@@ -116,7 +116,7 @@ def _projected_data(
     """The same for data points `index` less the centre, converted chunk by chunk."""
     products = np.empty((len(directions), len(index)), np.float32)
     for span, rows in flat_chunks(dataset, index):
-        products[:, span] = directions @ (rows - centre).astype(np.float32).T
+        products[:, span] = directions @ (rows - centre).astype(np.float32, copy=False).T
     return np.sort(products, axis=1)
 
 
