@@ -38,6 +38,8 @@ class Dataset:
             read-only, or a memory map.
         labels: [n] whole numbers, or None.
         class_names: one name per class, or None.
+        class_codes: what the classes are called in the data, where that is not what people call
+            them, as n02085620 is not; or None.
         shift, scale: the affine map; scale > 0.
         origin, unit: x holds (value - origin) / unit of the values of a file; the origin may have
             one number for each coordinate. Those of most files are stored as they are.
@@ -50,6 +52,7 @@ class Dataset:
     x: np.ndarray
     labels: np.ndarray | None = None
     class_names: Sequence[str] | None = None
+    class_codes: Sequence[str] | None = None
     shift: float = 0.0
     scale: float = 1.0
     origin: float | np.ndarray = 0.0
@@ -234,15 +237,18 @@ def _rows_of(data: Dataset, classes: list[int | str]) -> np.ndarray:
     require(
         data.labels is not None, f"{asked}: {data.name} has no labels; use dataset.classes=null"
     )
-    names = list(data.class_names or ())
+    names, codes = list(data.class_names or ()), list(data.class_codes or ())
     there = dict.fromkeys(np.unique(data.labels).tolist())
 
     def number(c: int | str) -> int:
         if isinstance(c, int):
             return c
-        if c in names:
-            return names.index(c)
-        near = get_close_matches(c, names, n=1)
+        for known in (names, codes):
+            if c in known:
+                own = f"several classes {c!r}: give the number of one, see gdiff data info"
+                require(known.count(c) == 1, f"{asked}: {data.name} has {own}")
+                return known.index(c)
+        near = get_close_matches(c, [*names, *codes], n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see gdiff data info"
         raise UserError(f"{asked}: {data.name} has no class {c!r}; {hint}")
 

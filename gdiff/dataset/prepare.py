@@ -34,8 +34,9 @@ class Preset(NamedTuple):
         about: what it is.
         points: how many, in the default split; None if the user's data or options say.
         shape: of one point; None likewise.
-        tfds: its name in TFDS, or None.
+        tfds: its name as a prepared data set of TFDS, or None.
         key: the key without which it has no data, or None.
+        is_listed: whether TFDS can prepare it.
     """
 
     about: str
@@ -43,6 +44,7 @@ class Preset(NamedTuple):
     shape: tuple[int, ...] | None
     tfds: str | None = None
     key: str | None = None
+    is_listed: bool = True
 
 
 PRESETS = {
@@ -52,6 +54,11 @@ PRESETS = {
     "cifar10": Preset("photographs in 10 classes", 50_000, (32, 32, 3), "cifar10"),
     "celeb_a": Preset("faces", 162_770, (64, 64, 3), "celeb_a"),
     "imagenet64": Preset("ImageNet", 1_281_167, (64, 64, 3), "imagenet_resized/64x64"),
+    "tiny_imagenet": Preset(
+        "photographs in 200 classes",
+        *(50_000, (64, 64, 3), "tiny_imagenet"),
+        is_listed=False,
+    ),
     "tfds": Preset("any image data set of TFDS", None, None, key="dataset.name"),
     "folder": Preset("images on disk", None, None, key="dataset.path"),
     "array": Preset(".npy or .npz file", None, None, key="dataset.path"),
@@ -87,6 +94,15 @@ class ClassRow(NamedTuple):
 
     number: int
     name: str | None
+    points: int
+
+
+class CodedClassRow(NamedTuple):
+    """A class that the data call by a code, which may stand in dataset.classes too."""
+
+    number: int
+    name: str
+    code: str
     points: int
 
 
@@ -129,13 +145,16 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def classes(dataset: Dataset) -> list[ClassRow]:
+def classes(dataset: Dataset) -> list[ClassRow] | list[CodedClassRow]:
     """The classes that have points; none without labels."""
     if dataset.labels is None:
         return []
     names = dict(enumerate(dataset.class_names or ()))
-    found = zip(*np.unique(dataset.labels, return_counts=True), strict=True)
-    return [ClassRow(int(c), names.get(int(c)), int(points)) for c, points in found]
+    counted = np.unique(dataset.labels, return_counts=True)
+    found = list(zip(*(column.tolist() for column in counted), strict=True))
+    if codes := dataset.class_codes:
+        return [CodedClassRow(c, names[c], codes[c], points) for c, points in found]
+    return [ClassRow(c, names.get(c), points) for c, points in found]
 
 
 def prepare(name: str, data_dir: Path | None = None) -> Path:
@@ -166,6 +185,11 @@ def prepare(name: str, data_dir: Path | None = None) -> Path:
             "another folder, or remove this one",
         )
         return folder
+    require(
+        preset is None or preset.is_listed,
+        f"{name} is not in {data_dir}, and TensorFlow Datasets cannot prepare it: give the folder "
+        "that it lies prepared in as dataset.data_dir=DIR",
+    )
     with quiet():
         _check_known(name)
         _check_network(name)
@@ -207,7 +231,8 @@ def _row(name: str, preset: Preset, data_dir: Path) -> Row:
         try:
             folder = prepared(preset.tfds, data_dir)
             ready = folder is not None and _FORMAT in file_formats(folder)
-            where = str(folder) if ready else f"run gdiff data prepare {name}"
+            how = f"run gdiff data prepare {name}" if preset.is_listed else "give dataset.data_dir"
+            where = str(folder) if ready else how
         except UserError as error:
             ready, where = False, str(error)
     return Row(name, preset.about, preset.points, preset.shape, ready, where)

@@ -26,8 +26,10 @@ _FORMAT = "array_record"
 class Tfds(DatasetSpec):
     """Images of a TFDS data set that lies prepared on disk, in the array_record format.
 
-    The first image feature gives the points, the first class label the classes. Decoded images
-    are kept in the cache until the prepared files change.
+    The first image feature gives the points, the first class label the classes. If the names of
+    these are codes, and the description of the data set says what they stand for ("n02085620
+    Chihuahua; n02094433 Yorkshire terrier; …"), classes have both. Decoded images are kept in the
+    cache until the prepared files change.
 
     Attributes:
         name: of the data set, with its configuration if it has several, and a version if not
@@ -66,11 +68,14 @@ class Tfds(DatasetSpec):
         if x is None or labels is None or names is None:
             with quiet():
                 x, labels, names = self._decode(folder, key)
+        codes = names.tolist()
+        words = _words_for(codes, _description(folder).get("description", ""))
         return Dataset(
             name=self.name if self.split == "train" else f"{self.name} {self.split}",
             x=x,
             labels=labels if len(labels) else None,
-            class_names=tuple(names.tolist()) or None,
+            class_names=tuple(words or codes) or None,
+            class_codes=tuple(codes) if words else None,
             shift=127.5,
             scale=127.5,
         )
@@ -238,6 +243,14 @@ def _description(folder: Path) -> dict[str, Any]:
         return json.loads((folder / _INFO).read_text())
     except (OSError, ValueError) as error:
         raise _damaged(folder, error) from error
+
+
+def _words_for(codes: Sequence[str], description: object) -> list[str]:
+    """What the codes stand for, if a description says so of each; otherwise none."""
+    parts = re.split(r"[;:\n]", description) if isinstance(description, str) else ()
+    pairs = (part.strip().rstrip(".").split(maxsplit=1) for part in parts)
+    known = dict(pair for pair in pairs if len(pair) == 2)
+    return [known[code] for code in codes] if codes and known.keys() >= set(codes) else []
 
 
 def _damaged(folder: Path, error: Exception) -> UserError:

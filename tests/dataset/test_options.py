@@ -15,6 +15,7 @@ OWN = {
     "cifar10": {"name"},
     "celeb_a": {"name", "resolution"},
     "imagenet64": {"name"},
+    "tiny_imagenet": {"name"},
 }
 
 

@@ -98,6 +98,16 @@ def test_prepared_data_is_left_as_it_is(tmp_path):
         prepare.prepare("mnist", tmp_path)
 
 
+def test_what_cannot_be_downloaded_is_not_said_to_be(tmp_path):
+    rows = {row.name: row for row in prepare.available(tmp_path)}
+    assert (rows["tiny_imagenet"].ready, rows["tiny_imagenet"].where) == (
+        False,
+        "give dataset.data_dir",
+    )
+    with one_line("tiny_imagenet is not in", "cannot prepare it", "dataset.data_dir=DIR"):
+        prepare.prepare("tiny_imagenet", tmp_path)
+
+
 def test_an_unknown_name_is_refused_with_the_nearest(tmp_path):
     with one_line("'mnits'", "did you mean mnist?"):
         prepare.prepare("mnits", tmp_path)

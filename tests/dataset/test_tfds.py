@@ -4,12 +4,13 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gdiff.dataset import images
+from gdiff.dataset import images, prepare
 from gdiff.dataset.tfds import Tfds, default_data_dir, file_formats, prepared
 
 from .errors import one_line
@@ -61,6 +62,42 @@ def test_images_labels_and_names_come_back(tiny_dir):
         127.5,
         127.5,
     )
+
+
+DESCRIPTION = "Insects: ant Formica rufa; bee mason bee; cat house cat"
+
+
+def test_codes_of_classes_stand_beside_what_the_description_says_of_them(copied):
+    data_dir, folder = copied
+    edit(folder / "dataset_info.json", lambda info: info.update(description=DESCRIPTION))
+    spec = Tfds(name="tiny_shapes", data_dir=data_dir)
+    data = spec.load()
+    assert data.class_names == ("Formica rufa", "mason bee", "house cat")
+    assert data.class_codes == ("ant", "bee", "cat")
+    chosen = replace(spec, classes=["mason bee", "cat"]).load()
+    np.testing.assert_array_equal(chosen.x, data.x[data.labels > 0])
+    assert prepare.classes(chosen) == [(1, "mason bee", "bee", 4), (2, "house cat", "cat", 4)]
+    with one_line("no class 'mason bees'", "did you mean 'mason bee'?"):
+        replace(spec, classes=["mason bees"]).load()
+    with one_line("no class 'cta'", "did you mean 'cat'?"):
+        replace(spec, classes=["cta"]).load()
+
+
+def test_a_name_that_two_classes_share_is_no_choice(copied):
+    data_dir, folder = copied
+    same = "ant crane; bee crane; cat tabby"
+    edit(folder / "dataset_info.json", lambda info: info.update(description=same))
+    with one_line("several classes 'crane'", "number"):
+        Tfds(name="tiny_shapes", data_dir=data_dir, classes=["crane"]).load()
+    assert len(Tfds(name="tiny_shapes", data_dir=data_dir, classes=["ant"]).load()) == 4
+
+
+@pytest.mark.parametrize("description", [None, "", "ant Formica; bee", "of ant, bee and cat"])
+def test_names_are_no_codes_where_the_description_lacks_one(copied, description):
+    data_dir, folder = copied
+    edit(folder / "dataset_info.json", lambda info: info.update(description=description))
+    data = Tfds(name="tiny_shapes", data_dir=data_dir).load()
+    assert (data.class_names, data.class_codes) == (("ant", "bee", "cat"), None)
 
 
 def test_grey_images_have_one_channel(tiny_dir):
@@ -264,6 +301,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
 def test_tensorflow_is_not_imported_and_nothing_is_printed(tiny_dir, tmp_path):
     code = f"""
 import sys
+from dataclasses import replace
 from pathlib import Path
 from gdiff.dataset.tfds import Tfds
 data = Tfds(name="tiny_shapes", data_dir=Path({str(tiny_dir)!r})).load()
@@ -289,6 +327,17 @@ def test_real_data_has_its_published_size_and_mean(real_data_dir, name, split, s
     counts = np.bincount(data.labels)
     assert len(counts) == len(data.class_names) == 10
     assert counts.min() > 850
+
+
+def test_classes_of_tiny_imagenet_have_names(real_data_dir):
+    if not (real_data_dir / "tiny_imagenet").is_dir():
+        pytest.skip("no prepared Tiny ImageNet")
+    spec = Tfds(name="tiny_imagenet", split="test", data_dir=real_data_dir)
+    data = spec.load()
+    assert data.x.shape == (5000, 64, 64, 3)
+    assert data.class_names[data.class_codes.index("n02085620")] == "Chihuahua"
+    for name in ("Chihuahua", "n02085620", data.class_names.index("Chihuahua")):
+        assert set(replace(spec, classes=[name]).load().labels) == {24}
 
 
 @pytest.mark.parametrize("split", ["train", "train[:5]", "train[:3] + train[6:]"])
