@@ -382,6 +382,7 @@ def test_a_run_leaves_its_files(one_run):
         "gdiff.log",
         "grid.png",
         "metrics.json",
+        "neighbours.png",
         "run.json",
         "samples.npz",
         "trajectory.gif",

@@ -17,6 +17,7 @@ from gdiff.trajectory import Batches, Queries
 # As few programs as there may be: the exact score on a line, whose budget needs little.
 JOB = ("dataset=two_points", "num_samples=5", "schedule.steps=3", "runtime.mesh=batch:1")
 PLAIN = (*JOB, "metrics.budget=false")
+IMAGES = ("dataset=digits", "dataset.subset=20", *PLAIN[1:])
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -47,6 +48,7 @@ def sample(*words):
     "job, target, named, missing",
     [
         (PLAIN, (figures, "picture"), "picture", "grid.png"),
+        (IMAGES, (figures, "neighbours"), "neighbours", "neighbours.png"),
         (PLAIN, (SlicedW2, "compute"), "metrics: sliced_w2 and sliced_w2_null", None),
         ((*PLAIN, "trajectory=true"), (figures, "trajectory_gif"), "trajectory", "trajectory.gif"),
         (JOB, (figures, "budget_figure"), "budget: budget.png", "budget.png"),

@@ -8,7 +8,7 @@ from PIL import Image
 
 from gdiff import figures
 from gdiff.dataset.base import Dataset
-from gdiff.figures import points, trajectory
+from gdiff.figures import images, points, trajectory
 
 
 def normal(*shape, seed=0):
@@ -43,6 +43,20 @@ def test_a_grid_is_nearly_square_and_magnified_by_a_whole_factor(count, columns,
 def test_a_grid_shows_no_more_than_asked_and_leaves_large_images_alone():
     samples = normal(9, 200, 200, 3)
     assert figures.image_grid(samples, max_images=4).shape == (406, 406, 3)
+
+
+@pytest.mark.parametrize("count, columns, blocks", [(1, 1, 1), (3, 3, 1), (30, 8, 4)])
+def test_images_stand_above_their_partners(count, columns, blocks):
+    upper, lower = (np.clip(normal(count, 8, 8, 1, seed=k), -1, 1) for k in (0, 1))
+    grid = images.paired_grid(upper, lower)
+    factor = ((grid.shape[1] - 2) // columns - 2) // 8
+    tile, block = 8 * factor + 2, 2 * (8 * factor + 2) + 2 + 12
+    assert grid.shape == (blocks * block - 12, 2 + columns * tile, 3)
+    for k in range(count):
+        top, left = 2 + k // columns * block, 2 + k % columns * tile
+        for part, start in ((upper, top), (lower, top + tile)):
+            found = grid[start : start + tile - 2 : factor, left : left + tile - 2 : factor, 0]
+            np.testing.assert_array_equal(found, np.round(127.5 * (part[k, ..., 0] + 1)))
 
 
 @pytest.mark.parametrize("value", [-1.0, 1.0])

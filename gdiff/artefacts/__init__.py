@@ -3,13 +3,16 @@
 from gdiff.artefacts.base import Artefact, Sampled
 from gdiff.artefacts.budget import Budget
 from gdiff.artefacts.distances import Distances
+from gdiff.artefacts.neighbours import Neighbours
 from gdiff.artefacts.picture import Picture
 from gdiff.artefacts.score_error import ScoreError
 from gdiff.artefacts.trajectory import Trajectory
 from gdiff.errors import require, require_one_of
 from gdiff.prepared import ACCOUNT, Experiment
 
-ALL: tuple[Artefact, ...] = (Trajectory(), Picture(), Distances(), ScoreError(), Budget())
+ALL: tuple[Artefact, ...] = (
+    *(Trajectory(), Picture(), Neighbours(), Distances(), ScoreError(), Budget()),
+)
 
 
 def wanted(experiment: Experiment) -> list[Artefact]:

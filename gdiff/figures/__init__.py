@@ -10,7 +10,7 @@ from gdiff.figures.budget import budget_figure
 from gdiff.figures.curve import score_error
 from gdiff.figures.encode import figure_png, png
 from gdiff.figures.horizon import horizon_figure
-from gdiff.figures.images import image_grid
+from gdiff.figures.images import captioned, image_grid, paired_grid
 from gdiff.figures.points import (
     counts,
     histogram_figure,
@@ -26,11 +26,18 @@ __all__ = [
     "budget_figure",
     "horizon_figure",
     "image_grid",
+    "neighbours",
     "picture",
     "schedule_figure",
     "score_error",
     "trajectory_gif",
 ]
+
+
+def neighbours(samples: np.ndarray, nearest: np.ndarray) -> bytes:
+    """Images [n, h, w, c], n ≥ 1, each above the data point nearest to it, as PNG bytes."""
+    caption = "above: samples; below: the nearest data point of each"
+    return png(captioned(paired_grid(samples, nearest), caption, least=450))
 
 
 def picture(samples: np.ndarray, dataset: Dataset, max_images: int = 64) -> bytes:
