@@ -1,8 +1,10 @@
 """An experiment, and its parts fitted to the data: where every command and notebook begins."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -11,6 +13,7 @@ from gdiff.budget.initialization import shortest
 from gdiff.budget.losses import measure
 from gdiff.clock import Clock
 from gdiff.dataset import Dataset, DatasetSpec
+from gdiff.dataset.base import class_numbers
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
 from gdiff.errors import require
@@ -29,10 +32,14 @@ from gdiff.schedule.losses import LossCurve
 from gdiff.score.base import ScoreSpec
 from gdiff.score.exact import Exact
 from gdiff.score.wiener import Wiener
-from gdiff.trajectory import Batches
+from gdiff.trajectory import Batches, ByClass
 
 # Principal directions of the first guess of a parallel run: it need not be exact, but quick.
 _GUESS_RANK = 256
+# A condition that names all classes.
+EACH = "each"
+# Bytes of arrays that classes may keep fitted between their samples, but for the last one's.
+_KEPT_BYTES = 2**31
 # Levels that were written by another version may be rounded otherwise.
 _ROUNDING = 1e-5
 # What metrics.json may hold besides the comparisons with the data: the account of the run.
@@ -51,6 +58,9 @@ class Experiment:
         trajectory: also write trajectory.gif.
         picture_samples: images shown in the pictures; plots of points show all, but in motion.
         objective: name of the metric that a sweep should minimise.
+        condition: classes, by number or by name, that samples are drawn from in turn: sample i
+            from number i, and from the first again after the last; "each" for all classes in
+            their order, None for no classes, but the data as a whole.
     """
 
     dataset: DatasetSpec
@@ -67,13 +77,26 @@ class Experiment:
     trajectory: bool = False
     picture_samples: int = 64
     objective: str | None = None
+    condition: str | list[int | str] | None = None
 
     def __post_init__(self) -> None:
         for key in ("num_samples", "batch_size", "picture_samples"):
             value = getattr(self, key)
             require(value >= 1, f"{key}={value} must be at least 1")
         require(0 <= self.seed < 2**32, f"seed={self.seed} must be between 0 and 2^32 - 1")
+        require(
+            self.condition in (None, EACH) or (isinstance(self.condition, list) and self.condition),
+            f"condition={self.condition} is neither {EACH}, nor null, nor a list of classes such "
+            "as [0, cat]",
+        )
         self.blocks()
+
+    def require_whole(self, what: str) -> None:
+        """Raise `UserError` if samples are drawn class by class, which `what` is not about."""
+        require(
+            self.condition is None,
+            f"condition={self.condition}: {what} is about the data as a whole; use condition=null",
+        )
 
     @property
     def measures_score(self) -> bool:
@@ -117,6 +140,7 @@ class Prepared:
     experiment: Experiment
     clock: Clock = field(default_factory=Clock)
     sigma: np.ndarray | None = None
+    _classes: dict[int, "Prepared"] = field(default_factory=dict, repr=False)
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -128,6 +152,61 @@ class Prepared:
         """The data."""
         with self.clock.phase("dataset"):
             return self.experiment.dataset.load()
+
+    @cached_property
+    def classes(self) -> np.ndarray | None:
+        """Numbers of the classes that samples are of in turn; None without a condition.
+
+        Raises:
+            UserError: the data have no labels, or no such class.
+        """
+        asked, spec = self.experiment.condition, self.experiment.dataset
+        if asked is None:
+            return None
+        if asked == EACH and self.dataset.labels is not None:
+            return np.unique(self.dataset.labels)
+        left_out = [key for key in ("classes", "subset") if getattr(spec, key) is not None]
+        why = f", which dataset.{left_out[0]} leaves out" if left_out else ""
+        return np.array(class_numbers(self.dataset, "condition", asked, why))
+
+    def labels(self, index: np.ndarray) -> np.ndarray | None:
+        """Classes of samples by their numbers [k]; None without a condition."""
+        return None if self.classes is None else self.classes[index % len(self.classes)]
+
+    def parts(self, index: np.ndarray) -> Iterator[tuple["Prepared", np.ndarray]]:
+        """What draws the samples of these numbers [k], and where in `index` its own are.
+
+        Without a condition that is this itself. With one, classes follow one another; those that
+        are needed again may have to be fitted again if they are many.
+        """
+        labels = self.labels(index)
+        if labels is None:
+            yield self, np.arange(len(index))
+            return
+        for label in np.unique(labels).tolist():
+            yield self._of_class(label), np.flatnonzero(labels == label)
+
+    def _of_class(self, label: int) -> "Prepared":
+        """The experiment on the rows of a class, with the noise levels of the whole."""
+        found = self._classes.pop(label, None)
+        if found is None:
+            while self._classes and _bytes_of(self._classes.values()) > _KEPT_BYTES:
+                del self._classes[next(iter(self._classes))]  # used the longest ago
+            found = self._restricted(self.dataset.of_class(label))
+        self._classes[label] = found
+        return found
+
+    def _restricted(self, dataset: Dataset) -> "Prepared":
+        own = self.experiment
+        changes = {"condition": None, "batch_size": -(-self.batch_size // len({*self.classes}))}
+        # Those on the host have a program for each data set; a class is small.
+        if getattr(own.score, "rows", ANYWHERE) != ANYWHERE and dataset.x.nbytes < _KEPT_BYTES:
+            changes["score"] = replace(own.score, rows=ANYWHERE)
+        found = Prepared(replace(own, **changes), self.clock, self.grid)
+        found.dataset, found.mesh, found.blocks = dataset, self.mesh, self.blocks
+        if own.sampler.wants_guess:
+            found.guess = self.guess
+        return found
 
     @cached_property
     def data(self) -> Placed:
@@ -214,17 +293,23 @@ class Prepared:
         return min(self.experiment.batch_size, self.experiment.num_samples)
 
     @cached_property
-    def batches(self) -> Batches:
+    def batches(self) -> Batches | ByClass:
         """What draws the samples of the run."""
+        if self.classes is not None:
+            parts = self.parts
+            return ByClass(lambda index: ((part.batches, own) for part, own in parts(index)))
         return self.drawing(self.denoiser, self.batch_size)
+
+    @cached_property
+    def guess(self) -> Denoiser:
+        """What first guesses of the states come from."""
+        with self.clock.phase("fit first guess"):
+            return Wiener(rank=_GUESS_RANK).fit(self.data)
 
     def drawing(self, denoiser: Denoiser, size: int) -> Batches:
         """What draws samples of this experiment with any denoiser, so many at a time."""
         sampler = self.experiment.sampler
-        guess = None
-        if sampler.wants_guess:
-            with self.clock.phase("fit first guess"):
-                guess = Wiener(rank=_GUESS_RANK).fit(self.data)
+        guess = self.guess if sampler.wants_guess else None
         engine = driver(denoiser, self.blocks, sampler, self.mesh, guess)
         return Batches(engine, self.prior, self.mesh, size, self.experiment.seed, self.clock)
 
@@ -264,3 +349,10 @@ class Prepared:
             test = self.experiment.dataset.held_out().load() if is_test else None
             score, samples = self.experiment.score, spec.loss_samples
             return measure(score, self.data, ends, samples=samples, test=test)
+
+
+def _bytes_of(parts: Iterable[Prepared]) -> int:
+    """Bytes of the arrays that these have been fitted with, those that they share once."""
+    fitted = [[vars(part).get(name) for name in ("denoiser", "prior")] for part in parts]
+    arrays = {id(leaf): leaf for leaf in jax.tree.leaves(fitted) if isinstance(leaf, jax.Array)}
+    return sum(leaf.nbytes for leaf in arrays.values())

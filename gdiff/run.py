@@ -16,11 +16,11 @@ from gdiff.kernels import streamed
 from gdiff.memory import Peaks, remedied
 from gdiff.parallel import processes
 from gdiff.prepared import ACCOUNT, Experiment, Prepared
-from gdiff.progress import Progress, track
+from gdiff.progress import Progress, notice, track
 from gdiff.runtime import environment
 from gdiff.sampler.drivers.account import columns, summary
 from gdiff.store.files import Member
-from gdiff.store.outputs import CONFIG, METRICS, RUN, SAMPLES, RunFolder
+from gdiff.store.outputs import CONFIG, METRICS, PER_SAMPLE, RUN, SAMPLES, RunFolder
 
 
 @remedied("the run")
@@ -52,6 +52,8 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
             event = before.get("dataset", {}).get("event_shape")
             folder.samples(None if event is None else (experiment.num_samples, *event))
         return folder.read_json(METRICS)
+    if experiment.condition is not None and experiment.metrics.has_budget:
+        notice("no account in nats with condition: it is about the data as a whole")
     prepared = Prepared(experiment, clock=Clock(before.get("seconds", {})), sigma=known)
     _ = prepared.mesh  # before anything is computed
     peaks = Peaks()
@@ -167,6 +169,7 @@ def _record(prepared: Prepared, before: dict) -> dict:
     """The start of run.json; `before` is what an interrupted run wrote there."""
     mesh, dataset = prepared.mesh, prepared.dataset
     fingerprint, (shift, scale) = dataset.fingerprint(), dataset.to_file_map
+    turns = [] if prepared.classes is None else prepared.classes.tolist()
     if before.get("dataset", {}).get("fingerprint", fingerprint) != fingerprint:
         raise UserError(
             f"the data set {dataset.name} has changed since this run began: start a new run"
@@ -186,7 +189,8 @@ def _record(prepared: Prepared, before: dict) -> dict:
                 # A value of the file is shift + scale times a model coordinate.
                 "shift": np.asarray(shift).tolist(),
                 "scale": scale,
-            },
+            }
+            | ({"condition": [dataset.class_name(c) for c in turns]} if turns else {}),
             "versions": {"gdiff": __version__, "python": sys.version.split()[0]}
             | {name: version(name) for name in packages},
             "environment": environment(),
@@ -216,6 +220,8 @@ def _sample(prepared: Prepared, folder: RunFolder, wanted: list[Artefact], recor
     is_parallel = prepared.experiment.sampler.block_size != 1
     counted = columns(prepared.blocks, is_parallel=is_parallel)
     members |= {name: Member(kind, ("k", *shape)) for name, (kind, shape) in counted.items()}
+    if prepared.classes is not None:
+        members["labels"] = Member(np.integer, ("k",))
     accounts, first = [], 0
     with track("sampling", batches * steps, "steps") as progress:
         while first < count:
@@ -237,7 +243,7 @@ def _sample(prepared: Prepared, folder: RunFolder, wanted: list[Artefact], recor
                 folder.write_chunk(number, **chunk)
             kind = chunk["samples"].dtype.type  # the same in all chunks
             members["samples"] = members["samples"]._replace(kind=kind)
-            accounts.append({k: v for k, v in chunk.items() if k not in ("samples", "index")})
+            accounts.append({k: v for k, v in chunk.items() if k not in PER_SAMPLE})
             first += len(chunk["index"])
             progress.reach(before(first), skipped=is_done)
     return {"chunks": len(accounts)} | summary(prepared.blocks, accounts)
@@ -258,7 +264,9 @@ def _draw(
     for artefact, states in watched:
         with failed.spare(artefact.phase):
             artefact.keep(prepared, folder, states)
-    return {"samples": samples, "index": index} | account
+    labels = prepared.labels(index)
+    known = {} if labels is None else {"labels": labels}
+    return {"samples": samples, "index": index} | known | account
 
 
 def _report(progress: Progress, before: int, done: int, note: str) -> None:

@@ -1,8 +1,9 @@
 """Batches of samples on their way from the prior, and what is kept of their states."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,18 @@ class States:
         """Keep z after `done` steps, if that is one of the stops."""
         if done in self.stops:
             self._found[done] = processes.gathered(z[: self.count])
+
+    def part(self, places: np.ndarray) -> "States":
+        """An empty collector of the same stops, for those samples of a batch at `places` [k]."""
+        count = int(np.sum(places < self.count))
+        return States(self.stops if count else (), count)
+
+    def take(self, part: "States", places: np.ndarray) -> None:
+        """What a part of the batch, with its samples at increasing `places`, has collected."""
+        for stop, found in part._found.items():
+            if stop not in self._found:
+                self._found[stop] = np.empty((self.count, *found.shape[1:]), found.dtype)
+            self._found[stop][places[: part.count]] = found
 
     def stacked(self) -> np.ndarray:
         """The states at all stops: [stops, count, *event]."""
@@ -169,6 +182,46 @@ class Batches:
             ) from error
         account = {name: values[: len(index)] for name, values in self.engine.account.items()}
         return samples[: len(index)], account | {"seconds": np.array(watch.seconds)}
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """Draws samples by their numbers, class by class; as `Batches` do otherwise.
+
+    Attributes:
+        parts: of the numbers of samples [k]: what draws those of a class, and where in [k] they
+            are, class after class.
+    """
+
+    parts: Callable[[np.ndarray], Iterable[tuple[Batches, np.ndarray]]]
+
+    def draw(
+        self, index: np.ndarray, states: Sequence[States], report: Callable[[int, str], None]
+    ) -> tuple[np.ndarray, Account]:
+        """Run one batch to its end, as `Batches.draw`."""
+        drawn, begun = {"seconds": np.zeros(())}, 0
+        for batches, places in self.parts(index):
+            for own in np.split(places, range(batches.size, len(places), batches.size)):
+                steps, share = batches.engine.steps.count, len(own) / len(index)
+                told = partial(_report_part, report, begun / len(index) * steps, share)
+                parts = [each.part(own) for each in states]
+                samples, account = batches.draw(index[own], parts, told)
+                for whole, part in zip(states, parts, strict=True):
+                    whole.take(part, own)
+                drawn["seconds"] += account.pop("seconds")
+                for name, values in {"samples": samples, **account}.items():
+                    if name not in drawn:
+                        drawn[name] = np.empty((len(index), *values.shape[1:]), values.dtype)
+                    drawn[name][own] = values
+                begun += len(own)
+        return drawn.pop("samples"), drawn
+
+
+def _report_part(
+    report: Callable[[int, str], None], before: float, share: float, done: int, note: str
+) -> None:
+    """So many steps of a share of a batch are done; before it the others did so many of it all."""
+    report(round(before + share * done), note)
 
 
 @eqx.filter_jit

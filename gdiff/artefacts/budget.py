@@ -19,8 +19,8 @@ class Budget(Artefact):
     is_shared = True
 
     def is_wanted(self, experiment: Experiment) -> bool:
-        """If the metrics ask for it."""
-        return experiment.metrics.has_budget
+        """If the metrics ask for it; it is about the data as a whole, not class by class."""
+        return experiment.metrics.has_budget and experiment.condition is None
 
     def names(self, experiment: Experiment) -> Sequence[str]:
         """Of its terms."""

@@ -1,5 +1,7 @@
 """The samples as a picture."""
 
+import numpy as np
+
 from gdiff import figures
 from gdiff.artefacts.base import Artefact, Sampled
 from gdiff.prepared import Experiment
@@ -23,5 +25,6 @@ class Picture(Artefact):
         count, dataset = run.prepared.experiment.picture_samples, run.prepared.dataset
         # Points of a scatter plot take no room.
         shown = run.samples[:count] if dataset.is_image else run.samples
-        run.folder.write_bytes(GRID, figures.picture(shown, dataset, count))
+        labels = run.prepared.labels(np.arange(len(shown)))
+        run.folder.write_bytes(GRID, figures.picture(shown, dataset, count, labels))
         return {}

@@ -9,7 +9,7 @@ from gdiff import figures
 from gdiff.artefacts.base import Artefact, Sampled
 from gdiff.metrics import SCORE_ERRORS, SCORE_VIOLATIONS
 from gdiff.metrics.chunks import evenly
-from gdiff.metrics.score_error import CURVE, affordable_queries, score_errors
+from gdiff.metrics.score_error import CURVE, ScoreErrors, affordable_queries, score_errors
 from gdiff.parallel import processes
 from gdiff.prepared import Experiment, Prepared
 from gdiff.progress import track
@@ -52,13 +52,19 @@ class ScoreError(Artefact):
     def make(self, run: Sampled) -> dict[str, float]:
         """Ask the denoiser on all devices, and compare in the first process."""
         prepared, folder = run.prepared, run.folder
-        queries, denoiser = self._queries(run), prepared.denoiser
-        with prepared.clock.phase(self.phase):
-            answers = queries.ask(denoiser, prepared.mesh)
+        queries, found = self._queries(run), []
+        # One part, or one a class.
+        for part, places in prepared.parts(np.arange(queries.z.shape[1])):
+            own, denoiser = queries._replace(z=queries.z[:, places]), part.denoiser
+            with prepared.clock.phase(self.phase):
+                answers = own.ask(denoiser, prepared.mesh)
+            if processes.is_first():
+                with processes.first_only(), prepared.clock.phase(self.phase):
+                    found.append(score_errors(part.dataset, own.z, own.sigma, answers))
         if not processes.is_first():
             return {}
         with processes.first_only(), prepared.clock.phase(self.phase):
-            errors = score_errors(prepared.dataset, queries.z, queries.sigma, answers)
+            errors = ScoreErrors.joined(found)
             curve = errors.curve()
             outputs.write_csv(folder.path / CURVE_FILE, CURVE, curve)
             with run.failed.spare(f"{self.phase}: {PLOT}"):

@@ -259,6 +259,8 @@ def bench(
             words = scores.overrides_by_score(names, others, lambda w: composer.experiment(w).score)
             found = {name: composer.experiment(each) for name, each in words.items()}
             benchmark, subject = scores, found
+    for each in subject.values() if isinstance(subject, dict) else (subject,):
+        each.require_whole("gdiff bench")
     harness.present(benchmark, subject, queries, repeats, output, as_json=as_json)
 
 

@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gdiff.config.sources import Sources
@@ -162,6 +162,11 @@ def _typed(key: str, value: Any, hint: Any, sources: Sources) -> Any:
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     if _is_part(hint):
         raise UserError(f"{key}={shown} is not one of the options of {key}")
+    parts = typing.get_args(hint)
+    if str in parts and any(typing.get_origin(part) is list for part in parts):
+        # OmegaConf knows no unions of lists and plain values: by what it is.
+        is_list = isinstance(value, ListConfig)
+        hint = next(p for p in parts if (typing.get_origin(p) is list) == is_list) | None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(value, int) and is_number and kind_of(hint) == "text":
         value = str(value)

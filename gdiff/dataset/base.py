@@ -46,6 +46,7 @@ class Dataset:
         centre, size: in the model's units, about where the points lie and how far they reach from
             there, if that is far from 0 or much less than 1.
         change: makes x of the values of a file, which are still in its place; `load` does that.
+        whole: the data set of which these are the rows of one class; None for a whole one.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Dataset:
     centre: float | np.ndarray = 0.0
     size: float = 1.0
     change: Change | None = None
+    whole: "Dataset | None" = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -107,6 +109,17 @@ class Dataset:
     def vectors(self, index: slice | np.ndarray) -> np.ndarray:
         """Points `index` as they are stored: [k, dim]."""
         return self.x[index].reshape(-1, self.dim)
+
+    def of_class(self, number: int) -> "Dataset":
+        """The rows of a class, at least one, as a data set that remembers the whole."""
+        index = np.flatnonzero(self.labels == number)
+        name = f"{self.name}, class {self.class_name(number)}"
+        x = chosen(self.x, index)
+        return replace(self, name=name, x=x, labels=self.labels[index], whole=self)
+
+    def class_name(self, number: int) -> str:
+        """What a class is called: its name, or its number where it has none."""
+        return self.class_names[number] if self.class_names else str(number)
 
     def fingerprint(self) -> str:
         """Hash of every point, the type, the shape and the affine map; computed once.
@@ -233,10 +246,26 @@ def usable(data: Dataset, index: np.ndarray | None = None) -> Dataset:
 
 def _rows_of(data: Dataset, classes: list[int | str]) -> np.ndarray:
     """Rows whose label is in `classes`, each of which must occur."""
-    asked = f"dataset.classes={classes}"
-    require(
-        data.labels is not None, f"{asked}: {data.name} has no labels; use dataset.classes=null"
-    )
+    wanted = class_numbers(data, "dataset.classes", classes)
+    return np.flatnonzero(np.isin(data.labels, np.array(wanted, data.labels.dtype)))
+
+
+def class_numbers(
+    data: Dataset, key: str, classes: Sequence[int | str], why: str = ""
+) -> list[int]:
+    """Numbers of the classes named, each of which must occur.
+
+    Args:
+        data: whose classes they are.
+        key: of the configuration, that names them.
+        classes: names, codes or numbers.
+        why: to be said where one does not occur.
+
+    Raises:
+        UserError: there are no labels, or no such class.
+    """
+    asked = f"{key}={classes}"
+    require(data.labels is not None, f"{asked}: {data.name} has no labels; use {key}=null")
     names, codes = list(data.class_names or ()), list(data.class_codes or ())
     there = dict.fromkeys(np.unique(data.labels).tolist())
 
@@ -260,8 +289,8 @@ def _rows_of(data: Dataset, classes: list[int | str]) -> np.ndarray:
     for c, number in zip(classes, wanted, strict=True):
         is_known = number in there or first <= number <= last
         require(is_known, f"{asked}: {data.name} has {known}")
-        require(number in there, f"{asked}: {data.name} has no points of class {c}")
-    return np.flatnonzero(np.isin(data.labels, np.array(wanted, data.labels.dtype)))
+        require(number in there, f"{asked}: {data.name} has no points of class {c}{why}")
+    return wanted
 
 
 def _as_stored(data: Dataset, index: np.ndarray | None) -> np.ndarray:

@@ -10,7 +10,7 @@ from gdiff.figures.budget import budget_figure
 from gdiff.figures.curve import score_error
 from gdiff.figures.encode import figure_png, png
 from gdiff.figures.horizon import horizon_figure
-from gdiff.figures.images import captioned, image_grid, paired_grid
+from gdiff.figures.images import captioned, class_grid, image_grid, paired_grid
 from gdiff.figures.points import (
     counts,
     histogram_figure,
@@ -40,13 +40,22 @@ def neighbours(samples: np.ndarray, nearest: np.ndarray) -> bytes:
     return png(captioned(paired_grid(samples, nearest), caption, least=450))
 
 
-def picture(samples: np.ndarray, dataset: Dataset, max_images: int = 64) -> bytes:
+def picture(
+    samples: np.ndarray,
+    dataset: Dataset,
+    max_images: int = 64,
+    labels: np.ndarray | None = None,
+) -> bytes:
     """The picture that suits the shape of a point, as PNG bytes.
 
     Images [h, w, c] give a grid; pairs a scatter plot over the data; single numbers two
     histograms; anything else a scatter plot in the data's first two principal components. Samples
-    are [n, *event], n ≥ 1; at most `max_images` of them are in a grid.
+    are [n, *event], n ≥ 1; at most `max_images` of them are in a grid, class by class if labels
+    [n] are given.
     """
+    if dataset.is_image and labels is not None:
+        names = [dataset.class_name(label) for label in labels[:max_images].tolist()]
+        return png(class_grid(samples[:max_images], names))
     if dataset.is_image:
         return png(image_grid(samples, max_images))
     place, labels = plane_of(dataset)

@@ -1,12 +1,18 @@
 """Images side by side."""
 
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont
+
 _GAP = 2  # pixels between images
 _APART = 12  # pixels between blocks of them
+_NAME = 17  # pixels that the name of a class takes
 _WHITE, _BORDER = 255, 200
 
 
@@ -24,6 +30,43 @@ def image_grid(samples: np.ndarray, max_images: int = 64, side: int = 576) -> np
     columns = min(n, math.ceil(math.sqrt(n * h / w)))
     rows = _in_rows(_magnified(samples, columns, side), columns)
     return _framed(rows.reshape(-1, *rows.shape[2:]))
+
+
+def class_grid(samples: np.ndarray, names: Sequence[str], side: int = 576) -> np.ndarray:
+    """Images [n, h, w, c] of the classes `names` [n], class by class: uint8 [H, W, 3].
+
+    A class has a row, or a block of rows if it has many images; where images are few, several
+    classes share a row. What of a name there is room for stands above.
+    """
+    n, h, w, _ = samples.shape
+    places = {name: [k for k in range(n) if names[k] == name] for name in dict.fromkeys(names)}
+    most, columns = max(map(len, places.values())), math.ceil(math.sqrt(n * h / w))
+    wide = min(most, columns)
+    across = min(len(places), max(1, round(columns / wide)))
+    images = _magnified(samples, across * wide, side)
+    blocks = [_block(images[own], name, -(-most // wide), wide) for name, own in places.items()]
+    blocks += [np.full_like(blocks[0], _WHITE)] * (-len(blocks) % across)
+    rows = [np.hstack(blocks[first : first + across]) for first in range(0, len(blocks), across)]
+    return np.vstack(rows)
+
+
+def _block(images: np.ndarray, name: str, rows: int, columns: int) -> np.ndarray:
+    """Images uint8 of one class below its name, with white to the right and below."""
+    found = _in_rows(images, columns)
+    grid = _framed(found.reshape(-1, *found.shape[2:]))
+    missing = (rows - len(found)) * found.shape[1]
+    padding = ((_NAME, missing + _APART // 2), (0, _APART // 2), (0, 0))
+    grid = np.pad(grid, padding, constant_values=_WHITE)
+    room, font = grid.shape[1] - _APART, _font(_NAME - 5)
+    fitting = (text for text in _shortened(name) if font.getlength(text) <= room)
+    return _written(grid, (_GAP, 0), next(fitting, ""), font)
+
+
+def _shortened(name: str) -> Iterator[str]:
+    """The name, and ever less of it."""
+    yield name
+    for end in range(len(name) - 1, 1, -1):
+        yield f"{name[:end].rstrip()}…"
 
 
 def paired_grid(upper: np.ndarray, lower: np.ndarray, side: int = 768) -> np.ndarray:
@@ -66,15 +109,28 @@ def _framed(grid: np.ndarray) -> np.ndarray:
 
 def captioned(grid: np.ndarray, caption: str, least: int = 110) -> np.ndarray:
     """The grid with a line of text above it, which needs at least so many pixels."""
-    import matplotlib
-    from PIL import Image, ImageDraw, ImageFont
-
-    font_file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     size = 16
-    canvas = Image.new("RGB", (max(grid.shape[1], least), grid.shape[0] + 2 * size), "white")
-    canvas.paste(Image.fromarray(grid), (0, 2 * size))
-    font = ImageFont.truetype(str(font_file), size)
-    ImageDraw.Draw(canvas).text((_GAP + 4, size // 2 - 2), caption, font=font, fill="#222222")
+    padding = ((2 * size, 0), (0, max(0, least - grid.shape[1])), (0, 0))
+    canvas = np.pad(grid, padding, constant_values=_WHITE)
+    return _written(canvas, (_GAP + 4, size // 2 - 2), caption, _font(size))
+
+
+def _font(size: int) -> "FreeTypeFont":
+    import matplotlib
+    from PIL import ImageFont
+
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(file), size)
+
+
+def _written(
+    image: np.ndarray, place: tuple[int, int], text: str, font: "FreeTypeFont"
+) -> np.ndarray:
+    """The image with a text whose upper left corner is at `place`, in pixels."""
+    from PIL import Image, ImageDraw
+
+    canvas = Image.fromarray(image)
+    ImageDraw.Draw(canvas).text(place, text, font=font, fill="#222222")
     return np.asarray(canvas)
 
 

@@ -1,5 +1,6 @@
 """How far a denoiser is from the exact posterior mean, and how the posterior concentrates."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +53,14 @@ class ScoreErrors(NamedTuple):
     subset_size: np.ndarray | None
     effective_sample_size: np.ndarray
     rows_99: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: "Sequence[ScoreErrors]") -> "ScoreErrors":
+        """Those of all queries, from parts at the same levels; what one lacks is left out."""
+        _, *columns = zip(*parts, strict=True)
+        has_all = (all(each is not None for each in column) for column in columns)
+        pairs = zip(columns, has_all, strict=True)
+        return cls(parts[0].sigma, *(np.hstack(each) if has else None for each, has in pairs))
 
     def metrics(self) -> dict[str, float]:
         """Numbers over all queries: name → finite number.

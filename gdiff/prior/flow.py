@@ -101,8 +101,10 @@ class Flow(PriorSpec):
         """
         data = Placed.of(data)
         dataset, mesh = data.dataset, data.mesh
+        # Of a class with one row the couplings stay what they are: the law is Gaussian.
+        is_one = len(dataset) == 1
         require(
-            len(dataset) >= 2,
+            not is_one or dataset.whole is not None,
             f"prior=flow needs at least 2 points, one of them to be held out, and {dataset.name} "
             "has one: use prior=gaussian",
         )
@@ -125,7 +127,7 @@ class Flow(PriorSpec):
                 best = _trained(law, self, dataset, found, sigma)
                 return np.asarray(ravel_pytree(eqx.filter(best, eqx.is_inexact_array))[0])
 
-        if flat.size:
+        if flat.size and not is_one:
             law = (dataset.fingerprint(), found.digest(), _fingerprint(mixture))
             key = cache.key("flow", _VERSION, *law, sigma, self)
             flat = jnp.asarray(cache.cached(key, train), flat.dtype)

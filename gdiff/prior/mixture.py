@@ -129,7 +129,8 @@ class MixtureSpec(PriorSpec):
         rows = np.random.default_rng(SEED).permutation(len(dataset))[:most]
         floor = _RELATIVE_FLOOR * float(found.eigenvalues[0]) + _FLOOR * dataset.size**2
         estimator = self.estimator(count, (most, rank), floor)
-        points = coordinates(dataset, found, np.sort(rows), rank)
+        # A class may have one row, of which scikit-learn wants two.
+        points = np.resize(coordinates(dataset, found, np.sort(rows), rank), (max(2, most), rank))
         # Products of small matrices crawl on many threads wherever another process wants a core.
         threads = threadpool_limits(1)
         with threads, track(f"{self.kind} of {dataset.name}", _PASSES, "passes") as progress:

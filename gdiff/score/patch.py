@@ -99,7 +99,7 @@ class PatchScan(eqx.Module):
     low: Float[Array, "h w c"]
     high: Float[Array, "h w c"]
     radius: int | None = eqx.field(static=True)
-    spread: float = eqx.field(static=True)
+    spread: Float[Array, ""]
     equivariant: bool = eqx.field(static=True)
 
     @classmethod
@@ -114,7 +114,7 @@ class PatchScan(eqx.Module):
             low=jnp.asarray(low.reshape(shape), dtype),
             high=jnp.asarray(high.reshape(shape), dtype),
             radius=radius,
-            spread=float(np.sqrt(variance)) / data.dataset.scale,
+            spread=jnp.asarray(np.sqrt(variance) / data.dataset.scale, dtype),
             equivariant=equivariant,
         )
 
@@ -131,7 +131,7 @@ class PatchScan(eqx.Module):
         if self.radius is not None:
             return jnp.full(sigma.shape, self.radius)
         whole = max(self.low.shape[:2]) - 1
-        steps = jnp.floor(sigma / max(self.spread, float(jnp.finfo(sigma.dtype).tiny)))
+        steps = jnp.floor(sigma / jnp.maximum(self.spread, jnp.finfo(sigma.dtype).tiny))
         return jnp.minimum(1 + steps, whole).astype(jnp.int32)
 
 

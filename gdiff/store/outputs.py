@@ -36,6 +36,8 @@ CONFIG, SAMPLES, METRICS = "config.yaml", "samples.npz", "metrics.json"
 RUN, LOG = "run.json", "gdiff.log"
 # What Hydra writes into the folder of a sweep before the first run.
 SWEEP = "multirun.yaml"
+# Arrays of samples.npz; labels where samples are of classes.
+PER_SAMPLE = ("samples", "index", "labels")
 _CHUNKS, _HYDRA = "chunks", ".hydra"
 # What a run leaves that is killed before its configuration is written.
 _BEFORE_A_RUN = {_HYDRA, LOG, LOCK, CONFIG + PARTIAL}
@@ -193,7 +195,10 @@ class RunFolder:
             return None
 
     def write_chunk(self, number: int, **arrays: np.ndarray) -> None:
-        """Save a finished chunk: at least `samples [k, *event]` and `index [k]`."""
+        """Save a finished chunk: at least `samples [k, *event]` and `index [k]`.
+
+        Of what else there is `labels [k]` alone come into samples.npz.
+        """
         if processes.is_first():
             with replacing(self._chunk_path(number)) as file:
                 np.savez(file, **arrays)
@@ -204,7 +209,9 @@ class RunFolder:
             return
         paths = [self._chunk_path(number) for number in range(count)]
         with replacing(self.path / SAMPLES) as file, zipfile.ZipFile(file, "w") as archive:
-            for name in ("samples", "index"):
+            with np.load(paths[0], allow_pickle=False) as first:
+                held = [name for name in PER_SAMPLE if name in first]
+            for name in held:
                 _join(archive, name, paths)
         self._drop_chunks()
 

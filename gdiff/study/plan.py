@@ -253,6 +253,7 @@ def main(experiment: Experiment, priors: Mapping[str, PriorSpec], tolerance: flo
         UserError: no setting meets the tolerance.
     """
     require(0 < tolerance < np.inf, f"tolerance={tolerance} must be positive and finite, in nats")
+    experiment.require_whole("gdiff plan")
     is_golden = isinstance(experiment.score, Golden)
     require(
         experiment.score.is_exact or is_golden,

@@ -87,7 +87,7 @@ class Masks(eqx.Module):
         places = np.empty(dataset.dim, np.int32)
         places[outputs.ravel()[::-1]] = np.arange(outputs.size, dtype=np.int32)[::-1]
         tables, shares, own = [], [], []
-        found = statistics(dataset)
+        found = statistics(dataset.whole or dataset)
         with track(f"local masks of {dataset.name}", len(levels), "levels") as progress:
             key = cache.key("local-mask", _VERSION, found.digest(), threshold)
             for sigma in levels:
