@@ -197,13 +197,18 @@ class Prepared:
         return found
 
     def _restricted(self, dataset: Dataset) -> "Prepared":
-        own = self.experiment
+        own, where = self.experiment, getattr(self.experiment.score, "rows", ANYWHERE)
         changes = {"condition": None, "batch_size": -(-self.batch_size // len({*self.classes}))}
         # Those on the host have a program for each data set; a class is small.
-        if getattr(own.score, "rows", ANYWHERE) != ANYWHERE and dataset.x.nbytes < _KEPT_BYTES:
-            changes["score"] = replace(own.score, rows=ANYWHERE)
+        if where != ANYWHERE and dataset.x.nbytes < _KEPT_BYTES:
+            changes["score"], where = replace(own.score, rows=ANYWHERE), ANYWHERE
+        # Classes of about the size of the largest share its programs, others with their like.
+        labels, n = self.dataset.labels, len(dataset)
+        most = max(int(np.sum(labels == label)) for label in {*self.classes.tolist()})
+        room = most if 2 * n > most else 1 << (n - 1).bit_length()
         found = Prepared(replace(own, **changes), self.clock, self.grid)
-        found.dataset, found.mesh, found.blocks = dataset, self.mesh, self.blocks
+        found.data, found.dataset = Placed(dataset, self.mesh, where, room), dataset
+        found.mesh, found.blocks = self.mesh, self.blocks
         if own.sampler.wants_guess:
             found.guess = self.guess
         return found

@@ -1,6 +1,7 @@
 """What is compiled in a sweep."""
 
 import jax
+import numpy as np
 import pytest
 
 from gdiff import config
@@ -29,6 +30,18 @@ def programs():
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield seen
     jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize("score", ["full", "patch_ls", "wiener"])
+def test_classes_share_programs(score, programs, tmp_path):
+    x = np.random.default_rng(0).standard_normal((37, 5, 5, 1), np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(37) % 4)
+    words = ["dataset=array", f"dataset.path={tmp_path}/data.npz", f"score={score}"]
+    with config.composer() as composer:
+        experiment = composer.experiment([*COMMON[:-1], *words, "condition=each"])
+    with RunFolder.create(tmp_path / "run", config.to_yaml(experiment)) as folder:
+        run(experiment, folder)
+    assert programs.count("_advance") == 1
 
 
 @pytest.mark.slow

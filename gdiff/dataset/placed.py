@@ -33,10 +33,18 @@ class Placed:
         mesh: the devices; by default all there are, each with its own copy of the rows.
         where: "device" has all rows in its memory, "host" sends them to it chunk by chunk at
             every pass, "auto" does that for a file that is too large.
+        room: rows on the devices are padded to so many, if given, so that data sets of which none
+            has more share programs.
     """
 
-    def __init__(self, dataset: Dataset, mesh: Mesh | None = None, where: str = AUTO) -> None:
-        self.dataset, self.where = dataset, where
+    def __init__(
+        self,
+        dataset: Dataset,
+        mesh: Mesh | None = None,
+        where: str = AUTO,
+        room: int | None = None,
+    ) -> None:
+        self.dataset, self.where, self._room = dataset, where, room
         self.mesh = make_mesh() if mesh is None else mesh
         self._rows: dict[np.dtype, Rows] = {}
         self._moved: dict[str, Placed] = {}
@@ -64,19 +72,21 @@ class Placed:
                 f"{data.name} holds values that {dtype} does not tell apart: use "
                 "dataset.scale=auto, or runtime.x64=true",
             )
+            is_padded = self._room is not None and not isinstance(self._stored, Streamed)
             rows = Rows(
                 stored=self._stored,
                 half_norms=None,
                 centre=None,
                 radius=None,
-                n=len(data),
+                n=max(self._room, len(data)) if is_padded else len(data),
                 event_shape=data.event_shape,
                 shift=data.shift,
                 scale=data.scale,
                 mesh=self.mesh,
+                held=jnp.int32(len(data)) if is_padded else None,
             )
             centre, norms = _summary(rows, data)
-            radius = _radius(norms, len(data)) / data.scale
+            radius = _radius(norms, rows.number) / data.scale
             _require_resolved(data, np.asarray(centre, np.float64), float(radius), dtype)
             rows = dataclasses.replace(rows, half_norms=norms, centre=centre, radius=radius)
             self._rows[dtype] = rows
@@ -91,7 +101,7 @@ class Placed:
 
     @cached_property
     def _stored(self) -> Array | Streamed:
-        return placed(self.dataset.x, self.mesh, self.where)
+        return placed(self.dataset.x, self.mesh, self.where, self._room or 0)
 
 
 def _require_resolved(
@@ -149,8 +159,8 @@ class _Extent(Fold):
     def finish(self, rows: Rows, state: tuple[Array, ...]) -> tuple[Array, ...]:
         low, high = jax.lax.pmin(state[0], DATA), jax.lax.pmax(state[1], DATA)
         total, squares = jax.lax.psum(state[2:], DATA)
-        mean, size = rows.centre + total / rows.n, rows.n * rows.dim
-        spread = jnp.sum(squares - total**2 / rows.n) / size
+        mean, size = rows.centre + total / rows.number, rows.number * rows.dim
+        spread = jnp.sum(squares - total**2 / rows.number) / size
         return low, high, spread + jnp.mean((mean - jnp.mean(mean)) ** 2)
 
 
@@ -183,12 +193,12 @@ def half_norms(rows: Rows) -> Float[Array, " n"]:
 @eqx.filter_jit
 def _centre(rows: Rows) -> Array:
     """Mean of the rows; rounded for integers, so that centred rows stay exact."""
-    mean = on_devices(rows.mesh, partial(fold, f=_Sum()), rows, gives=P()) / rows.n
+    mean = on_devices(rows.mesh, partial(fold, f=_Sum()), rows, gives=P()) / rows.number
     return jnp.round(mean) if jnp.issubdtype(rows.stored.dtype, jnp.integer) else mean
 
 
 @eqx.filter_jit
-def _radius(half_norms: Array, n: int) -> Array:
+def _radius(half_norms: Array, n: int | Array) -> Array:
     """The largest of the first n norms; those beyond are of padding."""
     is_row = jnp.arange(len(half_norms)) < n
     return jnp.sqrt(2 * jnp.max(half_norms, where=is_row, initial=0))

@@ -120,8 +120,10 @@ class Rows(eqx.Module):
         half_norms: [n_padded] ½‖row - centre‖².
         centre: [d] a point near the mean of the rows, whole numbers where the rows are.
         radius: [] largest distance of a row from the centre, in model coordinates.
-        n: how many rows there are on all devices, without padding.
+        n: how many rows there are on all devices, without padding; or the most there may be.
         event_shape: of a point, whose d numbers a row holds.
+        held: [] how many there are, where that may be less than n: so data sets of about one
+            size, such as classes, share programs. None where it is n.
     """
 
     stored: Array | Streamed = split()
@@ -133,6 +135,12 @@ class Rows(eqx.Module):
     shift: float = eqx.field(static=True)
     scale: float = eqx.field(static=True)
     mesh: Mesh = eqx.field(static=True)
+    held: Int[Array, ""] | None = None
+
+    @property
+    def number(self) -> int | Int[Array, ""]:
+        """How many rows there are on all devices, without any padding."""
+        return self.n if self.held is None else self.held
 
     @property
     def count(self) -> int:
@@ -152,7 +160,7 @@ class Rows(eqx.Module):
     @property
     def exists(self) -> Bool[Array, " n"]:
         """Which rows of this device are no padding; only inside of `on_devices`."""
-        return self.first + jnp.arange(self.count) < self.n
+        return self.first + jnp.arange(self.count) < self.number
 
     def local(self, index: Int[Array, "..."]) -> Array:
         """Rows of this device by their numbers there: [..., d] as stored; inside `on_devices`."""
@@ -268,7 +276,7 @@ def fold(rows: Rows, f: Fold, *queries: Any, size: int | None = None) -> Any:
             stored=part(rows.stored, start, size),
             half_norms=None if half is None else jax.lax.dynamic_slice_in_dim(half, start, size),
             start=start,
-            counts=(row >= i * size) & (first + row < rows.n),
+            counts=(row >= i * size) & (first + row < rows.number),
         )
         return f.step(rows, state, chunk, *queries)
 

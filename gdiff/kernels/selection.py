@@ -109,7 +109,7 @@ def uniform_subset(
     keys: Key[Array, " b"],
     k: Int[Array, " b"],
     rows: Int[Array, " n"],
-    total: int,
+    total: int | Int[Array, ""],
     axis_name: str | None = None,
 ) -> Bool[Array, "b n"]:
     """k rows per query, drawn uniformly without replacement.

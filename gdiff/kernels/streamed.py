@@ -37,16 +37,17 @@ _GATHERED_BYTES = 2**18
 _sources: "weakref.WeakSet[Source]" = weakref.WeakSet()
 
 
-def placed(x: np.ndarray, mesh: Mesh, where: str) -> "Array | Streamed":
+def placed(x: np.ndarray, mesh: Mesh, where: str, room: int = 0) -> "Array | Streamed":
     """Rows of x [n, …] on the devices, split over the mesh axis `data`, or left on the host.
 
     Args:
         x: as stored; may be a memory map, in any order.
         where: "device", "host", or "auto": on the host if x takes more than a third of the
             device's memory or, on CPU, is a memory map of more than a third of the machine's.
+        room: on the devices there are at least so many rows, with zeros beyond those of x.
     """
     is_far = where == HOST or (where == AUTO and not _fits(x, mesh))
-    return Streamed.of(x, mesh) if is_far else place_rows(x.reshape(len(x), -1), mesh)
+    return Streamed.of(x, mesh) if is_far else place_rows(x.reshape(len(x), -1), mesh, room)
 
 
 def rest() -> None:

@@ -75,14 +75,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
-def place_rows(x: np.ndarray, mesh: Mesh) -> jax.Array:
+def place_rows(x: np.ndarray, mesh: Mesh, room: int = 0) -> jax.Array:
     """Put rows [n, ...] on the mesh, split over its `data` axis.
 
-    The result has n rounded up to a multiple of that axis; the rows beyond n are zeros. Each
-    device reads only its own rows of `x`, which may be a memory map.
+    The result has n, or `room` if that is more, rounded up to a multiple of that axis; the rows
+    beyond n are zeros. Each device reads only its own rows of `x`, which may be a memory map.
     """
     shards = mesh.shape[DATA]
-    per_shard = -(-x.shape[0] // shards)
+    per_shard = -(-max(x.shape[0], room) // shards)
     shape = (shards * per_shard, *x.shape[1:])
 
     def shard(index: tuple[slice, ...]) -> np.ndarray:

@@ -45,8 +45,9 @@ class NoisedData(eqx.Module):
 
         def draw(key: Key[Array, ""]) -> tuple[Array, Array]:
             row, noise = jax.random.split(key)
-            shape = self.scan.rows.centre.shape
-            return jax.random.randint(row, (), 0, self.scan.rows.n), jax.random.normal(noise, shape)
+            rows = self.scan.rows
+            index = jax.random.randint(row, (), 0, rows.number)
+            return index, jax.random.normal(noise, rows.centre.shape)
 
         index, noise = jax.vmap(draw)(keys)
         z = self.scan.rows.take(index) + self.sigma * noise

@@ -285,7 +285,7 @@ def _posterior(rows: Rows, mean: Array, trace: Array, log_sum: Array, sigma: Arr
     return Posterior(
         mean=(mean + (rows.centre - rows.shift)) / rows.scale,
         trace_cov=trace / rows.scale**2,
-        log_density=log_sum - jnp.log(rows.n) - 0.5 * d * jnp.log(2 * jnp.pi * sigma**2),
+        log_density=log_sum - jnp.log(rows.number) - 0.5 * d * jnp.log(2 * jnp.pi * sigma**2),
     )
 
 

@@ -161,7 +161,7 @@ class GoldenSubset(eqx.Module):
 
     def candidate_size(self, sigma: Float[Array | np.ndarray, " b"]) -> Int[Array, " b"]:
         """Rows that the proxy keeps at each noise level or, with `presample`, that it sees."""
-        return _between(self.counts[1], self.rows.n, sigma)
+        return _between(self.counts[1], self.rows.number, sigma)
 
     def __call__(self, z: Points, sigma: Sigma) -> Posterior:
         """Posterior over the subset of every row of z."""
@@ -220,8 +220,16 @@ def _proxy(rows: Rows, event_shape: tuple[int, ...], sides: tuple[int, int]) -> 
 
     run = partial(fold, f=PerRow(of))
     pooled = on_devices(rows.mesh, run, rows, gives=P(None, DATA)).T
-    centre = jnp.zeros(pooled.shape[1], pooled.dtype)
-    proxy = Rows(pooled, None, centre, None, rows.n, pooled.shape[1:], 0.0, 1.0, rows.mesh)
+    proxy = replace(
+        rows,
+        stored=pooled,
+        half_norms=None,
+        centre=jnp.zeros(pooled.shape[1], pooled.dtype),
+        radius=None,
+        event_shape=pooled.shape[1:],
+        shift=0.0,
+        scale=1.0,
+    )
     return replace(proxy, half_norms=half_norms(proxy))
 
 
@@ -282,7 +290,7 @@ def _members(gold: GoldenSubset, z: Array, sigma: Array, affinities: Array) -> B
     if keys is not None:
         drawn = keys(z, sigma * rows.scale)
         numbers = rows.first + jnp.arange(rows.count)
-        mask = selection.uniform_subset(drawn, candidates, numbers, rows.n, DATA)
+        mask = selection.uniform_subset(drawn, candidates, numbers, rows.number, DATA)
         candidates = jnp.full_like(candidates, gold.counts[1])
     # Where the proxy is the data, the nearest of the nearest are the nearest.
     if proxy is not None:

@@ -57,7 +57,7 @@ def build(dataset: Dataset, full: ExactScan, ends: tuple[int, ...], tolerance: f
     )
     dtype = full.rows.centre.dtype
     pieces, offset = _pieces(flat, len(dataset), ends)
-    *coordinates, norms = (place_rows(piece, full.rows.mesh) for piece in pieces)
+    *coordinates, norms = (place_rows(piece, full.rows.mesh, full.rows.n) for piece in pieces)
     return GoldenScan(
         full=full,
         index=_index(_Known(full.rows, tuple(coordinates), norms)),

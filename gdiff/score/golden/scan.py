@@ -127,7 +127,7 @@ class GoldenScan(eqx.Module):
             log_density=None,
             error_bound=rounding,
             likely_bound=rounding,
-            subset_size=jnp.full(len(z), self.full.rows.n),
+            subset_size=jnp.full(len(z), self.full.rows.number),
         )
         return posterior, jnp.zeros(len(z), bool)
 
@@ -276,7 +276,7 @@ class GoldenScan(eqx.Module):
         share = tail_mass / mass
         # Of the weights less their mean: errors of all rows alike add up to what the Wiener
         # filter knows.
-        squares = jnp.maximum(tail.squares / mass**2 - share**2 / self.full.rows.n, 0)
+        squares = jnp.maximum(tail.squares / mass**2 - share**2 / self.full.rows.number, 0)
         # The mean square of the rows of the tail beyond the coarse scan, in units of σ².
         hidden = tail.beyond[:, work.ranked - 1] / tail_mass / query.variance
         noise = jnp.minimum(jnp.expm1(jnp.minimum(hidden, 50)) * squares, share)
