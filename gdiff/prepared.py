@@ -140,7 +140,7 @@ class Prepared:
     experiment: Experiment
     clock: Clock = field(default_factory=Clock)
     sigma: np.ndarray | None = None
-    _classes: dict[int, "Prepared"] = field(default_factory=dict, repr=False)
+    _classes: dict[int, "Prepared"] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def mesh(self) -> Mesh:

@@ -4,7 +4,7 @@ import numpy as np
 
 from gdiff import figures
 from gdiff.artefacts.base import Artefact, Sampled
-from gdiff.metrics.neighbours import nearest_two
+from gdiff.metrics.neighbours import nearest
 from gdiff.prepared import Experiment
 
 NEIGHBOURS = "neighbours.png"
@@ -27,6 +27,6 @@ class Neighbours(Artefact):
         shown = run.samples[: run.prepared.experiment.picture_samples]
         shown = shown[np.isfinite(shown).reshape(len(shown), -1).all(1)]
         if len(shown):
-            nearest = nearest_two(shown, dataset).index[:, 0]
-            run.folder.write_bytes(NEIGHBOURS, figures.neighbours(shown, dataset.rows(nearest)))
+            rows = dataset.rows(nearest(shown, dataset))
+            run.folder.write_bytes(NEIGHBOURS, figures.neighbours(shown, rows))
         return {}

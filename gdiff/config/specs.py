@@ -229,11 +229,14 @@ def fields_of(path: Path, sources: Sources) -> dict[str, Any]:
 
 
 def kind_of(hint: Any) -> str:
-    """What a field holds: "text", "names" for a list of numbers and names, or "" for all else."""
+    """What a field holds: "text", "names" for a list of numbers and names, or "" for all else.
+
+    A word in the place of the list makes no difference.
+    """
     kinds = {*(typing.get_args(hint) if isinstance(hint, UnionType) else (hint,))} - {type(None)}
     if kinds <= {str, Path}:
         return "text"
-    return "names" if kinds == {list[int | str]} else ""
+    return "names" if kinds - {str} == {list[int | str]} else ""
 
 
 def _is_required(f: dataclasses.Field) -> bool:

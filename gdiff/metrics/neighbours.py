@@ -86,6 +86,25 @@ def nearest_two(samples: np.ndarray, dataset: Dataset, chunk_rows: int | None = 
     return Neighbours(distance, index, float(max(_SAME_POINT * spread, _ULPS * ulp * away)))
 
 
+def nearest(samples: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Numbers [n] of the data points nearest to finite samples [n, *event], for pictures.
+
+    As `nearest_two` in a fraction of the time: candidates are proposed by products in float32.
+    """
+    centre = near_mean(dataset).astype(np.float32)
+    z = samples.reshape(len(samples), -1).astype(np.float32) - centre
+    count = min(_CANDIDATES, len(dataset))
+    value, index = np.full((len(z), count), np.inf, np.float32), np.full((len(z), count), -1)
+    for span in spans(len(dataset), rows_per_chunk(dataset.dim)):
+        y = flat_rows(dataset, span).astype(np.float32, copy=False) - centre
+        new = 0.5 * np.einsum("nd,nd->n", y, y) - z @ y.T
+        place = np.broadcast_to(np.arange(span.start, span.stop), new.shape)
+        new, place = np.hstack([value, new]), np.hstack([index, place])
+        best = np.argpartition(new, count - 1, axis=1)[:, :count]
+        value, index = np.take_along_axis(new, best, 1), np.take_along_axis(place, best, 1)
+    return _measured(samples.reshape(len(samples), -1), dataset, index)[1][:, 0]
+
+
 def nn_distance(neighbours: Neighbours) -> float:
     """Mean over samples of the Euclidean distance to the nearest data point."""
     return float(neighbours.distance[:, 0].mean())

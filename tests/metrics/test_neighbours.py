@@ -4,7 +4,13 @@ from sklearn.neighbors import NearestNeighbors
 
 from gdiff.dataset.base import Dataset
 from gdiff.metrics import neighbours
-from gdiff.metrics.neighbours import Neighbours, copy_fraction, nearest_two, nn_distance
+from gdiff.metrics.neighbours import (
+    Neighbours,
+    copy_fraction,
+    nearest,
+    nearest_two,
+    nn_distance,
+)
 
 
 def images(n, shape=(8, 8, 3), seed=0):
@@ -115,3 +121,14 @@ def test_the_order_of_data_and_samples_does_not_matter():
     forward, backward = nearest_two(samples, dataset), nearest_two(samples[::-1], shuffled)
     np.testing.assert_array_equal(forward.distance, backward.distance[::-1])
     np.testing.assert_array_equal(forward.index, 299 - backward.index[::-1])
+
+
+@pytest.mark.parametrize("far", [0.0, 1000.0])
+def test_a_quick_search_finds_the_nearest(far):
+    random = np.random.default_rng(0)
+    x = (far + random.standard_normal((20_000, 5))).astype(np.float32)
+    samples = np.concatenate([x[[3, 19_999]], far + random.standard_normal((20, 5))])
+    samples = samples.astype(np.float32)
+    expected = nearest_two(samples, Dataset("d", x)).index[:, 0]
+    np.testing.assert_array_equal(nearest(samples, Dataset("d", x)), expected)
+    assert nearest(samples, Dataset("d", x[:1])).tolist() == [0] * 22
