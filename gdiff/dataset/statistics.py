@@ -16,12 +16,14 @@ _VERSION = 1
 # Stored bytes of the rows that are taken at a time; in float64 they are up to eight times that.
 _BLOCK_BYTES = 4 * 2**20
 # Up to this many dimensions the whole covariance is decomposed.
-_WHOLE_DIM = 4096
+WHOLE_DIM = 4096
 # Beyond, this many directions unless asked otherwise.
 _DEFAULT_RANK = 512
 # Subspace iteration: passes over the data, and directions carried along for the sake of the last.
 _PASSES = 4
 _SPARE = 32
+# Rows of 8-bit numbers about a whole one whose products add up exactly in float32.
+_EXACT_ROWS = 2 ** (24 - 14)
 # Rows in whose principal directions those of all are sketched.
 _SOME = 4096
 
@@ -74,7 +76,7 @@ def statistics(dataset: Dataset, rank: int | None = None) -> Statistics:
             them, or for 512 if d > 4 096.
     """
     key = cache.key("statistics", _VERSION, dataset.fingerprint())
-    if dataset.dim <= _WHOLE_DIM:
+    if dataset.dim <= WHOLE_DIM:
         found = _unpacked(cache.cached(key, lambda: _packed(_whole(dataset))))
         return found if rank is None else found.truncated(rank)
     wanted = min(rank or _DEFAULT_RANK, len(dataset), dataset.dim)
@@ -84,7 +86,7 @@ def statistics(dataset: Dataset, rank: int | None = None) -> Statistics:
 def cost(dataset: Dataset) -> int:
     """Products of numbers that `statistics` takes, but for smaller terms."""
     n, d = len(dataset), dataset.dim
-    width = d if d <= _WHOLE_DIM else 2 * _PASSES * min(_DEFAULT_RANK + _SPARE, n, d)
+    width = d if d <= WHOLE_DIM else 2 * _PASSES * min(_DEFAULT_RANK + _SPARE, n, d)
     return n * d * width
 
 
@@ -132,6 +134,47 @@ def _whole(dataset: Dataset) -> Statistics:
         eigenvalues, eigenvectors = np.linalg.eigh(covariance)
     eigenvalues = np.maximum(eigenvalues[::-1], 0.0)
     return Statistics(_in_model(dataset, mean), eigenvalues, eigenvectors[:, ::-1], 0.0)
+
+
+def covariance(dataset: Dataset) -> np.ndarray:
+    """Covariance of all rows in model coordinates, divided by n: [d, d] float64, cached.
+
+    Products of 8-bit numbers are taken in float32, which holds their sums exactly.
+    """
+    n, d = len(dataset), dataset.dim
+
+    def build() -> np.ndarray:
+        is_bytes = dataset.x.dtype == np.uint8
+        mean, x = _mean(dataset), dataset.x.reshape(n, d)
+        centre, kind = (np.full(d, 128.0), np.float32) if is_bytes else (mean, np.float64)
+        total = np.zeros((d, d))
+        with track(f"covariance of {dataset.name}", n, "rows") as progress:
+            for start in range(0, n, _EXACT_ROWS):
+                rows = (x[start : start + _EXACT_ROWS] - centre).astype(kind)
+                total += rows.T @ rows
+                progress.advance(len(rows))
+        total /= n
+        total -= np.outer(mean - centre, mean - centre)
+        total /= dataset.scale**2
+        return total
+
+    return cache.cached(cache.key("covariance", _VERSION, dataset.fingerprint()), build)
+
+
+def centred(dataset: Dataset) -> np.ndarray:
+    """All rows less their mean, in model coordinates: [n, d] float32."""
+    out, mean, done = np.empty((len(dataset), dataset.dim), np.float32), _mean(dataset), 0
+    for rows in _rows(dataset):
+        out[done : done + len(rows)] = (rows - mean) / dataset.scale
+        done += len(rows)
+    return out
+
+
+def variances(dataset: Dataset) -> np.ndarray:
+    """Variance of every number in model coordinates: [d]."""
+    mean = _mean(dataset)
+    total = sum(np.sum((rows - mean) ** 2, axis=0) for rows in _rows(dataset))
+    return total / (len(dataset) * dataset.scale**2)
 
 
 def leading(

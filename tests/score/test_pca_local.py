@@ -1,3 +1,4 @@
+import dataclasses
 from functools import partial
 
 import equinox as eqx
@@ -9,13 +10,14 @@ import pytest
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
 from gdiff.dataset.placed import Placed
-from gdiff.dataset.statistics import statistics
 from gdiff.errors import UserError
 from gdiff.parallel.mesh import make_mesh
+from gdiff.score.local import filters as local_filters
 from gdiff.score.local import masks as local_masks
 from gdiff.score.local import scan as local_scan
 from gdiff.score.local import subset as local_subset
-from gdiff.score.local.masks import LANES, WORD, Masks, mask
+from gdiff.score.local.filters import filters
+from gdiff.score.local.masks import LANES, WORD, Masks, masks
 from gdiff.score.local.spec import PcaLocal
 
 from .exact import posterior
@@ -62,6 +64,12 @@ def dense_mask(dataset, sigma, threshold):
     diagonal = np.diag(wiener)
     size = np.abs(wiener) / np.where(diagonal < 1e-6, 1, diagonal)
     return size >= threshold * size.max()
+
+
+def mask(dataset, sigma, threshold):
+    """The mask as the score makes it: [d, d], inputs first."""
+    bits = masks(filters(dataset)(sigma), dataset.dim, threshold)
+    return np.unpackbits(bits, axis=1, count=dataset.dim).astype(bool).T
 
 
 def by_hand(dataset, z, sigma, looks):
@@ -162,10 +170,26 @@ def test_whole_masks_give_the_exact_posterior():
 
 def test_masks_are_those_of_the_definition():
     data = images(100, 5, 7, 2)
-    found = statistics(data)
     for sigma in SIGMAS:
         for threshold in (0.03, 0.5):
-            assert np.array_equal(mask(found, sigma, threshold), dense_mask(data, sigma, threshold))
+            assert np.array_equal(mask(data, sigma, threshold), dense_mask(data, sigma, threshold))
+
+
+@pytest.mark.parametrize("rows", [90, 300])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_wide_masks_need_no_directions(rows, kind, monkeypatch):
+    data = images(rows, 6, 10, 3)
+    data = dataclasses.replace(data, x=data.x.astype(kind))
+    monkeypatch.setattr(local_filters, "WHOLE_DIM", 10)
+    monkeypatch.setattr(local_masks, "_ROWS", 50)
+    for sigma in SIGMAS:
+        assert np.array_equal(mask(data, sigma, 0.03), dense_mask(data, sigma, 0.03))
+
+
+def test_masks_are_relative_to_the_largest_entry_of_all():
+    filter_ = np.array([[1.0, 0.5, 0.1], [0.5, 0.1, 0.01], [0.1, 0.01, 1.0]])
+    bits = masks(lambda index: filter_[index], 3, 0.09)
+    assert np.unpackbits(bits, axis=1, count=3).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
 
 
 @pytest.mark.parametrize("shape", [(7, 9, 3), (8, 8, 1), (37,), (1, 1, 1)], ids=str)
@@ -178,7 +202,7 @@ def test_tables_hold_the_masks(shape):
     outputs = np.asarray(tables.outputs).ravel()
     assert np.array_equal(outputs[tables.places], np.arange(data.dim))
     for level, sigma in enumerate((0.5, 5.0)):
-        dense = mask(statistics(data), sigma, 0.1)
+        dense = mask(data, sigma, 0.1)
         assert np.array_equal(tables.own[level], np.diag(dense))
         of_blocks = dense[:, np.asarray(tables.outputs)].mean(axis=2).T
         assert np.allclose(tables.shares[level], of_blocks)
@@ -328,7 +352,7 @@ def test_the_size_of_the_subset_is_measured_once(monkeypatch):
         raise AssertionError
 
     monkeypatch.setattr(local_subset, "_measure", fail)
-    monkeypatch.setattr(local_masks, "mask", fail)
+    monkeypatch.setattr(local_masks, "masks", fail)
     again = golden(data, sigmas=sigmas, min_rows=20, max_rows=900)(z, sigma)
     assert np.array_equal(first.mean, again.mean)
 

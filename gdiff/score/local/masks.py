@@ -5,6 +5,8 @@ look at almost the same inputs. So outputs are put together in *blocks*, and for
 tables list the inputs at which its outputs differ; inputs that they have in common are kept apart.
 """
 
+import functools
+import weakref
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from gdiff.dataset import Dataset
-from gdiff.dataset.statistics import Statistics, statistics
 from gdiff.progress import track
+from gdiff.score.local.filters import Rows, filters
 from gdiff.store import cache
 
 # Inputs that are listed together: enough for a product to be spread over the cores of a CPU.
@@ -31,23 +33,44 @@ _MOST_LEVELS = 32
 _DEFAULT_RANGE = (0.01, 100.0)
 # Diagonal of W below which the released code does not divide by it.
 _SMALLEST_DIAGONAL = 1e-6
+# Rows of the filter at a time.
+_ROWS = 512
 # Part of the key: to be raised when what is stored changes.
-_VERSION = 1
+_VERSION = 2
+# Masks that are in use.
+_known: weakref.WeakValueDictionary[tuple, "Masks"] = weakref.WeakValueDictionary()
 
 
-def mask(found: Statistics, sigma: float, threshold: float) -> np.ndarray:
-    """The mask at one noise level (Lukoianov et al., arXiv 2509.09672): [d, d] bool.
+def masks(rows: Rows, dim: int, threshold: float) -> np.ndarray:
+    """The masks at one noise level (Lukoianov et al., arXiv 2509.09672): bits [d, ⌈d / 8⌉].
 
-    With the Wiener filter W = U diag(λ / (λ + σ²)) Uᵀ of the data and M_nm = W_nm / W_mm, output
-    m is denoised from the inputs n with |M_nm| ≥ threshold · max |M|, the maximum being over the
-    whole matrix. Where W_mm < 1e-6, as it is for pixels that are almost constant, M_nm = W_nm, as
-    in the released code; such an output looks at nothing, and is denoised to its mean.
+    With the Wiener filter W of the data and M_mn = W_mn / W_mm, output m is denoised from the
+    inputs n with |M_mn| ≥ threshold · max |M|, the maximum being over the whole matrix. Where
+    W_mm < 1e-6, as it is for pixels that are almost constant, M_mn = W_mn, as in the released
+    code; such an output looks at nothing, and is denoised to its mean.
+
+    Args:
+        rows: of W.
+        dim: d.
+        threshold: between 0 and 1.
+
+    Returns:
+        For each output its inputs as packed bits.
     """
-    gain = found.eigenvalues / (found.eigenvalues + sigma**2)
-    wiener = (found.eigenvectors * gain) @ found.eigenvectors.T
-    diagonal = np.diag(wiener)
-    size = np.abs(wiener / np.where(diagonal < _SMALLEST_DIAGONAL, 1.0, diagonal))
-    return size >= threshold * size.max()
+    bits = np.empty((dim, -(-dim // 8)), np.uint8)
+    parts = [np.arange(i, min(i + _ROWS, dim)) for i in range(0, dim, _ROWS)]
+    largest, taken = 0.0, [-1.0] * len(parts)
+    # Again for those before the largest was met.
+    while min(taken) < largest or taken[-1] < 0:
+        for i, index in enumerate(parts):
+            if taken[i] == largest:
+                continue
+            size = rows(index)
+            diagonal = size[np.arange(len(index)), index]
+            size = np.abs(size / np.where(diagonal < _SMALLEST_DIAGONAL, 1.0, diagonal)[:, None])
+            taken[i] = largest = max(largest, size.max())
+            bits[index] = np.packbits(size >= threshold * largest, axis=1)
+    return bits
 
 
 class Masks(eqx.Module):
@@ -80,35 +103,48 @@ class Masks(eqx.Module):
 
     @classmethod
     def of(cls, dataset: Dataset, sigmas: Sequence[float], threshold: float) -> "Masks":
-        """Masks for up to 32 levels, or for 32 in geometric progression that cover more."""
+        """Masks for up to 32 levels, or for 32 in geometric progression that cover more.
+
+        Those of a class are those of the whole data set, and the same object.
+        """
+        dataset = dataset.whole or dataset
         dtype = np.dtype(jnp.result_type(float))
         levels = _levels(sigmas)
+        key = cache.key("local-mask", _VERSION, dataset.fingerprint(), threshold)
+        of_all = (key, dtype, *levels.tolist())
+        if (known := _known.get(of_all)) is None:
+            known = _known[of_all] = cls._made(dataset, levels, threshold, key, dtype)
+        return known
+
+    @classmethod
+    def _made(
+        cls, dataset: Dataset, levels: np.ndarray, threshold: float, key: str, dtype: np.dtype
+    ) -> "Masks":
         outputs = _outputs(dataset.event_shape)
         places = np.empty(dataset.dim, np.int32)
         places[outputs.ravel()[::-1]] = np.arange(outputs.size, dtype=np.int32)[::-1]
-        tables, shares, own = [], [], []
-        found = statistics(dataset.whole or dataset)
+        tables, filters_of = [], functools.cache(lambda: filters(dataset))
         with track(f"local masks of {dataset.name}", len(levels), "levels") as progress:
-            key = cache.key("local-mask", _VERSION, found.digest(), threshold)
-            for sigma in levels:
-                dense = _cached(f"{key} {sigma!r}", found, sigma, threshold)
-                own.append(np.diag(dense))
-                looks = dense[:, outputs]
-                tables.append(_Table.of(looks))
-                shares.append(looks.mean(axis=2).T)
+            for sigma in levels.tolist():
+                bits = cache.cached(
+                    f"{key} {sigma!r}",
+                    lambda sigma=sigma: masks(filters_of()(sigma), dataset.dim, threshold),
+                )
+                tables.append(_Table.of(bits, outputs))
                 progress.advance()
-        width = max(1, *(table.counts.max() for table in tables)) * LANES
+        width = max(table.inputs.shape[1] for table in tables)
+        tables = [table.padded(width) for table in tables]
         return cls(
             log_sigma=jnp.asarray(np.log(levels), dtype),
             outputs=jnp.asarray(outputs),
             places=jnp.asarray(places),
-            inputs=jnp.asarray(np.stack([table.inputs[:, :width] for table in tables])),
-            words=jnp.asarray(np.stack([table.words[:, :width] for table in tables])),
+            inputs=jnp.asarray(np.stack([table.inputs for table in tables])),
+            words=jnp.asarray(np.stack([table.words for table in tables])),
             counts=jnp.asarray(np.stack([table.counts for table in tables])),
             common=jnp.asarray(np.stack([table.common for table in tables])),
             has_common=jnp.asarray([bool(table.common.any()) for table in tables]),
-            shares=jnp.asarray(np.stack(shares), dtype),
-            own=jnp.asarray(np.stack(own)),
+            shares=jnp.asarray(np.stack([table.shares for table in tables]), dtype),
+            own=jnp.asarray(np.stack([table.own for table in tables])),
         )
 
     def nearest(self, sigma: Float[Array, " b"]) -> Int[Array, " b"]:
@@ -123,27 +159,49 @@ class _Table(NamedTuple):
     words: np.ndarray
     counts: np.ndarray
     common: np.ndarray
+    shares: np.ndarray
+    own: np.ndarray
 
     @classmethod
-    def of(cls, looks: np.ndarray) -> "_Table":
-        """From looks [d, blocks, m]: whether an output looks at an input."""
-        d, count, m = looks.shape
-        seen, common = looks.any(axis=2).T, looks.all(axis=2).T
+    def of(cls, bits: np.ndarray, outputs: np.ndarray) -> "_Table":
+        """From the bits [d, ⌈d / 8⌉] of all outputs, and which of them are a block."""
+        d, (count, m) = len(bits), outputs.shape
+
+        def looks(block: int) -> np.ndarray:
+            """[m, d] whether an output looks at an input."""
+            return np.unpackbits(bits[outputs[block]], axis=1, count=d)
+
+        shares = np.stack([looks(block).mean(axis=0) for block in range(count)])
+        seen, common = shares > 0, shares == 1
         mixed = seen & ~common
         # Common inputs cost another pass over them; where it does not pay, they are listed too.
         if m * LANES * (_counts(seen) - _counts(mixed)).sum() <= _PASS * d * count:
             mixed, common = seen, np.zeros_like(common)
-        inputs = np.argsort(~mixed, axis=1, kind="stable").astype(np.int16)
-        bits = looks.reshape(d, count, -1, WORD) << np.arange(WORD, dtype=np.uint32)
-        words = np.moveaxis(bits.sum(axis=3, dtype=np.uint32), 0, 1)
-        words = np.where(mixed[:, :, None], words, 0).astype(np.uint32)
-        words = np.take_along_axis(words, inputs[:, :, None].astype(int), axis=1)
-        padding = (0, -d % LANES)
+        counts = _counts(mixed)
+        width = min(d, max(1, counts.max()) * LANES)
+        inputs = np.argsort(~mixed, axis=1, kind="stable")[:, :width]
+        words = np.empty((count, width, m // WORD), np.uint32)
+        for block in range(count):
+            own = np.where(mixed[block], looks(block), 0)[:, inputs[block]].astype(np.uint32)
+            places = np.arange(WORD, dtype=np.uint32)[:, None]
+            words[block] = np.sum(own.reshape(-1, WORD, width) << places, axis=1).T
+        padding = (0, -width % LANES)
+        index = np.arange(d)
         return cls(
-            np.pad(inputs, ((0, 0), padding)),
+            np.pad(inputs.astype(np.int16 if d <= 2**15 else np.int32), ((0, 0), padding)),
             np.pad(words, ((0, 0), padding, (0, 0))),
-            _counts(mixed),
+            counts,
             common,
+            shares,
+            (bits[index, index // 8] >> (7 - index % 8) & 1).astype(bool),
+        )
+
+    def padded(self, width: int) -> "_Table":
+        """The same with lists of that many inputs."""
+        more = (0, width - self.inputs.shape[1])
+        return self._replace(
+            inputs=np.pad(self.inputs, ((0, 0), more)),
+            words=np.pad(self.words, ((0, 0), more, (0, 0))),
         )
 
 
@@ -158,12 +216,6 @@ def _levels(sigmas: Sequence[float]) -> np.ndarray:
         return given
     low, high = (given[0], given[-1]) if len(given) else _DEFAULT_RANGE
     return np.geomspace(low, high, _MOST_LEVELS)
-
-
-def _cached(key: str, found: Statistics, sigma: float, threshold: float) -> np.ndarray:
-    """The mask of one level, from the cache where it is in it."""
-    packed = cache.cached(key, lambda: np.packbits(mask(found, sigma, threshold), axis=1))
-    return np.unpackbits(packed, axis=1, count=len(found.mean)).astype(bool)
 
 
 def _outputs(event_shape: tuple[int, ...]) -> np.ndarray:

@@ -14,8 +14,6 @@ from gdiff.score.local.scan import LocalScan
 from gdiff.score.local.subset import LocalSubset
 
 SUBSETS = ("full", "golden")
-# Beyond, a data set's statistics are its leading directions alone.
-_MOST_DIMENSIONS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +60,9 @@ class PcaLocal(ScoreSpec):
         )
 
     def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> Denoiser:
-        """Load or build the masks, place the data, and for "golden" index them.
-
-        Raises:
-            UserError: the points have more than 4 096 coordinates.
-        """
+        """Load or build the masks, place the data, and for "golden" index them."""
         data = Placed.of(data, self.rows)
         dataset = data.dataset
-        require(
-            dataset.dim <= _MOST_DIMENSIONS,
-            f"score=pca_local takes points of at most {_MOST_DIMENSIONS} numbers, and those of "
-            f"{dataset.name} have {dataset.dim}: use smaller images, or score=patch_ls",
-        )
         threshold = self.threshold
         if threshold is None:
             threshold = 0.02 if dataset.is_image and dataset.event_shape[2] == 1 else 0.03

@@ -29,7 +29,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from gdiff.dataset import Dataset
-from gdiff.dataset.statistics import statistics
+from gdiff.dataset.statistics import statistics, variances
 from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.kernels.fold import Chunk, PerRow, Rows, denoised, fold, on_devices, split
 from gdiff.kernels.parts import in_parts
@@ -150,8 +150,7 @@ def _spread(dataset: Dataset, scan: LocalScan) -> np.ndarray:
     variance of y_n over σ². Where a share c of the outputs looks at n, c (1 - c) of it is theirs
     alone.
     """
-    found = statistics(dataset)
-    variance = np.sum(found.eigenvectors**2 * found.eigenvalues, axis=1)
+    variance = variances(dataset)
     shares = np.asarray(scan.masks.shares, np.float64)
     sigma = np.exp(np.asarray(scan.masks.log_sigma, np.float64))
     return np.mean((shares * (1 - shares)) @ variance, axis=1) / sigma**2
