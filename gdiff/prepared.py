@@ -280,6 +280,15 @@ class Prepared:
             return self.experiment.score.fit(self.data, levels)
 
     @cached_property
+    def of_all_rows(self) -> Denoiser | None:
+        """What the score approximates from few rows; None where that is the exact one."""
+        spec = self.experiment.score.of_all_rows
+        if spec is None:
+            return None
+        with self.clock.phase("fit score of all rows"):
+            return spec.fit(self.data, self.steps.levels)
+
+    @cached_property
     def exact(self) -> Denoiser:
         """The exact score's, on the same rows."""
         with self.clock.phase("fit exact score"):

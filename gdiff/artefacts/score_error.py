@@ -22,7 +22,10 @@ _LEVELS = 16
 
 
 class ScoreError(Artefact):
-    """Compares the denoiser with the exact one at states of the first samples."""
+    """Compares the denoiser with the exact one at states of the first samples.
+
+    Where the score is a subset's, and not of the posterior, with its own on all rows.
+    """
 
     phase = "score error"
     files = (CURVE_FILE, PLOT)
@@ -39,10 +42,12 @@ class ScoreError(Artefact):
 
     def states(self, prepared: Prepared) -> States:
         """As many as can be afforded, at up to 16 levels."""
-        levels = evenly(len(prepared.grid) - 1, _LEVELS)
-        affordable = affordable_queries(prepared.dataset, max(1, len(levels)))
+        score, dataset = prepared.experiment.score, prepared.dataset
+        affordable = affordable_queries(dataset, score.products(dataset.dim))
+        levels = evenly(len(prepared.grid) - 1, min(_LEVELS, affordable))
         asked = prepared.experiment.metrics.score_queries
-        return States(levels, min(asked, affordable, prepared.batch_size))
+        each = max(1, affordable // max(1, len(levels)))
+        return States(levels, min(asked, each, prepared.batch_size))
 
     def keep(self, prepared: Prepared, folder: RunFolder, states: States) -> None:
         """Write the queries."""
@@ -58,9 +63,11 @@ class ScoreError(Artefact):
             own, denoiser = queries._replace(z=queries.z[:, places]), part.denoiser
             with prepared.clock.phase(self.phase):
                 answers = own.ask(denoiser, prepared.mesh)
+                full = part.of_all_rows
+                wanted = None if full is None else own.ask(full, prepared.mesh).mean
             if processes.is_first():
                 with processes.first_only(), prepared.clock.phase(self.phase):
-                    found.append(score_errors(part.dataset, own.z, own.sigma, answers))
+                    found.append(score_errors(part.dataset, own.z, own.sigma, answers, wanted))
         if not processes.is_first():
             return {}
         with processes.first_only(), prepared.clock.phase(self.phase):

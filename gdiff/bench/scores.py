@@ -67,7 +67,8 @@ def measure_scores(
 ) -> dict[str, dict]:
     """Time the scores in turn at every level; they are all in memory at once.
 
-    Errors are those of the mean against the exact one in the working precision.
+    Errors are those of the mean against the exact one in the working precision, or against what the
+    score approximates, where that is another one and among the scores.
     """
     clock, exact = prepared.clock, np.asarray(points.ask(prepared.exact, prepared.mesh).mean)
     placed = Queries([jnp.asarray(z) for z in points.z], points.sigma.astype(points.z.dtype))
@@ -78,10 +79,16 @@ def measure_scores(
         with clock.phase(f"compile {name}"):
             programs[name] = compiled(denoiser, placed.z[0])
     rounds = by_level(programs, placed, repeats)
+    means = {
+        name: np.stack([np.asarray(each[name].result) for each in rounds]) for name in programs
+    }
     first, found = [each[next(iter(programs))].seconds for each in rounds], {}
     for name, experiment in experiments.items():
-        means = np.stack([np.asarray(each[name].result) for each in rounds])
-        errors = None if experiment.score.is_exact else relative_errors(means, exact).tolist()
+        of_all = experiment.score.of_all_rows
+        full = next((name for name, each in experiments.items() if each.score == of_all), None)
+        wanted = exact if full is None else means[full]
+        errors = relative_errors(means[name], wanted).tolist()
+        errors = None if experiment.score.is_exact else errors
         seconds = [each[name].seconds for each in rounds]
         numbers = numbers_of(seconds, first)
         fit_seconds = clock.seconds[f"fit {name}"]

@@ -26,9 +26,14 @@ _ROUNDING = 64  # units, see `score_errors`
 _PRODUCTS = 10**12  # of numbers, in one scan: about a minute on four CPU cores
 
 
-def affordable_queries(dataset: Dataset, levels: int) -> int:
-    """How many queries at each of so many levels the exact score answers in about a minute."""
-    return max(1, _PRODUCTS // (levels * len(dataset) * dataset.dim))
+def affordable_queries(dataset: Dataset, products: int) -> int:
+    """How many queries a scan of all rows answers in about a minute, 1 or more.
+
+    Args:
+        dataset: whose rows.
+        products: of numbers, for each row and query; the dimension, for the exact score.
+    """
+    return max(1, _PRODUCTS // (len(dataset) * products))
 
 
 class ScoreErrors(NamedTuple):
@@ -70,8 +75,9 @@ class ScoreErrors(NamedTuple):
           by more than rounding; left out where it gives none;
         - score_likely_bound_violations: the same for `likely_bound`.
 
-        A denoiser that is another one by design has a large error: that is how far from exact
-        it is.
+        D is the exact mean, or that of the score on all rows where the denoiser is a subset's of
+        another one. A denoiser that is another one by design has a large error: that is how far
+        from exact it is.
         """
         relative = self.error / self.norm
         found = {
@@ -112,9 +118,13 @@ class ScoreErrors(NamedTuple):
 
 
 def score_errors(
-    dataset: Dataset, z: np.ndarray, sigma: np.ndarray, answers: Posterior
+    dataset: Dataset,
+    z: np.ndarray,
+    sigma: np.ndarray,
+    answers: Posterior,
+    wanted: np.ndarray | None = None,
 ) -> ScoreErrors:
-    """Compare a denoiser with a full scan of the data in float64.
+    """Compare a denoiser with a full scan of the data in float64, or with another denoiser.
 
     A bound speaks of the method, and the arithmetic adds to the error: weights and their sum are
     rounded to the precision of the mean. In units of ε (‖D‖ + R), with ε = 2⁻²⁴ for float32 and R
@@ -127,15 +137,17 @@ def score_errors(
         z: [L, q, *event] queries, model coordinates.
         sigma: [L] their noise levels.
         answers: the denoiser's, with fields [L, q, ...].
+        wanted: [L, q, *event] means that it should have; None for the exact ones.
     """
     levels, q = z.shape[:2]
     exact = exact_posterior(dataset, z.reshape(levels * q, -1), np.repeat(sigma, q))
     mean = np.asarray(answers.mean).reshape(levels * q, -1)
-    norm = np.linalg.norm(exact.mean, axis=1)
+    truth = exact.mean if wanted is None else np.asarray(wanted).reshape(levels * q, -1)
+    norm = np.linalg.norm(truth, axis=1)
     rounding = _ROUNDING * np.finfo(mean.dtype).eps / 2 * (norm + exact.radius)
     found = ScoreErrors(
         sigma=np.asarray(sigma),
-        error=np.linalg.norm(mean - exact.mean, axis=1),
+        error=np.linalg.norm(mean - truth, axis=1),
         norm=np.where(norm > 0, norm, exact.radius or 1.0),
         rounding=rounding,
         error_bound=answers.error_bound,

@@ -23,6 +23,15 @@ class ScoreSpec(abc.ABC):
         """Whether the denoiser's moments are those of the data's posterior, to a tolerance."""
         return self.is_exact
 
+    @property
+    def of_all_rows(self) -> "ScoreSpec | None":
+        """The score that this one approximates from few rows; None for the exact one."""
+        return None
+
+    def products(self, dim: int) -> int:
+        """Products of numbers, about, that a query takes for each row of all rows."""
+        return dim
+
     @abc.abstractmethod
     def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> Denoiser:
         """Place what is needed of the data on the devices and return the denoiser.

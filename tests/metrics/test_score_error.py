@@ -6,6 +6,7 @@ from gdiff.denoiser import Posterior
 from gdiff.metrics import SCORE_ERRORS
 from gdiff.metrics.exact import exact_posterior
 from gdiff.metrics.score_error import CURVE, affordable_queries, score_errors
+from gdiff.score.local.spec import PcaLocal
 
 SIGMA = np.array([20.0, 1.0, 0.05])
 
@@ -117,7 +118,19 @@ def test_huge_data_get_few_queries_and_usual_ones_all():
     def of(n, *shape):
         return Dataset("d", np.broadcast_to(np.zeros(1, np.uint8), (n, *shape)))
 
-    assert affordable_queries(of(60_000, 28, 28, 1), 16) > 1000
-    assert affordable_queries(of(50_000, 32, 32, 3), 16) > 256
-    assert 1 <= affordable_queries(of(1_281_167, 64, 64, 3), 16) <= 8
-    assert affordable_queries(of(100_000_000, 256, 256, 3), 16) == 1
+    def levels_of_16(dataset):
+        return affordable_queries(dataset, dataset.dim) // 16
+
+    assert levels_of_16(of(60_000, 28, 28, 1)) > 1000
+    assert levels_of_16(of(50_000, 32, 32, 3)) > 256
+    assert 1 <= levels_of_16(of(1_281_167, 64, 64, 3)) <= 8
+    assert affordable_queries(of(100_000_000, 1024, 1024, 3), 3 * 2**20) == 1
+
+
+def test_a_subset_is_compared_with_its_own_score_on_all_rows(cloud, queries, truth):
+    wanted = off_by(truth.mean, 0.5)
+    found = score_errors(cloud, queries, SIGMA, Posterior(wanted), wanted).metrics()
+    assert max(found.values()) == 0
+    spec = PcaLocal(subset="golden", max_rows=500)
+    assert spec.of_all_rows == PcaLocal(max_rows=500)
+    assert spec.of_all_rows.of_all_rows is None

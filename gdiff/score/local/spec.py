@@ -1,7 +1,7 @@
 """PCA-local: every pixel from a posterior of its own, over pixels that the data relate to it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
@@ -58,6 +58,15 @@ class PcaLocal(ScoreSpec):
             f"min_rows={self.min_rows} and max_rows={self.max_rows} must satisfy "
             "1 <= min_rows <= max_rows",
         )
+
+    @property
+    def of_all_rows(self) -> "PcaLocal | None":
+        """The same masks on all rows."""
+        return None if self.subset == "full" else replace(self, subset="full")
+
+    def products(self, dim: int) -> int:
+        """Masks hold half of all inputs or less at most levels."""
+        return dim * max(1, dim // 4)
 
     def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> Denoiser:
         """Load or build the masks, place the data, and for "golden" index them."""
