@@ -449,10 +449,10 @@ def test_bad_settings_are_refused_in_one_line(options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_large_points_are_refused_in_one_line():
-    data = Dataset("large", np.zeros((3, 4097), np.float32))
-    with pytest.raises(UserError, match="at most 4096 numbers, and those of large have 4097"):
-        PcaLocal().fit(Placed(data, make_mesh("batch:1")))
+def test_points_too_large_for_memory_are_refused_in_one_line():
+    data = Dataset("large", np.broadcast_to(np.zeros(1, np.uint8), (3, 2000, 2000, 3)))
+    with pytest.raises(UserError, match=r"needs .* for the masks of points of 12000000 numbers"):
+        PcaLocal().fit(data, (1.0,))
 
 
 @pytest.mark.slow

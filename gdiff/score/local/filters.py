@@ -87,11 +87,15 @@ class _Covariance(NamedTuple):
         return rows
 
 
-def filters(dataset: Dataset) -> Callable[[float], Rows]:
-    """For a noise level the rows of W, after what is the same for all levels.
+def room(n: int, d: int) -> int:
+    """Bytes of memory that `filters` and one level take, for n points of d numbers."""
+    if d <= WHOLE_DIM:
+        return 24 * d * d
+    return 16 * d * d if n >= d else 8 * n * d + 24 * n * n
 
-    Memory: 8 d² bytes where d ≤ 4 096; else 16 d² or 8 n d + 16 n², whichever is less.
-    """
+
+def filters(dataset: Dataset) -> Callable[[float], Rows]:
+    """For a noise level the rows of W, after what is the same for all levels."""
     n, d = len(dataset), dataset.dim
     if d <= WHOLE_DIM:
         return _Directions(statistics(dataset)).at

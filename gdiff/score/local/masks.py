@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 from gdiff.dataset import Dataset
 from gdiff.progress import track
 from gdiff.score.local.filters import Rows, filters
+from gdiff.score.local.filters import room as filters_room
 from gdiff.store import cache
 
 # Inputs that are listed together: enough for a product to be spread over the cores of a CPU.
@@ -146,6 +147,11 @@ class Masks(eqx.Module):
             shares=jnp.asarray(np.stack([table.shares for table in tables]), dtype),
             own=jnp.asarray(np.stack([table.own for table in tables])),
         )
+
+    @staticmethod
+    def room(n: int, d: int, sigmas: Sequence[float]) -> int:
+        """Bytes of memory that the masks of n points of d numbers take, most of it to make them."""
+        return filters_room(n, d) + len(_levels(sigmas)) * d * d // 6
 
     def nearest(self, sigma: Float[Array, " b"]) -> Int[Array, " b"]:
         """The level nearest to each sigma, by the ratio of the two."""

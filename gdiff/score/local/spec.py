@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from gdiff import memory
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser
@@ -69,9 +70,20 @@ class PcaLocal(ScoreSpec):
         return dim * max(1, dim // 4)
 
     def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> Denoiser:
-        """Load or build the masks, place the data, and for "golden" index them."""
+        """Load or build the masks, place the data, and for "golden" index them.
+
+        Raises:
+            UserError: the masks take more memory than there is.
+        """
         data = Placed.of(data, self.rows)
         dataset = data.dataset
+        need, there = Masks.room(len(dataset), dataset.dim, sigmas), memory.of_host()
+        require(
+            need <= there,
+            f"score=pca_local needs {memory.in_words(need)} of memory for the masks of points of "
+            f"{dataset.dim} numbers, and there are {memory.in_words(there)}: use smaller images "
+            "(dataset.resolution=64), fewer points or levels, or score=patch_ls",
+        )
         threshold = self.threshold
         if threshold is None:
             threshold = 0.02 if dataset.is_image and dataset.event_shape[2] == 1 else 0.03
