@@ -170,13 +170,6 @@ def centred(dataset: Dataset) -> np.ndarray:
     return out
 
 
-def variances(dataset: Dataset) -> np.ndarray:
-    """Variance of every number in model coordinates: [d]."""
-    mean = _mean(dataset)
-    total = sum(np.sum((rows - mean) ** 2, axis=0) for rows in _rows(dataset))
-    return total / (len(dataset) * dataset.scale**2)
-
-
 def leading(
     dataset: Dataset, rank: int, passes: int = _PASSES, start: np.ndarray | None = None
 ) -> Statistics:

@@ -344,8 +344,9 @@ def test_the_size_of_the_subset_is_measured_once(monkeypatch):
     data = Digits().load()
     sigmas = (0.05, 0.5, 1.0, 2.0, 20.0)
     z, sigma = queries(data, sigmas)
-    first = golden(data, sigmas=sigmas, min_rows=20, max_rows=900)(z, sigma)
-    assert first.subset_size[0] == first.subset_size[4] == 20
+    options = {"sigmas": sigmas, "min_rows": 20, "max_rows": 900, "tolerance": 0.005}
+    first = golden(data, **options)(z, sigma)
+    assert first.subset_size[4] == 20
     assert 20 < max(first.subset_size) <= 900
 
     def fail(*_):
@@ -353,8 +354,20 @@ def test_the_size_of_the_subset_is_measured_once(monkeypatch):
 
     monkeypatch.setattr(local_subset, "_measure", fail)
     monkeypatch.setattr(local_masks, "masks", fail)
-    again = golden(data, sigmas=sigmas, min_rows=20, max_rows=900)(z, sigma)
+    again = golden(data, **options)(z, sigma)
     assert np.array_equal(first.mean, again.mean)
+
+
+@pytest.mark.parametrize("tolerance", [0.1, 0.03])
+def test_the_subset_is_as_large_as_the_tolerance_asks(tolerance):
+    data, sigmas = images(800, 9, 9, 3), (0.3, 1.0, 3.0, 10.0)
+    parts = [queries(data, sigmas, seed) for seed in range(6)]
+    z, sigma = (jnp.concatenate(x) for x in zip(*parts, strict=True))
+    got = golden(data, sigmas=sigmas, min_rows=8, tolerance=tolerance)(z, sigma).mean
+    exact = fit(data, sigmas=sigmas)(z, sigma).mean
+    error = jnp.linalg.norm((got - exact).reshape(len(z), -1), axis=1)
+    error /= jnp.linalg.norm(exact.reshape(len(z), -1), axis=1)
+    assert np.median(error.reshape(6, -1), axis=0).max() <= tolerance
 
 
 def test_other_levels_take_the_nearest_mask():
@@ -437,6 +450,8 @@ def test_rows_stay_as_they_are_stored():
         ({"threshold": float("nan")}, "threshold=nan"),
         ({"rows": "disk"}, "rows='disk' is not one of: auto, device, host"),
         ({"subset": "some"}, "subset='some' is not one of: full, golden"),
+        ({"tolerance": 0}, "tolerance=0 must be positive, and finite"),
+        ({"tolerance": float("inf")}, "tolerance=inf"),
         ({"min_rows": 0}, "min_rows=0"),
         ({"min_rows": 9, "max_rows": 8}, "max_rows=8"),
     ],

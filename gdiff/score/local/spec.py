@@ -1,5 +1,6 @@
 """PCA-local: every pixel from a posterior of its own, over pixels that the data relate to it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -35,15 +36,17 @@ class PcaLocal(ScoreSpec):
             around it, and all others by that posterior. The weights are local and the choice of
             rows is almost so: at low noise, where a pixel follows the best of all rows for it,
             some of those are missed, and the error falls slowly with the number of rows.
+        tolerance: relative change of the mean that "golden" allows from the rows that it does not
+            weigh by pixel. Their number is measured on noised data, once for each level.
         min_rows: fewest rows that "golden" weighs by pixel, for each 8 × 8 pixels.
-        max_rows: most such rows. In between their number is measured on noised data, once for
-            each level; it is largest where masks cover half of the image.
+        max_rows: most such rows, whatever the tolerance.
         rows: where all rows are kept, as in `Exact`.
     """
 
     threshold: float | None = None
     subset: str = "full"
-    min_rows: int = 192
+    tolerance: float = 0.1
+    min_rows: int = 64
     max_rows: int = 4096
     rows: str = AUTO
 
@@ -54,6 +57,10 @@ class PcaLocal(ScoreSpec):
         )
         require_one_of("subset", self.subset, SUBSETS)
         require_one_of("rows", self.rows, ROWS)
+        require(
+            0 < self.tolerance < math.inf,
+            f"tolerance={self.tolerance} must be positive, and finite",
+        )
         require(
             1 <= self.min_rows <= self.max_rows,
             f"min_rows={self.min_rows} and max_rows={self.max_rows} must satisfy "
@@ -91,4 +98,4 @@ class PcaLocal(ScoreSpec):
         scan = LocalScan.of(data, masks)
         if self.subset == "full":
             return scan
-        return LocalSubset.of(dataset, scan, self.min_rows, self.max_rows)
+        return LocalSubset.of(dataset, scan, self.min_rows, self.max_rows, self.tolerance)

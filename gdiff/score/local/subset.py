@@ -29,11 +29,12 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from gdiff.dataset import Dataset
-from gdiff.dataset.statistics import statistics, variances
+from gdiff.dataset.placed import Placed
+from gdiff.dataset.statistics import statistics
 from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.kernels.fold import Chunk, PerRow, Rows, denoised, fold, on_devices, split
 from gdiff.kernels.parts import in_parts
-from gdiff.parallel.mesh import BATCH, DATA, batch_sharding
+from gdiff.parallel.mesh import BATCH, DATA
 from gdiff.progress import track
 from gdiff.score.local.scan import LocalScan, Moments, Queries, moments, settled
 from gdiff.store import cache
@@ -46,14 +47,12 @@ _RANK = 256
 _PART = (64, 256)
 # Numbers in one array of coarse weights, 128 MiB in float32: larger batches go in parts.
 _LARGEST_ARRAY = 2**25
-# The size of the head is measured on this many noised rows for each level.
-_PILOTS = 8
-# The head holds all but this share of the coarse weights, times the standard deviation of logits
-# within a block: the less its outputs agree, the less it helps to complete the head. Where the
-# deviation is below 1, the coarse weights are good enough for all but the fewest rows. Fitted to
-# CIFAR-10, so that the error is at most about that of the nearest rows, N/20 to N/10 of them.
-_SHARE = 0.05
-_VERSION = 1
+# Noised rows for each level on which the size of the head is measured, those that are asked with
+# heads of several sizes, and rows among which the coarse posterior is compared with the local ones.
+_PILOTS, _ASKED, _COMPARED = 8, 2, 1024
+# Rows that are left out differ more from their coarse mean than all do: by that much, on images.
+_CAUTION = 2.0
+_VERSION = 4
 
 
 class LocalSubset(eqx.Module):
@@ -81,7 +80,9 @@ class LocalSubset(eqx.Module):
     sizes: tuple[int, ...] = eqx.field(static=True)
 
     @classmethod
-    def of(cls, dataset: Dataset, scan: LocalScan, min_rows: int, max_rows: int) -> "LocalSubset":
+    def of(
+        cls, dataset: Dataset, scan: LocalScan, min_rows: int, max_rows: int, tolerance: float
+    ) -> "LocalSubset":
         """Index the rows, and measure how many of them a head needs."""
         found = statistics(dataset, rank=min(_RANK, dataset.dim))
         dtype = scan.low.dtype
@@ -94,11 +95,10 @@ class LocalSubset(eqx.Module):
         local = cls(scan, mean, basis, *index, heads, (most,))
         if least == most:
             return local
-        spread = _spread(dataset, scan)
         masks = cache.digest(np.asarray(scan.masks.shares), np.asarray(scan.masks.log_sigma))
-        parts = (dataset.fingerprint(), found.digest(), masks, least, most)
+        parts = (dataset.fingerprint(), found.digest(), masks, least, most, tolerance)
         key = cache.key("local-heads", _VERSION, *parts)
-        rows = np.asarray(cache.cached(key, lambda: _measure(local, dataset, spread, least)))
+        rows = np.asarray(cache.cached(key, lambda: _measure(local, dataset, tolerance, least)))
         sizes = {least, *(min(most, 2 ** math.ceil(math.log2(count))) for count in rows.tolist())}
         return dataclasses.replace(local, heads=jnp.asarray(rows), sizes=tuple(sorted(sizes)))
 
@@ -143,41 +143,57 @@ def _index(scan: LocalScan, mean: Array, basis: Array) -> tuple[Array, Array, Ar
     return on_devices(scan.rows.mesh, run, (scan.rows, *weights), gives=gives)
 
 
-def _spread(dataset: Dataset, scan: LocalScan) -> np.ndarray:
-    """How much the logits of a row differ between the outputs of a block: their variance, [s].
+def _measure(local: LocalSubset, dataset: Dataset, tolerance: float, least: int) -> np.ndarray:
+    """Rows of a head, by level: [s] int32, multiples of the `least`.
 
-    By the noise in z, the term (z_n - y_n)² / 2σ² of a logit varies between rows by about the
-    variance of y_n over σ². Where a share c of the outputs looks at n, c (1 - c) of it is theirs
-    alone.
+    The part h of the coarse weights that a head holds leaves the error of the coarse means to the
+    rest, 1 - h. How large that error is, is measured on some of the rows. At low noise the head
+    holds all of it and may yet miss the best row for an output: there the answer changes as the
+    head grows, and it grows until that is little.
     """
-    variance = variances(dataset)
-    shares = np.asarray(scan.masks.shares, np.float64)
-    sigma = np.exp(np.asarray(scan.masks.log_sigma, np.float64))
-    return np.mean((shares * (1 - shares)) @ variance, axis=1) / sigma**2
-
-
-def _measure(local: LocalSubset, dataset: Dataset, spread: np.ndarray, least: int) -> np.ndarray:
-    """Rows of a head, by level: [s] int32, multiples of the `least`."""
     sigmas = np.exp(np.asarray(local.scan.masks.log_sigma, np.float64))
     heads = np.full(len(sigmas), least, np.int32)
-    mesh = local.scan.rows.mesh
-    each = mesh.shape[BATCH]
+    mesh, dtype, n, most = local.scan.rows.mesh, local.mean.dtype, len(dataset), local.sizes[-1]
+    rng = np.random.default_rng(0)
+    pilots, some = np.split(rng.permutation(n)[: _PILOTS + _COMPARED], [min(_PILOTS, n // 2)])
+    part = dataclasses.replace(dataset, x=dataset.x[np.sort(some)], labels=None)
+    scan = LocalScan.of(Placed(part, mesh), local.scan.masks)
+    ones = jnp.ones(len(sigmas), jnp.int32)
+    index = _index(scan, local.mean, local.basis)
+    rough = LocalSubset(scan, local.mean, local.basis, *index, ones, (1,))
+    own = jnp.asarray(pilots)
     with track(f"measuring heads on {dataset.name}", len(sigmas), "levels") as progress:
-        for level, (sigma, v) in enumerate(zip(sigmas, spread, strict=True)):
-            if 1 <= v < _SHARE**-2:
-                rng, counts = np.random.default_rng([0, level]), []
-                for _ in range(-(-_PILOTS // each)):
-                    own = rng.integers(0, len(dataset), each)
-                    z = dataset.rows(own).reshape(each, -1)
-                    z = (z + sigma * rng.standard_normal(z.shape)).astype(local.mean.dtype)
-                    z = jax.device_put(z, batch_sharding(mesh))
-                    level_of_z = jnp.full(each, sigma, z.dtype)
-                    share = 1 - _SHARE * math.sqrt(v)
-                    counts.append(_rows_for(local, z, level_of_z, jnp.asarray(own), share))
-                parts = max(1, round(float(np.mean(counts)) / least))
-                heads[level] = min(parts * least, local.sizes[-1])
+        for level, sigma in enumerate(sigmas):
+            z = dataset.rows(pilots).reshape(len(pilots), -1)
+            z = jnp.asarray(z + sigma * rng.standard_normal(z.shape), dtype)
+            of_z, size = jnp.full(len(z), sigma, dtype), least
+            error = float(_distance(rough(z, of_z).mean, scan(z, of_z).mean))
+            if error > (allowed := tolerance / _CAUTION):
+                count = float(_rows_for(local, z, of_z, own, 1 - allowed / error))
+                size = min(math.ceil(count / least) * least, most)
+            few = (z[:_ASKED], of_z[:_ASKED], own[:_ASKED])
+            mean = _with_heads(local, size, *few)
+            while size < most:
+                larger = _with_heads(local, min(2 * size, most), *few)
+                if float(_distance(mean, larger)) <= tolerance:
+                    break
+                size, mean = min(2 * size, most), larger
+            heads[level] = size
             progress.reach(level + 1)
     return heads
+
+
+@jax.jit
+def _distance(a: Float[Array, "b d"], b: Float[Array, "b d"]) -> Float[Array, ""]:
+    """Median of the relative distances."""
+    return jnp.median(jnp.linalg.norm(a - b, axis=1) / jnp.linalg.norm(b, axis=1))
+
+
+def _with_heads(local: LocalSubset, size: int, z: Array, sigma: Array, own: Array) -> Array:
+    """Means [b, d] by heads of one size, without the rows `own` [b]."""
+    heads = jnp.full_like(local.heads, size)
+    local = dataclasses.replace(local, heads=heads)
+    return on_devices(local.scan.rows.mesh, _denoise, local, z, sigma, own).mean
 
 
 @eqx.filter_jit
@@ -200,11 +216,16 @@ def _by_parts(local: LocalSubset, z: Array, sigma: Array) -> Posterior:
     return in_parts(partial(_denoise, local), size, z, sigma)
 
 
-def _denoise(local: LocalSubset, z: Array, sigma: Array) -> Posterior:
-    """Posteriors from the rows of all devices; z [b, d] in model coordinates."""
+def _denoise(
+    local: LocalSubset, z: Array, sigma: Array, own: Int[Array, " b"] | None = None
+) -> Posterior:
+    """Posteriors from the rows of all devices, but for `own`; z [b, d] in model coordinates."""
     masks = local.scan.masks
     queries = Queries.of(local.scan, z, sigma)
     logits = _coarse(local, z, sigma)
+    if own is not None:
+        index = local.scan.rows.first + jnp.arange(logits.shape[2])
+        logits = jnp.where(index == own[:, None, None], -jnp.inf, logits)
     best, rows, is_head = _choose(local, logits, queries.level)
     used = jnp.sum(is_head, axis=2)
     near, spread = settled(local.scan, queries, _weigh(local, queries, rows, used))
