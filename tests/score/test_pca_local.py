@@ -344,9 +344,9 @@ def test_the_size_of_the_subset_is_measured_once(monkeypatch):
     data = Digits().load()
     sigmas = (0.05, 0.5, 1.0, 2.0, 20.0)
     z, sigma = queries(data, sigmas)
-    options = {"sigmas": sigmas, "min_rows": 20, "max_rows": 900, "tolerance": 0.005}
+    options = {"sigmas": sigmas, "min_rows": 20, "max_rows": 900, "tolerance": 0.1}
     first = golden(data, **options)(z, sigma)
-    assert first.subset_size[4] == 20
+    assert first.subset_size[0] == 20
     assert 20 < max(first.subset_size) <= 900
 
     def fail(*_):
