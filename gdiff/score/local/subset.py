@@ -50,6 +50,8 @@ _LARGEST_ARRAY = 2**25
 # Noised rows for each level on which the size of the head is measured, those that are asked with
 # heads of several sizes, and rows among which the coarse posterior is compared with the local ones.
 _PILOTS, _ASKED, _COMPARED = 8, 2, 1024
+# Times the fewest rows of a head that need no choice.
+_FEW = 4
 # Rows that are left out differ more from their coarse mean than all do: by that much, on images.
 _CAUTION = 2.0
 _VERSION = 4
@@ -83,14 +85,15 @@ class LocalSubset(eqx.Module):
     def of(
         cls, dataset: Dataset, scan: LocalScan, min_rows: int, max_rows: int, tolerance: float
     ) -> "LocalSubset":
-        """Index the rows, and measure how many of them a head needs."""
-        found = statistics(dataset, rank=min(_RANK, dataset.dim))
+        """Index the rows, and measure how many of them a head needs: all, where these are few."""
+        found = statistics(dataset.whole or dataset, rank=min(_RANK, dataset.dim))
         dtype = scan.low.dtype
         mean, basis = jnp.asarray(found.mean, dtype), jnp.asarray(found.eigenvectors, dtype)
         with track(f"indexing {dataset.name}"):
             index = jax.block_until_ready(_index(scan, mean, basis))
-        n, levels = len(dataset), len(scan.masks.log_sigma)
-        least, most = min(min_rows, n), min(max_rows, n)
+        n, levels = scan.rows.n, len(scan.masks.log_sigma)
+        most = min(max_rows, n)
+        least = most if n <= _FEW * min_rows else min_rows
         heads = jnp.full(levels, least, jnp.int32)
         local = cls(scan, mean, basis, *index, heads, (most,))
         if least == most:
