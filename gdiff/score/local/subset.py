@@ -47,14 +47,14 @@ _RANK = 256
 _PART = (64, 256)
 # Numbers in one array of coarse weights, 128 MiB in float32: larger batches go in parts.
 _LARGEST_ARRAY = 2**25
-# Noised rows for each level on which the size of the head is measured, those that are asked with
-# heads of several sizes, and rows among which the coarse posterior is compared with the local ones.
+# Noised rows for each level on which the size of the head is measured, those of them that are
+# answered, and rows among which the coarse posterior is compared with the local ones.
 _PILOTS, _ASKED, _COMPARED = 8, 2, 1024
 # Times the fewest rows of a head that need no choice.
 _FEW = 4
 # Rows that are left out differ more from their coarse mean than all do: by that much, on images.
 _CAUTION = 2.0
-_VERSION = 4
+_VERSION = 5
 
 
 class LocalSubset(eqx.Module):
@@ -170,11 +170,11 @@ def _measure(local: LocalSubset, dataset: Dataset, tolerance: float, least: int)
             z = dataset.rows(pilots).reshape(len(pilots), -1)
             z = jnp.asarray(z + sigma * rng.standard_normal(z.shape), dtype)
             of_z, size = jnp.full(len(z), sigma, dtype), least
-            error = float(_distance(rough(z, of_z).mean, scan(z, of_z).mean))
+            few = (z[:_ASKED], of_z[:_ASKED], own[:_ASKED])
+            error = float(_distance(rough(*few[:2]).mean, scan(*few[:2]).mean))
             if error > (allowed := tolerance / _CAUTION):
                 count = float(_rows_for(local, z, of_z, own, 1 - allowed / error))
                 size = min(math.ceil(count / least) * least, most)
-            few = (z[:_ASKED], of_z[:_ASKED], own[:_ASKED])
             mean = _with_heads(local, size, *few)
             while size < most:
                 larger = _with_heads(local, min(2 * size, most), *few)
