@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gdiff.errors import Failures
+from gdiff.errors import Failures, UserError
 from gdiff.store.files import read_bytes
 from gdiff.store.outputs import METRICS, RUN, read_json
 
@@ -37,16 +37,21 @@ def sweep_rows(folder: Path) -> list[dict[str, object]]:
 
 
 def _row(run: Path, folder: Path) -> dict[str, object]:
-    overrides = _overrides(run / _OVERRIDES)
-    record = read_json(run / RUN)
-    is_complete, missing = record.get("status") == "complete", failures(run)
+    overrides, metrics = _overrides(run / _OVERRIDES), {}
+    try:
+        record = read_json(run / RUN)
+        is_complete = record.get("status") == "complete"
+        metrics = read_json(run / METRICS) if is_complete else {}
+    except UserError as error:  # one that is damaged does not cost the table
+        record, is_complete = {"error": str(error)}, False
+    missing = Failures.of(record).line()
     row: dict[str, object] = {
         "run": str(run.relative_to(folder)),
         "status": "complete" if is_complete and not missing else "failed",
     }
     words = (override.lstrip("+").partition("=") for override in overrides)
     row |= {key: re.sub(r"^'([^'\\]*)'$", r"\1", value) for key, _, value in words}
-    row |= read_json(run / METRICS) if is_complete else {"error": record.get("error", "")}
+    row |= metrics if is_complete else {"error": record.get("error", "")}
     return row | ({"error": missing} if is_complete and missing else {})
 
 

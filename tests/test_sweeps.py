@@ -117,6 +117,23 @@ def test_the_folder_of_a_sweep_starts_nothing_and_writes_nowhere_else(cut_off):
         assert "multirun.yaml is not the record of a sweep" in refused("-q", "--resume", "s")
 
 
+@pytest.mark.parametrize("name", ["run.json", "metrics.json"])
+def test_a_damaged_run_does_not_cost_the_others_of_a_sweep(cut_off, name):
+    damaged = Path("s/0", name)
+    damaged.write_text("[")
+    result = gdiff("sample", "-q", "--resume", "s")
+    assert result.code == 2
+    first, last = result.err.splitlines()
+    assert first.startswith("error: run 0: ")
+    assert f"{name} cannot be read" in first
+    assert last == "error: 1 of 3 runs failed: 0"
+    assert [row["status"] for row in table()] == ["failed", "complete", "complete"]
+    assert "cannot be read" in table()[0]["error"]
+    damaged.unlink()
+    assert gdiff("sample", "-q", "--resume", "s").code == 0
+    assert [row["status"] for row in table()] == ["complete"] * 3
+
+
 def test_a_run_with_other_settings_in_the_folder_of_a_sweep_is_left_alone(cut_off):
     config = Path("s/2/config.yaml")
     config.parent.mkdir(exist_ok=True)

@@ -268,10 +268,14 @@ def load_samples(path: Path, shape: Sequence[int] | None = None) -> np.ndarray:
 
 
 def write_failure(path: Path, message: str) -> None:
-    """Record in run.json that a run could not be done, and why."""
-    known = read_json(path / RUN) | {"status": "failed", "error": message}
+    """Record in run.json that a run could not be done, and why; a damaged one stays as it is."""
+    try:
+        known = read_json(path / RUN)
+    except (UserError, OSError) as error:
+        log.debug("no record of the failure: %s", error)
+        return
     with replacing(path / RUN) as file:
-        file.write(json.dumps(known, indent=2).encode())
+        file.write(json.dumps(known | {"status": "failed", "error": message}, indent=2).encode())
 
 
 def read_json(path: Path) -> dict:
