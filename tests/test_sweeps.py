@@ -148,6 +148,16 @@ def test_a_run_with_other_settings_in_the_folder_of_a_sweep_is_left_alone(cut_of
     assert json.loads((config.parent / "run.json").read_text()) == {"status": "running"}
 
 
+def test_a_sweep_with_a_complete_run_of_other_settings_has_failed(cut_off):
+    config = Path("s/0/config.yaml")
+    config.write_text(config.read_text().replace("num_samples: 4", "num_samples: 5"))
+    result = gdiff("sample", "-q", "--resume", "s")
+    assert result.code == 2
+    first, last = result.err.splitlines()
+    assert "s/0 holds a run with another num_samples" in first
+    assert last == "error: 1 of 3 runs failed: 0"
+
+
 @pytest.mark.parametrize(
     "subdir, message",
     [

@@ -56,7 +56,8 @@ def _multirun(
 
     with with_folder:
         try:
-            composer.multirun(partial(_job, sources, os.getpid(), quiet), overrides, folder)
+            do = partial(_job, sources, os.getpid(), quiet)
+            done = composer.multirun(do, overrides, folder)
         except Interrupted as error:
             error.folder = folder
             raise
@@ -68,8 +69,17 @@ def _multirun(
         report.show(report.sweep_table(rows))
     print(shown(folder / report.SWEEP))
     failed = [str(row["run"]) for row in rows if row["status"] == "failed"]
+    failed += [run for run in _refused(done, folder) if run not in failed]
     if failed:
         raise UserError(f"{len(failed)} of {len(rows)} runs failed: {', '.join(failed)}")
+
+
+def _refused(done: object, folder: Path) -> list[str]:
+    """Runs that ended with an error; the folder of one may hold another run that is complete."""
+    batches = done if isinstance(done, list) else ()  # of the basic sweeper
+    jobs = [job for batch in batches for job in batch if job.return_value != job.return_value]
+    places = (job.hydra_cfg.hydra.runtime.output_dir for job in jobs)
+    return [os.path.relpath(place, folder) for place in places]
 
 
 def _job(

@@ -231,12 +231,16 @@ class Composer:
         with self._explained(overrides):
             return self._hydra.run(_ROOT, partial(_task, job), full).return_value
 
-    def multirun(self, job: Job, overrides: Sequence[str], folder: Path) -> None:
-        """Hydra's own multirun in `folder`, with the launcher and sweeper chosen."""
+    def multirun(self, job: Job, overrides: Sequence[str], folder: Path) -> Any:
+        """Hydra's own multirun in `folder`, with the launcher and sweeper chosen.
+
+        Returns:
+            What the sweeper does: the basic one batches of Hydra's `JobReturn`.
+        """
         overrides = self._words(overrides)
         full = [*self._own, *overrides, f"hydra.sweep.dir={quoted(folder)}"]
         with self._explained(overrides):
-            self._hydra.multirun(_ROOT, partial(_task, job), full)
+            return self._hydra.multirun(_ROOT, partial(_task, job), full)
 
     def _words(self, overrides: Sequence[str]) -> list[str]:
         """Overrides in which paths and names are text, whatever they look like."""
