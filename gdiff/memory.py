@@ -32,6 +32,7 @@ _REMEDIES = {
     "metrics": "lower metrics.data_points or num_samples",
     "score error": "lower metrics.score_queries",
     "budget": "set metrics.budget=false",
+    "benchmark": "lower --queries or dataset.subset",
 }
 # How JAX says that memory ran out.
 _EXHAUSTED = re.compile("RESOURCE_EXHAUSTED|out of memory|allocat", re.IGNORECASE)

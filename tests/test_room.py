@@ -1,5 +1,7 @@
 """Sizes that are beyond memory: refused before anything begins, or told where it ran out."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from commands import gdiff
 from PIL import Image
 
 from gdiff import config, memory
+from gdiff.bench import harness
 from gdiff.clock import Clock
 from gdiff.dataset import synthetic
 from gdiff.dataset.digits import Digits
@@ -38,6 +41,21 @@ def test_a_size_beyond_memory_is_refused_with_its_key_and_bytes(tmp_path, monkey
     assert " needs " in result.err
     assert "iB of memory, and there are " in result.err
     assert "lower it" in result.err
+
+
+@pytest.mark.parametrize("words", [[], ["score=full,golden"], ["scale"]])
+def test_queries_of_a_benchmark_beyond_memory_are_refused(words):
+    result = gdiff("bench", *words, "dataset=two_points", "--queries", 10**12)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert result.err.startswith("error: --queries=1000000000000 needs ")
+
+
+def test_where_memory_runs_out_in_a_benchmark_queries_are_to_be_lowered():
+    def measure(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: Out of memory allocating 99 bytes")
+
+    with pytest.raises(UserError, match=r"memory ran out in benchmark.*: lower --queries or"):
+        harness.present(SimpleNamespace(measure=measure), None, 4, 1)
 
 
 def test_images_beyond_memory_and_disk_are_refused(tmp_path, monkeypatch):

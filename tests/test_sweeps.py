@@ -67,16 +67,6 @@ def test_a_signal_while_a_launcher_waits_says_how_to_continue(monkeypatch):
     assert result.err == "terminated; continue with: gdiff sample --resume s\n"
 
 
-def test_a_damaged_run_does_not_cost_the_others(cut_off):
-    Path("s/0/run.json").write_text("{")
-    result = gdiff("sample", "-q", "--resume", "s")
-    first, last = result.err.splitlines()
-    assert first.startswith("error: run 0: ")
-    assert "s/0/run.json cannot be read" in first
-    assert last == "error: 1 of 3 runs failed: 0"
-    assert [row["status"] for row in table()] == ["failed", "complete", "complete"]
-
-
 def test_a_sweep_that_was_cut_off_is_completed(cut_off, monkeypatch):
     first = Path("s/0/samples.npz")
     before = first.stat().st_mtime_ns
@@ -141,6 +131,23 @@ def test_the_folder_of_a_sweep_starts_nothing_and_writes_nowhere_else(cut_off):
     for damaged in ("", "[1]", "{", "hydra: {overrides: 5}", "\0"):
         record.write_text(damaged)
         assert "multirun.yaml is not the record of a sweep" in refused("-q", "--resume", "s")
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.json"])
+def test_a_damaged_run_does_not_cost_the_others_of_a_sweep(cut_off, name):
+    damaged = Path("s/0", name)
+    damaged.write_text("[")
+    result = gdiff("sample", "-q", "--resume", "s")
+    assert result.code == 2
+    first, last = result.err.splitlines()
+    assert first.startswith("error: run 0: ")
+    assert f"{name} cannot be read" in first
+    assert last == "error: 1 of 3 runs failed: 0"
+    assert [row["status"] for row in table()] == ["failed", "complete", "complete"]
+    assert "cannot be read" in table()[0]["error"]
+    damaged.unlink()
+    assert gdiff("sample", "-q", "--resume", "s").code == 0
+    assert [row["status"] for row in table()] == ["complete"] * 3
 
 
 def test_a_run_with_other_settings_in_the_folder_of_a_sweep_is_left_alone(cut_off):

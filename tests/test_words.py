@@ -48,6 +48,28 @@ def test_what_is_quoted_or_no_text_stays_what_it_is(monkeypatch):
     assert composed("dataset=array", "dataset.path=~/ä").dataset.path == Path.home() / "ä"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sample", "dataset=array", "dataset.path=~nobody-here/x.npy"),
+        ("sample", "dataset=folder", "dataset.path=~nobody-here"),
+        ("sample", "dataset=mnist", "dataset.data_dir=~nobody-here"),
+        ("schedule", "dataset=moons", "schedule=las", "schedule.loss_file=~nobody-here/x.csv"),
+        ("data", "list", "--data-dir", "~nobody-here"),
+    ],
+)
+def test_the_folder_of_a_user_who_is_not_there_is_one_that_is_not_there(
+    tmp_path, monkeypatch, words
+):
+    monkeypatch.chdir(tmp_path)
+    result = gdiff(*words)
+    assert result.code == 2
+    assert result.err.startswith("error: ")
+    assert "~nobody-here" in result.err
+    assert result.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_is_continued_where_its_data_are_by_any_name(tmp_path):
     text = config.to_yaml(composed("dataset=array", "dataset.path=x.npy"))
     (tmp_path / "config.yaml").write_text(text)

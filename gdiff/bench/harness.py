@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array
 from rich.table import Table
 
-from gdiff import report
+from gdiff import memory, report
 from gdiff.denoiser import Denoiser, Posterior
 from gdiff.prepared import Prepared
 from gdiff.progress import track
@@ -45,8 +45,12 @@ def present(
         experiment: what is measured, in the benchmark's own terms.
         queries: how many noisy points to ask about at a time.
         repeats: rounds of measurements.
+
+    Raises:
+        UserError: memory runs out.
     """
-    with contextlib.redirect_stdout(sys.stderr):  # some libraries print
+    # Some libraries print.
+    with contextlib.redirect_stdout(sys.stderr), memory.remedied("benchmark"):
         results = {"repeats": repeats} | benchmark.measure(experiment, queries, repeats)
     text = json.dumps(results, indent=2)
     if as_json:
@@ -62,6 +66,8 @@ def present(
 def problem_of(prepared: Prepared, queries: int) -> dict[str, Any]:
     """What all benchmarks say of the problem, for JSON."""
     dataset = prepared.dataset
+    # Queries and what a score says of them, at the least.
+    memory.require_room(8 * queries * dataset.dim, f"--queries={queries}")
     sizes = {"points": len(dataset), "dim": dataset.dim, "queries": queries}
     devices = [str(device) for device in prepared.mesh.devices.flat]
     return {"dataset": dataset.name, **sizes, "devices": devices}

@@ -85,6 +85,7 @@ def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
     mesh, clock = prepared.mesh, prepared.clock
     parts = mesh.shape[BATCH]
     require(queries % parts == 0, f"--queries {queries} must be a multiple of {parts} devices")
+    problem = problem_of(prepared, queries)
     dataset, levels, prior = prepared.dataset, prepared.grid[:-1], prepared.prior
     with clock.phase("prior"):
         keys = rng.sample_keys(experiment.seed, rng.Role.PRIOR, jnp.arange(queries))
@@ -112,7 +113,7 @@ def measure(experiment: Experiment, queries: int, repeats: int) -> dict:
         "compile_seconds": clock.seconds["compile golden"],
         "trajectory_seconds": clock.seconds["golden trajectory"],
     }
-    problem, own = problem_of(prepared, queries), queries // parts * dataset.dim
+    own = queries // parts * dataset.dim
     return {
         "machine": machine() | {"devices": problem.pop("devices")},
         **problem,

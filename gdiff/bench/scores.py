@@ -57,8 +57,9 @@ def measure(experiments: Mapping[str, Experiment], queries: int, repeats: int) -
     levels.
     """
     prepared = Prepared(next(iter(experiments.values())))
+    problem = problem_of(prepared, queries)
     points = exact_states(prepared, queries)
-    results = problem_of(prepared, queries) | {"sigma": points.sigma.tolist()}
+    results = problem | {"sigma": points.sigma.tolist()}
     return results | {"scores": measure_scores(experiments, prepared, points, repeats)}
 
 

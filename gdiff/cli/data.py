@@ -1,5 +1,6 @@
 """What lies on this machine: data sets, and what fits have left in the cache."""
 
+import os
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -20,7 +21,7 @@ def list_(
     from gdiff.dataset import prepare as data
     from gdiff.report import rows_table, show
 
-    if data_dir is not None and not data_dir.expanduser().is_dir():
+    if data_dir is not None and not Path(os.path.expanduser(data_dir)).is_dir():
         raise UserError(f"--data-dir {data_dir} is not a folder")
     show(rows_table(data.available(data_dir)))
 

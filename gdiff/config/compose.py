@@ -1,5 +1,6 @@
 """Hydra: overrides are composed to a configuration, runs and sweeps are started."""
 
+import os
 import re
 import typing
 import warnings
@@ -354,7 +355,8 @@ def _task_part(cfg: DictConfig) -> DictConfig:
 def _path_of(cfg: DictConfig, key: str) -> Path:
     """An absolute path among Hydra's own settings."""
     try:
-        path = Path(OmegaConf.select(cfg, key, throw_on_missing=True)).expanduser().absolute()
+        given = OmegaConf.select(cfg, key, throw_on_missing=True)
+        path = Path(os.path.expanduser(given)).absolute()
     except (OmegaConfBaseException, TypeError) as error:
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
     require("${" not in str(path), f"{key}: Hydra takes ${{ in {path} for a reference")

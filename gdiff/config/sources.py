@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ class Sources:
 
     def path(self, given: Path) -> Path:
         """A path of a configuration, absolute."""
-        return (self.base or self.folder) / given.expanduser()
+        return (self.base or self.folder) / os.path.expanduser(given)
 
     @classmethod
     def of(cls, plugins: Sequence[str] = ()) -> "Sources":

@@ -1,5 +1,6 @@
 """Arrays in NumPy's own files."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Array(DatasetSpec):
 
     def read(self) -> Dataset:
         """Points in their stored type."""
-        path = self.path.expanduser()
+        path = Path(os.path.expanduser(self.path))
         asked = f"dataset.path={self.path}"
         require(path.is_file(), f"{asked} is not a file: give a .npy or .npz file")
         try:

@@ -44,7 +44,7 @@ class Folder(DatasetSpec):
 
     def read(self) -> Dataset:
         """[n, height, width, 1 or 3] uint8, sorted by class and file name."""
-        root = self.path.expanduser()
+        root = Path(os.path.expanduser(self.path))
         try:
             files, labels, class_names, left_out = _list(root)
             mark = cache.signature(root, files)

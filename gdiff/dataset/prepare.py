@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import os
 import socket
 import sys
 import threading
@@ -112,7 +113,7 @@ def available(data_dir: Path | None = None) -> list[Row]:
     Args:
         data_dir: folder of prepared TFDS data sets; None for the default one.
     """
-    data_dir = data_dir.expanduser() if data_dir else default_data_dir()
+    data_dir = Path(os.path.expanduser(data_dir)) if data_dir else default_data_dir()
     return [_row(name, preset, data_dir) for name, preset in PRESETS.items()]
 
 
@@ -175,7 +176,7 @@ def prepare(name: str, data_dir: Path | None = None) -> Path:
         need = f"give it by {preset.key}" if preset.key else "use it as it is"
         raise UserError(f"{name} needs no preparation: {need}")
     name = preset.tfds if preset else name
-    data_dir = data_dir.expanduser() if data_dir else default_data_dir()
+    data_dir = Path(os.path.expanduser(data_dir)) if data_dir else default_data_dir()
     folder = prepared(name, data_dir)
     if folder is not None:
         found = file_formats(folder)
@@ -215,12 +216,12 @@ def prepare_synthetic(
     Raises:
         UserError: it cannot be written.
     """
-    data_dir = data_dir.expanduser() if data_dir else default_data_dir()
+    data_dir = Path(os.path.expanduser(data_dir)) if data_dir else default_data_dir()
     if output is None:
         output = data_dir / "synthetic" / f"{points}x{resolution}x{resolution}.npy"
     has_cifar = prepared("cifar10", data_dir) is not None
     source = Tfds(name="cifar10", data_dir=data_dir) if has_cifar else Digits()
-    return synthetic.write(source.load(), output.expanduser(), points, resolution)
+    return synthetic.write(source.load(), Path(os.path.expanduser(output)), points, resolution)
 
 
 def _row(name: str, preset: Preset, data_dir: Path) -> Row:

@@ -82,7 +82,7 @@ class Tfds(DatasetSpec):
 
     def _folder(self) -> Path:
         """The prepared folder, checked as far as its own description goes."""
-        data_dir = self.data_dir.expanduser() if self.data_dir else default_data_dir()
+        data_dir = Path(os.path.expanduser(self.data_dir)) if self.data_dir else default_data_dir()
         folder = prepared(self.name, data_dir)
         if folder is None:
             raise UserError(

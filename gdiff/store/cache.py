@@ -54,7 +54,9 @@ def signature(root: Path, files: Iterable[Path]) -> str:
     for file in files:
         stat = os.stat(file)
         name = str(file).removeprefix(str(root))
-        digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
+        # Archives bring times of modification with them; the system alone sets that of a change.
+        facts = (name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        digest.update(os.fsencode("".join(f"{fact}\0" for fact in facts)))
     return digest.hexdigest()
 
 
