@@ -34,9 +34,9 @@ PRECISIONS = ("highest", "high", "default")
 _LEADERS = 8
 # Relative error of D for which all that compete are weighed again, and what part of the bound on
 # rounding is met with.
-_CROWD_ERROR, _METWITH = 5e-6, 0.1
+_CROWD_ERROR, _METWITH = 1e-5, 0.2
 # The same for the trace of the covariance, in parts of it and of d σ².
-_SPREAD_ERROR = 1e-5
+_SPREAD_ERROR = 2e-5
 # Relative error of D that float32 logits may cause before they are recomputed.
 _LOGIT_ERROR = 2e-5
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -165,14 +165,15 @@ def _careful_scan(full: ExactScan, z: Array, sigma: Array) -> Posterior:
 
     rounding = rounding_of(z, rows)
     crowded = is_crowded(best.affinities, rounding, variance, rows.n)
-    # Where logits are right but for a part of one: by what they may do to the results.
-    share = rest_mass / mass
-    wrong = _METWITH * rounding / variance * share
-    few = wrong * jnp.sqrt(trace) > _CROWD_ERROR * rows.radius * rows.scale
-    few |= wrong > max(1e-3, 1e-6 * d)
+    # Where logits are right but for a part of one: by what they may do to the results through
+    # the rows that are no leaders.
+    share, wrong = rest_mass / mass, _METWITH * rounding / variance
+    away = jnp.sqrt(rest / jnp.maximum(rest_mass, jnp.finfo(mass.dtype).tiny))
+    few = wrong * share * away > _CROWD_ERROR * rows.radius * rows.scale
+    few |= wrong * share > max(1e-3, 1e-6 * d)
     crowded = jnp.where(rounding < variance, few, crowded)
-    # And by what is left of the spread of all others, a difference of large numbers.
-    lost = _METWITH * rounding > _SPREAD_ERROR * (trace + d * variance)
+    # And to the spread, where that of all others is a difference of large numbers.
+    lost = _METWITH * rounding + wrong * rest / mass > _SPREAD_ERROR * (trace + d * variance)
     crowded |= (share > _NEGLIGIBLE) & lost
     crowded = jax.lax.pmax(crowded.astype(jnp.int32), DATA) > 0
 

@@ -110,7 +110,7 @@ def test_truncation_keeps_the_total_variance_and_the_first_directions():
 def test_many_dimensions_are_decomposed_without_their_covariance(monkeypatch):
     data = Digits().load()
     exact = statistics(data, 12)
-    monkeypatch.setattr(module, "_WHOLE_DIM", 63)
+    monkeypatch.setattr(module, "WHOLE_DIM", 63)
     found = statistics(data, 12)
     assert np.allclose(found.mean, exact.mean)
     assert np.allclose(found.eigenvalues, exact.eigenvalues, rtol=1e-5)
