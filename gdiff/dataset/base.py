@@ -110,6 +110,10 @@ class Dataset:
         """Points `index` as they are stored: [k, dim]."""
         return self.x[index].reshape(-1, self.dim)
 
+    def part(self, index: np.ndarray) -> "Dataset":
+        """A copy of rows `index`, without labels, as a data set of its own."""
+        return replace(self, x=chosen(self.x, index), labels=None)
+
     def of_class(self, number: int) -> "Dataset":
         """The rows of a class, at least one, as a data set that remembers the whole."""
         index = np.flatnonzero(self.labels == number)

@@ -1,13 +1,12 @@
 """Mean and principal directions of a data set: computed once, then kept in the cache."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from gdiff.dataset import Dataset
-from gdiff.dataset.base import blocks, chosen
+from gdiff.dataset.base import blocks
 from gdiff.progress import track
 from gdiff.store import cache
 
@@ -101,7 +100,7 @@ def sketch(dataset: Dataset, products: int) -> Statistics:
 
     def build() -> np.ndarray:
         index = np.linspace(0, n - 1, min(n, _SOME)).astype(int)
-        part = replace(dataset, x=chosen(dataset.x, index), labels=None)
+        part = dataset.part(index)
         start = leading(part, min(rank, len(index))).eigenvectors
         return _packed(leading(dataset, start.shape[1], 1, start))
 
@@ -121,15 +120,9 @@ def _unpacked(packed: np.ndarray) -> Statistics:
 
 def _whole(dataset: Dataset) -> Statistics:
     """All directions, from the covariance in float64."""
-    d, n = dataset.dim, len(dataset)
     mean = _mean(dataset)
-    covariance = np.zeros((d, d))
-    with track(f"covariance of {dataset.name}", n, "rows") as progress:
-        for rows in _rows(dataset):
-            rows = rows - mean
-            covariance += rows.T @ rows
-            progress.advance(len(rows))
-    covariance /= n * dataset.scale**2
+    covariance = _products(dataset, mean, np.float64, _BLOCK_BYTES)
+    covariance /= len(dataset) * dataset.scale**2
     with track(f"principal directions of {dataset.name}"):
         eigenvalues, eigenvectors = np.linalg.eigh(covariance)
     eigenvalues = np.maximum(eigenvalues[::-1], 0.0)
@@ -145,20 +138,27 @@ def covariance(dataset: Dataset) -> np.ndarray:
 
     def build() -> np.ndarray:
         is_bytes = dataset.x.dtype == np.uint8
-        mean, x = _mean(dataset), dataset.x.reshape(n, d)
+        mean = _mean(dataset)
         centre, kind = (np.full(d, 128.0), np.float32) if is_bytes else (mean, np.float64)
-        total = np.zeros((d, d))
-        with track(f"covariance of {dataset.name}", n, "rows") as progress:
-            for start in range(0, n, _EXACT_ROWS):
-                rows = (x[start : start + _EXACT_ROWS] - centre).astype(kind)
-                total += rows.T @ rows
-                progress.advance(len(rows))
+        size = _EXACT_ROWS * d * dataset.x.dtype.itemsize
+        total = _products(dataset, centre, kind, size)
         total /= n
         total -= np.outer(mean - centre, mean - centre)
         total /= dataset.scale**2
         return total
 
     return cache.cached(cache.key("covariance", _VERSION, dataset.fingerprint()), build)
+
+
+def _products(dataset: Dataset, centre: np.ndarray, kind: type, size: int) -> np.ndarray:
+    """Σ y yᵀ of the stored rows y less the centre, in a type, of `size` bytes at a time: [d, d]."""
+    total = np.zeros((dataset.dim, dataset.dim))
+    with track(f"covariance of {dataset.name}", len(dataset), "rows") as progress:
+        for block in blocks(dataset.x, size):
+            rows = (dataset.vectors(block) - centre).astype(kind)
+            total += rows.T @ rows
+            progress.advance(len(rows))
+    return total
 
 
 def centred(dataset: Dataset) -> np.ndarray:

@@ -1,11 +1,11 @@
 """Principal components of the data: a small feature space without a trained network."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from gdiff.dataset.base import Dataset, chosen
+from gdiff.dataset.base import Dataset
 from gdiff.dataset.statistics import leading
 from gdiff.metrics.base import Metric
 from gdiff.metrics.chunks import flat_chunks, rows_per_chunk, spans
@@ -100,7 +100,7 @@ def fit_pca(dataset: Dataset, index: np.ndarray, count: int) -> PcaFeatures:
         count: features wanted; there are min(count, dim, n - 1).
     """
     n = len(index)
-    part = replace(dataset, x=chosen(dataset.x, index), labels=None)
+    part = dataset.part(index)
     found = leading(part, min(count, dataset.dim, n - 1), _PASSES)
     return PcaFeatures(
         mean=found.mean,

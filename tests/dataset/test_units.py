@@ -10,7 +10,7 @@ import pytest
 from gdiff.dataset.array import Array, from_array
 from gdiff.dataset.placed import Placed
 from gdiff.dataset.prepare import describe
-from gdiff.dataset.statistics import statistics
+from gdiff.dataset.statistics import covariance, statistics
 from gdiff.dataset.units import to_unit_range
 from gdiff.kernels.streamed import Source
 from gdiff.parallel.mesh import make_mesh
@@ -268,6 +268,20 @@ def test_statistics_do_not_depend_on_the_order_in_memory(tmp_path):
     np.save(tmp_path / "x.npy", np.asfortranarray(x))
     found = statistics(Array(path=tmp_path / "x.npy").load())
     assert np.allclose(found.mean, (x.reshape(300, -1) / 127.5 - 1).mean(0))
+
+
+def test_the_covariance_is_summed_in_blocks_in_any_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("gdiff.dataset.statistics._BLOCK_BYTES", 2**16)
+    x = RNG.integers(0, 256, (2**17, 8, 8, 1), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", np.asfortranarray(x))
+    data = Array(path=tmp_path / "x.npy").load()
+    _ = data.fingerprint()
+    tracemalloc.start()
+    found = covariance(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.allclose(found, np.cov(x.reshape(len(x), -1).T / 127.5, bias=True), atol=1e-12)
+    assert peak < x.nbytes / 2
 
 
 @pytest.mark.parametrize("n, d", [(2, 3), (4096, 2), (3000, 3), (3, 5000)])

@@ -1,7 +1,5 @@
 """The index of the golden scan: principal coordinates and norms of all rows, kept in the cache."""
 
-import dataclasses
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from gdiff.dataset import Dataset
-from gdiff.dataset.base import blocks, chosen
+from gdiff.dataset.base import blocks
 from gdiff.dataset.pages import release
 from gdiff.dataset.statistics import statistics
 from gdiff.kernels.fold import Rows, on_devices, split
@@ -79,7 +77,7 @@ def _some(dataset: Dataset) -> Dataset:
         return dataset
     rows = np.random.default_rng(0).choice(len(dataset), _ENOUGH, replace=False, shuffle=False)
     rows.sort()
-    return dataclasses.replace(dataset, x=chosen(dataset.x, rows), labels=None)
+    return dataset.part(rows)
 
 
 def _pieces(flat: np.ndarray, n: int, ends: tuple[int, ...]) -> tuple[list[np.ndarray], np.ndarray]:

@@ -159,7 +159,7 @@ def _measure(local: LocalSubset, dataset: Dataset, tolerance: float, least: int)
     mesh, dtype, n, most = local.scan.rows.mesh, local.mean.dtype, len(dataset), local.sizes[-1]
     rng = np.random.default_rng(0)
     pilots, some = np.split(rng.permutation(n)[: _PILOTS + _COMPARED], [min(_PILOTS, n // 2)])
-    part = dataclasses.replace(dataset, x=dataset.x[np.sort(some)], labels=None)
+    part = dataset.part(np.sort(some))
     scan = LocalScan.of(Placed(part, mesh), local.scan.masks)
     ones = jnp.ones(len(sigmas), jnp.int32)
     index = _index(scan, local.mean, local.basis)
