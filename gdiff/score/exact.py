@@ -175,11 +175,9 @@ def _careful_scan(full: ExactScan, z: Array, sigma: Array) -> Posterior:
     # And to the spread, where that of all others is a difference of large numbers.
     lost = _METWITH * rounding + wrong * rest / mass > _SPREAD_ERROR * (trace + d * variance)
     crowded |= (share > _NEGLIGIBLE) & lost
-    crowded = jax.lax.pmax(crowded.astype(jnp.int32), DATA) > 0
 
     def weighed() -> Posterior:
-        floor = peak - (window(rows.n) * variance + rounding)
-        floor = jnp.where(crowded, floor, jnp.inf)
+        floor = floor_of(crowded, peak, rounding, variance, rows.n)
         query = _Contest(
             exact_z, shares.nearest, heaviest(shares.weights, stored, DATA), floor, variance
         )
@@ -206,7 +204,7 @@ def is_crowded(
     n: int,
     nats: float = 1e-2,
 ) -> Bool[Array, " b"]:
-    """Whether the last leader may be a rounding error away from mattering.
+    """Whether the last leader may be a rounding error away from mattering, on any device.
 
     Args:
         affinities: of the leaders, best first, in working precision; variance: [b]; both as stored.
@@ -217,12 +215,24 @@ def is_crowded(
     """
     behind = affinities[:, 0] - affinities[:, -1]
     is_full = jnp.isfinite(affinities[:, -1])
-    return is_full & (behind < window(n) * variance + rounding) & (rounding > nats * variance)
+    crowded = is_full & (behind < _reach(rounding, variance, n)) & (rounding > nats * variance)
+    return jax.lax.pmax(crowded.astype(jnp.int32), DATA) > 0
 
 
-def window(n: int) -> float:
-    """Nats behind the best row beyond which all of n rows together weigh nothing."""
-    return float(np.log(n) - np.log(_NEGLIGIBLE))
+def floor_of(
+    crowded: Bool[Array, " b"],
+    peak: Float[Array, " b"],
+    rounding: Float[Array, " b"],
+    variance: Float[Array, " b"],
+    n: int,
+) -> Float[Array, " b"]:
+    """The affinity from which one of n rows competes with that of the peak, where it is crowded."""
+    return jnp.where(crowded, peak - _reach(rounding, variance, n), jnp.inf)
+
+
+def _reach(rounding: Array, variance: Array, n: int) -> Array:
+    """How far behind the best affinity all of n rows together weigh nothing, as stored."""
+    return float(np.log(n) - np.log(_NEGLIGIBLE)) * variance + rounding
 
 
 class _Contest(NamedTuple):

@@ -27,7 +27,7 @@ from gdiff.kernels.fold import Chunk, Fold, PerRow, Rows, denoised, fold, on_dev
 from gdiff.kernels.parts import in_parts
 from gdiff.parallel.mesh import DATA
 from gdiff.score.base import ScoreSpec
-from gdiff.score.exact import is_crowded, rounding_of, window
+from gdiff.score.exact import floor_of, is_crowded, rounding_of
 
 ESTIMATORS = ("ss", "wss")
 # Sides of an automatic proxy.
@@ -338,9 +338,8 @@ def _refined(
 
     rounding = rounding_of(centred, rows)
     crowded = is_crowded(best, rounding, variance, rows.n, nats=1e-3)
-    crowded = jax.lax.pmax(crowded.astype(jnp.int32), DATA) > 0
     origin = heaviest(jnp.where(used, -excess, -jnp.inf), top, DATA)
-    floor = jnp.where(crowded, peak - (window(rows.n) * variance + rounding), jnp.inf)
+    floor = floor_of(crowded, peak, rounding, variance, rows.n)
 
     def of(rows: Rows, chunk: Chunk, affinities: Array) -> Array:
         own = jax.lax.dynamic_slice_in_dim(affinities, chunk.start, len(chunk.counts), axis=1)

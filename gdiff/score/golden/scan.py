@@ -249,8 +249,7 @@ class GoldenScan(eqx.Module):
         at = (jnp.arange(b)[:, None], place)
         weights = weights.at[at].set(shares.weights * together[:, None])
         rounding = rounding_of(z, self.full.rows)
-        crowded = is_crowded(best, rounding, variance, self.full.rows.n)
-        return weights, jax.lax.pmax(crowded.astype(jnp.int32), DATA) > 0
+        return weights, is_crowded(best, rounding, variance, self.full.rows.n)
 
     def tail(self, query: Query, coarse: Float[Array, "n b"], averaged: int) -> Tail:
         """Sums over all rows whose coarse affinities are finite."""
