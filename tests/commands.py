@@ -6,6 +6,8 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from gdiff.cli import app
@@ -50,6 +52,13 @@ def gdiff(*words: object) -> Result:
             logging._handlerList[:] = known
             root.setLevel(level)
     return Result(code, out.getvalue(), err.getvalue())
+
+
+def sampled(job: Sequence[str], folder: Path | str, *words: str) -> Path:
+    """The folder of a run of `gdiff sample` that came to its end."""
+    result = gdiff("sample", "-q", *job, *words, f"hydra.run.dir={folder}")
+    assert result.code == 0, result.err
+    return Path(folder)
 
 
 def start(*words: object, devices: int | None = None, **options) -> subprocess.Popen:

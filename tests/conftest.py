@@ -59,6 +59,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture
+def in_empty_folder(tmp_path, monkeypatch):
+    """The current folder is an empty one, so that runs go there."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """No progress is shown, however long it takes."""
+    monkeypatch.setattr("gdiff.progress._SHOW_AFTER_SECONDS", 3600.0)
+
+
+@pytest.fixture
 def undrawn(monkeypatch):
     """Plots are made but not drawn, which takes as long as all else of a small run."""
     blank = np.zeros((1, 1, 3), np.uint8)

@@ -1,11 +1,12 @@
 """Runs whose grid follows the data, and their account in nats."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import gdiff
+from commands import gdiff, sampled
 
 from gdiff.budget.terms import METRICS
 from gdiff.trajectory import Batches
@@ -16,16 +17,10 @@ JOB = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gdiff.progress._SHOW_AFTER_SECONDS", 3600.0)
+pytestmark = pytest.mark.usefixtures("in_empty_folder", "silent")
 
 
-def sample(folder, *words):
-    result = gdiff("sample", "-q", *JOB, *words, f"hydra.run.dir={folder}")
-    assert result.code == 0, result.err
-    return Path(folder)
+sample = partial(sampled, JOB)
 
 
 def read(folder, name="run.json"):

@@ -18,9 +18,7 @@ from gdiff.prepared import Prepared
 SMALL = ("dataset=two_points", "schedule=ddpm", "schedule.steps=3", "runtime.mesh=data:2/batch:2")
 
 
-@pytest.fixture(autouse=True)
-def _silent(monkeypatch):
-    monkeypatch.setattr("gdiff.progress._SHOW_AFTER_SECONDS", 3600.0)
+pytestmark = pytest.mark.usefixtures("silent")
 
 
 def refused(*words):

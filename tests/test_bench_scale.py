@@ -21,9 +21,7 @@ from gdiff.trajectory import Queries
 QUERIES, LEVELS = 8, 2
 
 
-@pytest.fixture(autouse=True)
-def _silent(monkeypatch):
-    monkeypatch.setattr("gdiff.progress._SHOW_AFTER_SECONDS", 3600.0)
+pytestmark = pytest.mark.usefixtures("silent")
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,7 @@ from gdiff.cli import app
 from gdiff.metrics import DISTANCES
 from gdiff.prepared import ACCOUNT
 
-
-@pytest.fixture(autouse=True)
-def _in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gdiff.progress._SHOW_AFTER_SECONDS", 3600.0)
+pytestmark = pytest.mark.usefixtures("in_empty_folder", "silent")
 
 
 def contents():

@@ -16,9 +16,7 @@ from gdiff.errors import UserError
 LONG = "x" * 300
 
 
-@pytest.fixture(autouse=True)
-def _in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
 def refused(*words):

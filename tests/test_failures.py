@@ -19,13 +19,7 @@ JOB = ("dataset=two_points", "num_samples=5", "schedule.steps=3", "runtime.mesh=
 PLAIN = (*JOB, "metrics.budget=false")
 IMAGES = ("dataset=digits", "dataset.subset=20", *PLAIN[1:])
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
-
-@pytest.fixture(autouse=True)
-def _in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gdiff.progress._SHOW_AFTER_SECONDS", 3600.0)
+pytestmark = pytest.mark.usefixtures("in_empty_folder", "silent", "undrawn")
 
 
 def fail(*_, **__):

@@ -27,10 +27,7 @@ JOB = (
 SHORT = (*JOB, "num_samples=10", "schedule.steps=3", "trajectory=true")
 
 
-@pytest.fixture(autouse=True)
-def _in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gdiff.progress._SHOW_AFTER_SECONDS", 3600.0)
+pytestmark = pytest.mark.usefixtures("in_empty_folder", "silent")
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,12 @@ import csv
 import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import gdiff
+from commands import gdiff, sampled
 
 from gdiff import config, figures
 from gdiff.artefacts import require_objective
@@ -31,19 +32,10 @@ FILES = {"queries.npz", "score_error.csv", "score_error.png"}
 
 
 # The run of the module's fixture is drawn.
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("in_empty_folder", "silent", "undrawn")
 
 
-@pytest.fixture(autouse=True)
-def _in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gdiff.progress._SHOW_AFTER_SECONDS", 3600.0)
-
-
-def sample(folder, *words):
-    result = gdiff("sample", "-q", *JOB, *words, f"hydra.run.dir={folder}")
-    assert result.code == 0, result.err
-    return Path(folder)
+sample = partial(sampled, JOB)
 
 
 def names(folder):

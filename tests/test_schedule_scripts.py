@@ -27,10 +27,7 @@ def horizons():
     return horizon_table
 
 
-@pytest.fixture(autouse=True)
-def _in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gdiff.progress._SHOW_AFTER_SECONDS", 3600.0)
+pytestmark = pytest.mark.usefixtures("in_empty_folder", "silent")
 
 
 @pytest.fixture(autouse=True)

@@ -19,10 +19,7 @@ def table():
     return golddiff_table
 
 
-@pytest.fixture(autouse=True)
-def _in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gdiff.progress._SHOW_AFTER_SECONDS", 3600.0)
+pytestmark = pytest.mark.usefixtures("in_empty_folder", "silent")
 
 
 def run_folder(name, *, dataset="digits", samples=None):

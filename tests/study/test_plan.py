@@ -15,9 +15,7 @@ PLUGIN = Path(__file__).parents[1] / "plugin"
 MOONS = ("dataset=moons", "dataset.num_points=200")
 
 
-@pytest.fixture(autouse=True)
-def _in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
 @pytest.mark.slow

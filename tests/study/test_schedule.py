@@ -8,9 +8,7 @@ from commands import gdiff
 TWO = ("dataset=two_points", "schedule.sigma_max=80", "schedule.sigma_min=0.05")
 
 
-@pytest.fixture(autouse=True)
-def _in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
 # Discretisation in nats, from the closed forms by quadrature.
