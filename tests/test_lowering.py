@@ -73,7 +73,7 @@ def _planned(monkeypatch, tmp_path):
     monkeypatch.setenv("GDIFF_CACHE", str(tmp_path))
     works = [[1, 1, 0, 1], [2, 0, 16, 1], [0, 0, 0, 1]]  # a tail, a head, and the full scan
     monkeypatch.setattr("gdiff.score.golden.plan._measure", lambda *_: np.array(works, float))
-    heads = np.array([192, 256, 192], np.int32)
+    heads = np.array([[192, 256, 192], [0, 0, 0]], float)
     monkeypatch.setattr("gdiff.score.local.subset._measure", lambda *_: heads)
 
 

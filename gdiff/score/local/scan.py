@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -58,17 +58,37 @@ class LocalScan(eqx.Module):
 
 
 class Squares(NamedTuple):
-    """(z - y)² of a single query, coordinate by coordinate, in stored units.
+    """(z - y)² of a single query and n rows, coordinate by coordinate, in stored units.
 
     Attributes:
+        y: [d, n] the rows.
         high: [d, n]; multiples of a unit, so that their sums are exact, if `is_delicate`.
         low: [d, n] what `high` lacks, 0 unless `is_delicate`.
         is_delicate: [] whether sums in working precision would not do.
     """
 
+    y: Float[Array, "d n"]
     high: Float[Array, "d n"]
     low: Float[Array, "d n"]
     is_delicate: Bool[Array, ""]
+
+    @property
+    def count(self) -> int:
+        """n."""
+        return self.y.shape[1]
+
+    def listed(self, inputs: Int[Array, " k"], is_careful: bool) -> tuple[Array, ...]:
+        """Those at some inputs: the high part [k, n], and if asked for the low one."""
+        return tuple(x[inputs] for x in self[1 : 3 if is_careful else 2])
+
+    def common(self, inputs: Bool[Array, " d"], is_careful: bool) -> tuple[Array, ...]:
+        """Their sums [n] over some inputs."""
+        inputs = inputs.astype(self.high.dtype)
+        return tuple(_matmul(inputs, x) for x in self[1 : 3 if is_careful else 2])
+
+    def values(self, outputs: Int[Array, " m"]) -> Float[Array, "m n"]:
+        """The rows at some coordinates."""
+        return self.y[outputs]
 
 
 class Moments(NamedTuple):
@@ -167,64 +187,91 @@ class Queries(NamedTuple):
             y: rows in stored units; counts: which of them do.
             found: moments of other rows. If some are near the query, so are all that matter.
         """
-        z, z_low = (x[:, None] for x in self.exact)
-        squares = ((z - y) + z_low) ** 2
-        nearest = jnp.min(jnp.where(counts, jnp.sum(squares, axis=0), jnp.inf))
+        (plain,) = self.split(y, slice(None), is_careful=False)
+        nearest = jnp.min(jnp.where(counts, jnp.sum(plain, axis=0), jnp.inf))
         nearest = jnp.minimum(nearest, -2 * jnp.min(found.peak.high + found.peak.low))
-        # The sum that is a distance is wrong by about ε of it.
-        enough = max(2 * _LOGIT_ERROR / jnp.finfo(y.dtype).eps, _NEAR * len(y))
-        is_delicate = nearest > enough * self.variance
+        is_delicate = self.is_delicate(nearest, len(y))
+        high, low = jax.lax.cond(
+            is_delicate,
+            lambda: self.split(y, slice(None), is_careful=True),
+            lambda: (plain, jnp.zeros_like(plain)),
+        )
+        return Squares(y, high, low, is_delicate)
 
-        def careful() -> compensated.Pair:
-            difference = compensated.two_sum(z, -y)
-            exact = compensated.Pair(difference.high, difference.low + z_low)
-            return compensated.split_square(exact, self.unit)
+    def split(
+        self, y: Float[Array, "k n"], inputs: Array | slice, is_careful: bool
+    ) -> tuple[Array, ...]:
+        """(z - y)² of a single query at k inputs: [k, n]; careful: exact, as a high and a low part.
 
-        plain = compensated.Pair(squares, jnp.zeros_like(squares))
-        return Squares(*jax.lax.cond(is_delicate, careful, lambda: plain), is_delicate)
+        The sums of the high parts are exact as well.
+        """
+        z, z_low = (x[inputs, None] for x in self.exact)
+        if not is_careful:
+            return ((((z - y) + z_low) ** 2),)
+        difference = compensated.two_sum(z, -y)
+        exact = compensated.Pair(difference.high, difference.low + z_low)
+        return tuple(compensated.split_square(exact, self.unit))
+
+    def is_delicate(self, nearest: Float[Array, ""], inputs: int | Array) -> Bool[Array, ""]:
+        """Whether a row as near as that, over so many inputs, needs careful squares.
+
+        The sum that is a distance is wrong by about ε of it.
+        """
+        enough = jnp.maximum(2 * _LOGIT_ERROR / jnp.finfo(nearest.dtype).eps, _NEAR * inputs)
+        return nearest > enough * self.variance
 
 
 def moments(
     masks: Masks,
     query: Queries,
     block: Int[Array, ""],
-    y: Float[Array, "d n"],
-    squares: Squares,
+    squares: Squares | Any,
     counts: Bool[Array, " n"],
 ) -> Moments:
-    """Moments about the anchor of n rows, for every output of a block, of a single query."""
-    distances = partial(_distances, masks, query.level, block)
-    high = jnp.where(counts, -0.5 * distances(squares.high), -jnp.inf)
-    low = jax.lax.cond(
-        squares.is_delicate,
-        lambda: -0.5 * distances(squares.low),
-        lambda: jnp.zeros_like(high),
-    )
+    """Moments about the anchor of n rows, for every output of a block, of a single query.
+
+    Args:
+        masks, block: which outputs.
+        query: of which there is one.
+        squares: a `Squares`, or what makes the same when asked.
+        counts: which rows do.
+    """
+    distances = partial(_distances, masks, query.level, block, squares)
+
+    def plain() -> tuple[Array, Array]:
+        (sums,) = distances(is_careful=False)
+        return sums, jnp.zeros_like(sums)
+
+    high, low = jax.lax.cond(squares.is_delicate, partial(distances, is_careful=True), plain)
     outputs = masks.outputs[block]
-    offsets = y[outputs] - query.anchor[outputs, None]
-    return Moments.of(compensated.Pair(high, low), query.variance, offsets)
+    offsets = squares.values(outputs) - query.anchor[outputs, None]
+    affinities = compensated.Pair(jnp.where(counts, -0.5 * high, -jnp.inf), -0.5 * low)
+    return Moments.of(affinities, query.variance, offsets)
 
 
 def _distances(
-    masks: Masks, level: Int[Array, ""], block: Int[Array, ""], squares: Float[Array, "d n"]
-) -> Float[Array, "m n"]:
-    """Σ of the squares over the mask of every output of a block."""
+    masks: Masks, level: Int[Array, ""], block: Int[Array, ""], squares: Any, is_careful: bool
+) -> tuple[Array, ...]:
+    """Σ of the squares over the mask of every output of a block: [m, n], for each of their parts."""
     inputs, words = masks.inputs[level, block], masks.words[level, block]
-    dtype = squares.dtype
+    dtype = masks.shares.dtype
     start = jax.lax.cond(
         masks.has_common[level],
-        lambda: _matmul(masks.common[level, block].astype(dtype), squares),
-        lambda: jnp.zeros(squares.shape[1], dtype),
+        lambda: squares.common(masks.common[level, block], is_careful),
+        lambda: (jnp.zeros(squares.count, dtype),) * (1 + is_careful),
     )
 
-    def add(j: Array, sums: Array) -> Array:
+    def add(j: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
         listed = jax.lax.dynamic_slice_in_dim(inputs, j * LANES, LANES).astype(jnp.int32)
         bits = jax.lax.dynamic_slice_in_dim(words, j * LANES, LANES).T[:, None]
         bits = (bits >> jnp.arange(WORD, dtype=bits.dtype)[:, None]) & 1
-        return sums + _matmul(bits.reshape(-1, LANES).astype(dtype), squares[listed])
+        bits = bits.reshape(-1, LANES).astype(dtype)
+        parts = zip(sums, squares.listed(listed, is_careful), strict=True)
+        return tuple(total + _matmul(bits, x) for total, x in parts)
 
-    sums = jnp.broadcast_to(start, (masks.outputs.shape[1], squares.shape[1]))
-    return jax.lax.fori_loop(0, masks.counts[level, block], add, sums)
+    shape = (masks.outputs.shape[1], squares.count)
+    start = tuple(jnp.broadcast_to(x, shape) for x in start)
+    return jax.lax.fori_loop(0, masks.counts[level, block], add, start)
 
 
 def settled(scan: LocalScan, queries: Queries, sums: Moments) -> tuple[Array, Array]:
@@ -244,12 +291,18 @@ def settled(scan: LocalScan, queries: Queries, sums: Moments) -> tuple[Array, Ar
     return mean, jnp.where(masks.own[queries.level], spread, 0) / rows.scale**2
 
 
-def _scan(scan: LocalScan, z: Array, sigma: Array) -> Posterior:
-    """Posteriors from the rows of all devices; z [b, d] in model coordinates."""
+def scan_but(scan: LocalScan, z: Array, sigma: Array, own: Int[Array, " b"]) -> Posterior:
+    """Posteriors from the rows of all devices but for `own`, -1 for none; z [b, d]."""
     queries = Queries.of(scan, z, sigma)
     size = max(1, _CHUNK_VALUES // scan.rows.dim)
-    mean, spread = settled(scan, queries, fold(scan.rows, _Sums(scan.masks), queries, size=size))
+    sums = fold(scan.rows, _Sums(scan.masks), queries, own, size=size)
+    mean, spread = settled(scan, queries, sums)
     return Posterior(mean=mean, trace_cov=jnp.sum(spread, axis=1))
+
+
+def _scan(scan: LocalScan, z: Array, sigma: Array) -> Posterior:
+    """Posteriors from the rows of all devices; z [b, d] in model coordinates."""
+    return scan_but(scan, z, sigma, jnp.full(len(z), -1))
 
 
 class _Sums(Fold):
@@ -257,24 +310,26 @@ class _Sums(Fold):
 
     masks: Masks
 
-    def start(self, rows: Rows, queries: Queries) -> Moments:
+    def start(self, rows: Rows, queries: Queries, own: Array) -> Moments:
         count = len(queries.level) * self.masks.outputs.size
         return Moments.empty(count, queries.variance.dtype)
 
-    def step(self, rows: Rows, state: Moments, chunk: Chunk, queries: Queries) -> Moments:
+    def step(
+        self, rows: Rows, state: Moments, chunk: Chunk, queries: Queries, own: Array
+    ) -> Moments:
         y = chunk.stored.T.astype(queries.variance.dtype)
+        row = rows.first + chunk.start + jnp.arange(y.shape[1])
 
-        def of_query(each: tuple[Queries, Moments]) -> Moments:
-            query, found = each
-            squares = query.squares(y, chunk.counts, found)
-            of_block = partial(
-                moments, self.masks, query, y=y, squares=squares, counts=chunk.counts
-            )
+        def of_query(each: tuple[Queries, Moments, Array]) -> Moments:
+            query, found, own = each
+            counts = chunk.counts & (row != own)
+            squares = query.squares(y, counts, found)
+            of_block = partial(moments, self.masks, query, squares=squares, counts=counts)
             return jax.lax.map(of_block, jnp.arange(len(self.masks.outputs)))
 
         found = jax.tree.map(lambda x: x.reshape(len(queries.level), -1), state)
-        part = jax.tree.map(jnp.ravel, jax.lax.map(of_query, (queries, found)))
+        part = jax.tree.map(jnp.ravel, jax.lax.map(of_query, (queries, found, own)))
         return state.merged(part, jnp.repeat(queries.variance, self.masks.outputs.size))
 
-    def finish(self, rows: Rows, state: Moments, queries: Queries) -> Moments:
+    def finish(self, rows: Rows, state: Moments, queries: Queries, own: Array) -> Moments:
         return state

@@ -17,9 +17,10 @@ The idea of a subset that depends on query and noise level is GoldDiff's (Shang 
 all. This estimator is our own construction.
 """
 
-import dataclasses
 import math
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -35,8 +36,8 @@ from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.kernels.fold import Chunk, PerRow, Rows, denoised, fold, on_devices, split
 from gdiff.kernels.parts import in_parts
 from gdiff.parallel.mesh import BATCH, DATA
-from gdiff.progress import track
-from gdiff.score.local.scan import LocalScan, Moments, Queries, moments, settled
+from gdiff.progress import notice, track
+from gdiff.score.local.scan import LocalScan, Moments, Queries, moments, scan_but, settled
 from gdiff.store import cache
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -45,16 +46,18 @@ _matmul = partial(jnp.matmul, precision=_HIGHEST)
 _RANK = 256
 # Rows of the head that are weighed at a time, at least and at most: all, where heads are small.
 _PART = (64, 256)
+# Leading rows from which it is judged how exact distances must be.
+_NEAREST = 8
 # Numbers in one array of coarse weights, 128 MiB in float32: larger batches go in parts.
 _LARGEST_ARRAY = 2**25
-# Noised rows for each level on which the size of the head is measured, those of them that are
-# answered, and rows among which the coarse posterior is compared with the local ones.
-_PILOTS, _ASKED, _COMPARED = 8, 2, 1024
+# What heads are measured on, for each level: noised rows, and blocks of them; rows that they are
+# compared with, at most.
+_PILOTS, _BLOCKS, _COMPARED = 4, 2, 2**16
+# From one size of a head to the next.
+_GROWTH = 1.4
 # Times the fewest rows of a head that need no choice.
 _FEW = 4
-# Rows that are left out differ more from their coarse mean than all do: by that much, on images.
-_CAUTION = 2.0
-_VERSION = 5
+_VERSION = 6
 
 
 class LocalSubset(eqx.Module):
@@ -101,9 +104,16 @@ class LocalSubset(eqx.Module):
         masks = cache.digest(np.asarray(scan.masks.shares), np.asarray(scan.masks.log_sigma))
         parts = (dataset.fingerprint(), found.digest(), masks, least, most, tolerance)
         key = cache.key("local-heads", _VERSION, *parts)
-        rows = np.asarray(cache.cached(key, lambda: _measure(local, dataset, tolerance, least)))
+        table = np.asarray(cache.cached(key, lambda: _measure(local, dataset, tolerance, least)))
+        rows, errors = table[0].astype(np.int32), table[1]
+        if max(errors) > tolerance:
+            sigma = math.exp(float(scan.masks.log_sigma[errors.argmax()]))
+            notice(
+                f"score.tolerance={tolerance:g} is not met: the error is {max(errors):.2g} at sigma="
+                f"{sigma:.3g}, with max_rows={most} of {n} rows weighed by pixel"
+            )
         sizes = {least, *(min(most, 2 ** math.ceil(math.log2(count))) for count in rows.tolist())}
-        return dataclasses.replace(local, heads=jnp.asarray(rows), sizes=tuple(sorted(sizes)))
+        return replace(local, heads=jnp.asarray(rows), sizes=tuple(sorted(sizes)))
 
     def __call__(self, z: Points, sigma: Sigma) -> Posterior:
         """Posteriors of all coordinates.
@@ -147,70 +157,61 @@ def _index(scan: LocalScan, mean: Array, basis: Array) -> tuple[Array, Array, Ar
 
 
 def _measure(local: LocalSubset, dataset: Dataset, tolerance: float, least: int) -> np.ndarray:
-    """Rows of a head, by level: [s] int32, multiples of the `least`.
+    """Rows of a head by level, and the error that they leave: [2, s].
 
-    The part h of the coarse weights that a head holds leaves the error of the coarse means to the
-    rest, 1 - h. How large that error is, is measured on some of the rows. At low noise the head
-    holds all of it and may yet miss the best row for an output: there the answer changes as the
-    head grows, and it grows until that is little.
+    The error is that of the mean, relative to all rows weighed by pixel, over some of the blocks;
+    on noised rows, which do not count themselves. Heads grow until it is within the tolerance.
     """
     sigmas = np.exp(np.asarray(local.scan.masks.log_sigma, np.float64))
-    heads = np.full(len(sigmas), least, np.int32)
-    mesh, dtype, n, most = local.scan.rows.mesh, local.mean.dtype, len(dataset), local.sizes[-1]
+    mesh, most, n = local.scan.rows.mesh, local.sizes[-1], len(dataset)
     rng = np.random.default_rng(0)
-    pilots, some = np.split(rng.permutation(n)[: _PILOTS + _COMPARED], [min(_PILOTS, n // 2)])
-    part = dataset.part(np.sort(some))
-    scan = LocalScan.of(Placed(part, mesh), local.scan.masks)
-    ones = jnp.ones(len(sigmas), jnp.int32)
-    index = _index(scan, local.mean, local.basis)
-    rough = LocalSubset(scan, local.mean, local.basis, *index, ones, (1,))
-    own = jnp.asarray(pilots)
+    if n > _COMPARED:
+        dataset = dataset.part(np.sort(rng.permutation(n)[:_COMPARED]))
+        scan = LocalScan.of(Placed(dataset, mesh), local.scan.masks)
+        index = _index(scan, local.mean, local.basis)
+        local = LocalSubset(scan, local.mean, local.basis, *index, local.heads, local.sizes)
+    blocks = rng.permutation(len(local.energies))[:_BLOCKS]
+    local, outputs = _of_blocks(local, blocks), np.unique(local.scan.masks.outputs[blocks])
+    own = rng.permutation(len(dataset))[:_PILOTS]
+    y = dataset.rows(own).reshape(len(own), -1)
+    table = np.empty((2, len(sigmas)))
     with track(f"measuring heads on {dataset.name}", len(sigmas), "levels") as progress:
         for level, sigma in enumerate(sigmas):
-            z = dataset.rows(pilots).reshape(len(pilots), -1)
-            z = jnp.asarray(z + sigma * rng.standard_normal(z.shape), dtype)
-            of_z, size = jnp.full(len(z), sigma, dtype), least
-            few = (z[:_ASKED], of_z[:_ASKED], own[:_ASKED])
-            error = float(_distance(rough(*few[:2]).mean, scan(*few[:2]).mean))
-            if error > (allowed := tolerance / _CAUTION):
-                count = float(_rows_for(local, z, of_z, own, 1 - allowed / error))
-                size = min(math.ceil(count / least) * least, most)
-            mean = _with_heads(local, size, *few)
-            while size < most:
-                larger = _with_heads(local, min(2 * size, most), *few)
-                if float(_distance(mean, larger)) <= tolerance:
+            z = jnp.asarray(y + sigma * rng.standard_normal(y.shape), local.mean.dtype)
+            asked = (z, jnp.full(len(z), sigma, z.dtype), jnp.asarray(own))
+            wanted = on_devices(mesh, scan_but, local.scan, *asked).mean
+            size, error = least, math.inf
+            while True:
+                heads = jnp.full_like(local.heads, math.ceil(size * len(dataset) / n))
+                mean = on_devices(mesh, _denoise, replace(local, heads=heads), *asked).mean
+                error = float(_distance(mean, wanted, outputs))
+                if error <= tolerance or size == most:
                     break
-                size, mean = min(2 * size, most), larger
-            heads[level] = size
+                size = min(math.ceil(_GROWTH * size), most)
+            table[:, level] = size, error
             progress.reach(level + 1)
-    return heads
-
-
-@jax.jit
-def _distance(a: Float[Array, "b d"], b: Float[Array, "b d"]) -> Float[Array, ""]:
-    """Median of the relative distances."""
-    return jnp.median(jnp.linalg.norm(a - b, axis=1) / jnp.linalg.norm(b, axis=1))
-
-
-def _with_heads(local: LocalSubset, size: int, z: Array, sigma: Array, own: Array) -> Array:
-    """Means [b, d] by heads of one size, without the rows `own` [b]."""
-    heads = jnp.full_like(local.heads, size)
-    local = dataclasses.replace(local, heads=heads)
-    return on_devices(local.scan.rows.mesh, _denoise, local, z, sigma, own).mean
+    return table
 
 
 @eqx.filter_jit
-def _rows_for(
-    local: LocalSubset, z: Array, sigma: Array, own: Array, share: Array
+def _of_blocks(local: LocalSubset, blocks: np.ndarray) -> LocalSubset:
+    """The same for the outputs of some blocks only; other coordinates of its means say nothing."""
+    masks = local.scan.masks
+    outputs = masks.outputs[blocks]
+    places = jnp.zeros_like(masks.places).at[outputs.ravel()].set(jnp.arange(outputs.size))
+    fields = ("inputs", "words", "counts", "common", "shares")
+    cut = {name: getattr(masks, name)[:, blocks] for name in fields}
+    masks = replace(masks, outputs=outputs, places=places, **cut)
+    halves, energies = local.halves[:, blocks], local.energies[blocks]
+    return replace(local, scan=replace(local.scan, masks=masks), halves=halves, energies=energies)
+
+
+@eqx.filter_jit
+def _distance(
+    a: Float[Array, "b d"], b: Float[Array, "b d"], outputs: np.ndarray
 ) -> Float[Array, ""]:
-    """Mean number of rows that hold a share of a block's coarse weights; `own` rows left out."""
-    logits = local.coarse(z, sigma)
-    logits = jnp.where(jnp.arange(logits.shape[2]) == own[:, None, None], -jnp.inf, logits)
-    best, _ = jax.lax.top_k(logits, local.sizes[-1])
-    peak = best[:, :, :1]
-    held = jnp.cumsum(jnp.exp(best - peak), axis=2)
-    wanted = share * jnp.sum(jnp.exp(logits - peak), axis=2, keepdims=True)
-    return jnp.mean(1.0 + jnp.sum(held < wanted, axis=2))
+    """Relative distance of all together, at some coordinates."""
+    return jnp.linalg.norm((a - b)[:, outputs]) / jnp.linalg.norm(b[:, outputs])
 
 
 def _by_parts(local: LocalSubset, z: Array, sigma: Array) -> Posterior:
@@ -291,22 +292,24 @@ def _choose(local: LocalSubset, logits: Array, level: Array) -> tuple[Array, Arr
 
 def _weigh(local: LocalSubset, queries: Queries, rows: Array, counts: Array) -> Moments:
     """Moments of the first `counts` [b, g] of the rows [b, g, k], by the masks of the outputs."""
-    scan = local.scan
+    scan, masks = local.scan, local.scan.masks
     _, count, k = rows.shape
     part = int(np.clip(local.sizes[0], *_PART))
     rows = jnp.pad(rows, ((0, 0), (0, 0), (0, -k % part)))
     dtype = queries.variance.dtype
 
     def of_block(query: Queries, block: Array, rows: Array, count: Array) -> Moments:
+        best = scan.rows.local(rows[: min(_NEAREST, k)])
+        seen = masks.shares[query.level, block] > 0
+        is_delicate = query.is_delicate(_nearest(query, best, seen), jnp.sum(seen))
+
         def add(i: Array, sums: Moments) -> Moments:
             chosen = jax.lax.dynamic_slice_in_dim(rows, i * part, part)
-            y = scan.rows.local(chosen).T.astype(dtype)
             is_used = i * part + jnp.arange(part) < count
-            squares = query.squares(y, is_used, sums)
-            new = moments(scan.masks, query, block, y, squares, is_used)
-            return sums.merged(new, query.variance)
+            squares = _Gathered(query, scan.rows.local(chosen), is_delicate)
+            return sums.merged(moments(masks, query, block, squares, is_used), query.variance)
 
-        empty = Moments.empty(scan.masks.outputs.shape[1], dtype)
+        empty = Moments.empty(masks.outputs.shape[1], dtype)
         return jax.lax.fori_loop(0, -(-count // part), add, empty)
 
     def of_query(each: tuple[Queries, Array, Array]) -> Moments:
@@ -315,3 +318,38 @@ def _weigh(local: LocalSubset, queries: Queries, rows: Array, counts: Array) -> 
         return jax.lax.map(lambda block: of_block(query, *block), (blocks, rows, counts))
 
     return jax.tree.map(jnp.ravel, jax.lax.map(of_query, (queries, rows, counts)))
+
+
+def _nearest(query: Queries, rows: Array, seen: Array) -> Array:
+    """The least squared distance from some rows [n, d] as stored, over the inputs that are seen."""
+    z = query.exact.high
+    return jnp.min(jnp.sum(jnp.where(seen, z - rows.astype(z.dtype), 0) ** 2, axis=1))
+
+
+class _Gathered(NamedTuple):
+    """The squares of `Squares`, made where they are asked for: masks are mostly narrow.
+
+    Attributes:
+        query: of which there is one.
+        rows: [n, d] as stored.
+        is_delicate: [] whether sums in working precision would not do.
+    """
+
+    query: Queries
+    rows: Array
+    is_delicate: Array
+
+    @property
+    def count(self) -> int:
+        return len(self.rows)
+
+    def listed(self, inputs: Array, is_careful: bool) -> tuple[Array, ...]:
+        return self.query.split(self.values(inputs), inputs, is_careful)
+
+    def common(self, inputs: Array, is_careful: bool) -> tuple[Array, ...]:
+        y = self.rows.T.astype(self.query.variance.dtype)
+        squares = self.query.split(y, slice(None), is_careful)
+        return tuple(jnp.sum(jnp.where(inputs[:, None], x, 0), axis=0) for x in squares)
+
+    def values(self, outputs: Array) -> Array:
+        return self.rows[:, outputs].T.astype(self.query.variance.dtype)
