@@ -12,7 +12,12 @@ The columns:
   the device where that keeps count; what measures the samples afterwards does not count;
 - error max, median: relative error of the mean against the exact one in float64, over noise levels
   and queries on the score's own trajectories;
+- rule/ours: time of the released rule's dense products alone, over that of one step; see
+  golddiff_rule.py, and --k-min, --k-max for the fractions of another configuration;
 - MSE, r²: against a network's images, if a file of them is given.
+
+A second table has the rule's rows, time and, with --rule-queries 4, its error by noise level beside
+that of `pca_local_golden`, both against all rows and at the same states of that score's run.
 
 The network's images must be made from the same initial noise, with the same steps. First write the
 noise, and give it to the network:
@@ -30,20 +35,25 @@ negative where the mean of y would be nearer than x.
 Runs stay in the folder that is printed; with --folder DIR an interrupted table goes on there.
 """
 
+import csv
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+import golddiff_rule
 import jax.numpy as jnp
 import numpy as np
 import sweeps
 
 from gdiff import config, report, rng
+from gdiff.artefacts.score_error import CURVE_FILE, QUERIES
+from gdiff.bench.harness import level_table
 from gdiff.bench.scores import overrides_by_score
 from gdiff.errors import UserError, require
 from gdiff.prepared import Prepared
+from gdiff.score.golddiff import GoldDiff
 from gdiff.store.outputs import METRICS, RUN, RunFolder, read_json
 
 EXPERIMENT = "experiment=golddiff_table"
@@ -67,6 +77,7 @@ PUBLISHED = {
     }
 }
 MIB = 2**20
+LOCAL = "pca_local_golden"
 
 
 class Row(NamedTuple):
@@ -75,6 +86,7 @@ class Row(NamedTuple):
     score: str
     seconds_per_step: float | None = None
     seconds_per_sample_step: float | None = None
+    rule_over_ours: float | None = None
     peak_memory_mib: float | None = None
     relative_error_max: float | None = None
     relative_error_median: float | None = None
@@ -86,7 +98,7 @@ class Row(NamedTuple):
 
 
 HEADERS = Row(
-    *("score", "s/step", "ms/sample", "peak MiB", "error max", "median", "MSE", "r²"),
+    *("score", "s/step", "ms/sample", "rule/ours", "peak MiB", "error max", "median", "MSE", "r²"),
     *("published: s/step", "published: MSE", "published: r²"),
 )
 
@@ -165,8 +177,8 @@ def run(words, folder):
     return subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
 
 
-def row_of(score, folder, reference):
-    """The numbers of a finished run."""
+def row_of(score, folder, reference, rule):
+    """The numbers of a finished run, beside those of the rule by level."""
     record, metrics = read_json(folder / RUN), read_json(folder / METRICS)
     samples = RunFolder(folder).samples()
     seconds = record["sampling_seconds"] / record["denoiser_evaluations"]
@@ -178,6 +190,7 @@ def row_of(score, folder, reference):
         score,
         seconds,
         seconds / len(samples),
+        float(np.mean([each.seconds for each in rule])) * len(samples) / seconds,
         memory / MIB,
         metrics.get("score_relative_error_max"),
         metrics.get("score_relative_error_median"),
@@ -209,6 +222,37 @@ def to_markdown(text):
     return "".join(f"| {' | '.join(line)} |\n" for line in [header, rule, *lines])
 
 
+def rule_of(options):
+    """The released rule in the run of the table, by noise level."""
+    rule = GoldDiff(k_min=options.k_min, k_max=options.k_max)
+    with config.composer() as composer:
+        words = [EXPERIMENT, *options.overrides, f"score={LOCAL}"]
+        prepared = Prepared(composer.experiment(words))
+    data, grid = prepared.dataset, np.asarray(prepared.grid)[:-1]
+    return prepared, rule, golddiff_rule.of_grid(rule, len(data), data.dim, grid)
+
+
+def compare_with_rule(options, prepared, rule, levels, folder):
+    """Print the levels of the rule, with errors where they were asked for."""
+    shown = [
+        ("rows of the rule", [str(each.rows) for each in levels]),
+        ("ms a query, products alone", [f"{1e3 * each.seconds:.3g}" for each in levels]),
+    ]
+    if options.rule_queries and (folder / QUERIES).is_file():
+        with np.load(folder / QUERIES, allow_pickle=False) as found:
+            z, sigma = found["z"][:, : options.rule_queries], found["sigma"]
+        asked = [each for each in levels if np.isclose(sigma, each.sigma).any()]
+        errors = [
+            golddiff_rule.errors_of_rule(prepared, rule, states, level.sigma)
+            for states, level in zip(z, asked, strict=True)
+        ]
+        shown.append(("error of the rule, median", [f"{np.median(x):.2g}" for x in errors]))
+        with (folder / CURVE_FILE).open(newline="") as file:
+            ours = list(csv.DictReader(file))
+        shown.append((LOCAL, [f"{float(x['relative_error_median']):.2g}" for x in ours]))
+    report.show(level_table([each.sigma for each in levels], shown, title="released rule"))
+
+
 def title_of(folder):
     """What the runs in `folder` are about; they agree in it."""
     found = (read_json(path).get("dataset") for path in folder.glob(f"*/{RUN}"))
@@ -227,6 +271,11 @@ def parse(arguments):
     parser = sweeps.parser("GoldDiff's comparison of scores (arXiv 2602.16498).")
     parser.add_argument("--scores", default=",".join(SCORES), help="options of the group score")
     parser.add_argument("--reference", type=Path, metavar="FILE", help="images of a network")
+    parser.add_argument("--k-min", type=float, default=0.05, help="of the rule: part of the rows")
+    parser.add_argument("--k-max", type=float, default=0.1)
+    parser.add_argument(
+        "--rule-queries", type=int, default=0, help="for its errors, which take long"
+    )
     parser.add_argument("--noise", type=Path, metavar="NPZ", help="write initial noise and stop")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the same as Markdown")
     return parser.parse_intermixed_args(arguments)
@@ -242,13 +291,16 @@ def main(arguments=None):
         return 0
     reference = None if options.reference is None else read_reference(options.reference)
     folder = sweeps.folder_of(options, "golddiff_table")
+    planned = plan(options.scores.split(","), options.overrides)
+    prepared, rule, levels = rule_of(options)
     rows = []
-    for score, words in plan(options.scores.split(","), options.overrides).items():
+    for score, words in planned.items():
         place = (folder / score).absolute()
         is_done = run(words, place)
-        rows.append(row_of(score, place, reference) if is_done else Row(score))
+        rows.append(row_of(score, place, reference, levels) if is_done else Row(score))
     text = as_text(rows)
     show_table(text, title_of(folder))
+    compare_with_rule(options, prepared, rule, levels, folder / LOCAL)
     sweeps.write(rows, options)
     if options.markdown is not None:
         options.markdown.write_text(to_markdown(text))

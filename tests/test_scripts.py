@@ -8,10 +8,14 @@ import golddiff_table
 import numpy as np
 import pytest
 from commands import gdiff
+from golddiff_rule import RuleLevel, rows_of_rule
 
 from gdiff.errors import UserError
+from gdiff.score.golddiff import GoldDiff
 
 SMALL = ("dataset.subset=60", "num_samples=4", "schedule.steps=2", "runtime.mesh=batch:1")
+# Half a second a sample and step is .75 times as fast as this.
+RULE = [RuleLevel(sigma=1.0, rows=3, seconds=0.25), RuleLevel(sigma=9.0, rows=5, seconds=0.5)]
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +45,28 @@ def run_folder(name, *, dataset="digits", samples=None):
 
 
 def test_a_row_holds_the_numbers_of_a_run(table):
-    row = table.row_of("full", run_folder("run"), None)
-    assert row == table.Row("full", 2.0, 0.5, 1024.0, 0.5, 0.25)
+    row = table.row_of("full", run_folder("run"), None, RULE)
+    assert row == table.Row("full", 2.0, 0.5, 0.75, 1024.0, 0.5, 0.25)
     record = json.loads(Path("run", "run.json").read_text())
     record["peak_memory_bytes"]["cuda:0"] = 2**20
     Path("run", "run.json").write_text(json.dumps(record))
-    assert table.row_of("full", Path("run"), None).peak_memory_mib == 1
+    assert table.row_of("full", Path("run"), None, RULE).peak_memory_mib == 1
 
 
 def test_published_numbers_stand_beside_those_of_the_same_data(table):
-    ours = table.row_of("pca_local", run_folder("run", dataset="cifar10"), None)
+    ours = table.row_of("pca_local", run_folder("run", dataset="cifar10"), None, RULE)
     assert ours[-3:] == (2.80, 0.008, 0.670)
-    rows = [ours, table.row_of("golden", run_folder("other", dataset="cifar10"), None)]
+    rows = [ours, table.row_of("golden", run_folder("other", dataset="cifar10"), None, RULE)]
     header, first, second = table.as_text(rows)
     assert header[-3:] == ["published: s/step", "published: MSE", "published: r²"]
     assert first[0] == "pca_local (PCA)"
     assert second[-3:] == ["", "", ""]
+
+
+def test_the_rule_takes_its_fractions_at_the_ends_of_the_noise():
+    rule = GoldDiff(k_min=0.05, k_max=0.1)
+    assert rows_of_rule(rule, 3000, 1e-6) == 150
+    assert rows_of_rule(rule, 3000, 1e6) == 300
 
 
 def test_images_are_compared_in_the_unit_range(table):
@@ -95,18 +105,26 @@ def test_a_reference_that_cannot_be_meant_is_refused(table):
         table.read_reference(Path("wide.npy"))
     np.save("few.npy", np.zeros((3, 2, 2, 1), np.uint8))
     with pytest.raises(UserError, match="what --noise writes"):
-        table.row_of("full", run_folder("run"), table.read_reference(Path("few.npy")))
+        table.row_of("full", run_folder("run"), table.read_reference(Path("few.npy")), RULE)
     samples = np.full((4, 2, 2, 1), -0.5, np.float32)
     folder = run_folder("other", samples=samples)
     np.testing.assert_array_equal(table.read_reference(folder / "samples.npz"), samples)
 
 
 def test_a_failed_score_has_a_row_too(table):
-    rows = [table.row_of("full", run_folder("run"), None), table.Row("patch_ls")]
+    rows = [table.row_of("full", run_folder("run"), None, RULE), table.Row("patch_ls")]
     header, first, second = table.as_text(rows)
-    assert header == ["score", "s/step", "ms/sample", "peak MiB", "error max", "median"]
-    assert first == ["full (Optimal)", "2", "500", "1.02e+03", "0.5", "0.25"]
-    assert second == ["patch_ls (Kamb & Ganguli)", "failed", "", "", "", ""]
+    assert header == [
+        "score",
+        "s/step",
+        "ms/sample",
+        "rule/ours",
+        "peak MiB",
+        "error max",
+        "median",
+    ]
+    assert first == ["full (Optimal)", "2", "500", "0.75", "1.02e+03", "0.5", "0.25"]
+    assert second == ["patch_ls (Kamb & Ganguli)", "failed", "", "", "", "", ""]
     assert table.to_markdown([header[:2], second[:2]]) == (
         "| score | s/step |\n| --- | ---: |\n| patch_ls (Kamb & Ganguli) | failed |\n"
     )
@@ -129,6 +147,16 @@ def test_mistakes_are_found_before_anything_runs(table):
     with pytest.raises(UserError, match=r"none of full has the key score\.rank"):
         table.main(["--scores", "full", "score.rank=3"])
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_rule_with_all_rows_is_the_local_scan(table, capfd):
+    words = [*SMALL, "--folder", "runs", "--scores", "pca_local_golden", "--rule-queries", "2"]
+    assert table.main([*words, "--k-min", "1", "--k-max", "1"]) == 0
+    lines = [line.split() for line in capfd.readouterr().out.splitlines()]
+    errors = [float(line[-2]) for line in lines if len(line) > 4 and line[1] == "60"]
+    assert len(errors) == 2
+    assert max(errors) < 1e-4
 
 
 @pytest.mark.slow

@@ -23,8 +23,11 @@ from gdiff.store import cache
 
 # Inputs that are listed together: enough for a product to be spread over the cores of a CPU.
 LANES = 256
-# Pixels of a block, with all their channels: 8 × 8.
-_PIXELS = 64
+# Pixels of a block, with all their channels: 8 × 8, or 4 × 4 where masks are narrow, and a larger
+# block would look at many more inputs than each of its outputs.
+_PIXELS, _FEW_PIXELS = 64, 16
+# Share of all inputs that a small block looks at, above which masks are wide.
+_WIDE = 0.55
 # Bits of a word.
 WORD = 32
 # Cost of a pass over the inputs of a block, in those of an input of one output in a product.
@@ -39,7 +42,7 @@ _ROWS = 512
 # Part of the key: to be raised when what is stored changes.
 _VERSION = 2
 # Masks that are in use.
-_known: weakref.WeakValueDictionary[tuple, "Masks"] = weakref.WeakValueDictionary()
+_known: weakref.WeakValueDictionary[tuple, "MasksByWidth"] = weakref.WeakValueDictionary()
 
 
 def masks(rows: Rows, dim: int, threshold: float) -> np.ndarray:
@@ -103,36 +106,13 @@ class Masks(eqx.Module):
     own: Bool[Array, "s d"]
 
     @classmethod
-    def of(cls, dataset: Dataset, sigmas: Sequence[float], threshold: float) -> "Masks":
-        """Masks for up to 32 levels, or for 32 in geometric progression that cover more.
-
-        Those of a class are those of the whole data set, and the same object.
-        """
-        dataset = dataset.whole or dataset
-        dtype = np.dtype(jnp.result_type(float))
-        levels = _levels(sigmas)
-        key = cache.key("local-mask", _VERSION, dataset.fingerprint(), threshold)
-        of_all = (key, dtype, *levels.tolist())
-        if (known := _known.get(of_all)) is None:
-            known = _known[of_all] = cls._made(dataset, levels, threshold, key, dtype)
-        return known
-
-    @classmethod
-    def _made(
-        cls, dataset: Dataset, levels: np.ndarray, threshold: float, key: str, dtype: np.dtype
+    def of(
+        cls, tables: Sequence["_Table"], levels: Sequence[float], outputs: np.ndarray
     ) -> "Masks":
-        outputs = _outputs(dataset.event_shape)
-        places = np.empty(dataset.dim, np.int32)
+        """From the tables of some levels, by the same blocks of outputs."""
+        dtype = np.dtype(jnp.result_type(float))
+        places = np.empty(len(tables[0].own), np.int32)
         places[outputs.ravel()[::-1]] = np.arange(outputs.size, dtype=np.int32)[::-1]
-        tables, filters_of = [], functools.cache(lambda: filters(dataset))
-        with track(f"local masks of {dataset.name}", len(levels), "levels") as progress:
-            for sigma in levels.tolist():
-                bits = cache.cached(
-                    f"{key} {sigma!r}",
-                    lambda sigma=sigma: masks(filters_of()(sigma), dataset.dim, threshold),
-                )
-                tables.append(_Table.of(bits, outputs))
-                progress.advance()
         width = max(table.inputs.shape[1] for table in tables)
         tables = [table.padded(width) for table in tables]
         return cls(
@@ -148,14 +128,58 @@ class Masks(eqx.Module):
             own=jnp.asarray(np.stack([table.own for table in tables])),
         )
 
+    def nearest(self, sigma: Float[Array, " b"]) -> Int[Array, " b"]:
+        """The level nearest to each sigma, by the ratio of the two."""
+        return jnp.argmin(jnp.abs(jnp.log(sigma)[:, None] - self.log_sigma), axis=1)
+
+
+class MasksByWidth(eqx.Module):
+    """Masks of all noise levels of a run: wide ones in large blocks, narrow ones in small blocks.
+
+    Attributes:
+        groups: of levels; one, if all masks are wide or all narrow.
+    """
+
+    groups: tuple[Masks, ...]
+
+    @classmethod
+    def of(cls, dataset: Dataset, sigmas: Sequence[float], threshold: float) -> "MasksByWidth":
+        """Masks for up to 32 levels, or for 32 in geometric progression that cover more.
+
+        Those of a class are those of the whole data set, and the same object.
+        """
+        dataset = dataset.whole or dataset
+        levels = _levels(sigmas)
+        key = cache.key("local-mask", _VERSION, dataset.fingerprint(), threshold)
+        of_all = (key, np.dtype(jnp.result_type(float)), *levels.tolist())
+        if (known := _known.get(of_all)) is None:
+            known = _known[of_all] = cls(_groups(dataset, levels, threshold, key))
+        return known
+
     @staticmethod
     def room(n: int, d: int, sigmas: Sequence[float]) -> int:
         """Bytes of memory that the masks of n points of d numbers take, most of it to make them."""
         return filters_room(n, d) + len(_levels(sigmas)) * d * d // 6
 
-    def nearest(self, sigma: Float[Array, " b"]) -> Int[Array, " b"]:
-        """The level nearest to each sigma, by the ratio of the two."""
-        return jnp.argmin(jnp.abs(jnp.log(sigma)[:, None] - self.log_sigma), axis=1)
+
+def _groups(
+    dataset: Dataset, levels: np.ndarray, threshold: float, key: str | None
+) -> tuple[Masks, ...]:
+    d, filters_of = dataset.dim, functools.cache(lambda: filters(dataset))
+    outputs = [_outputs(dataset.event_shape, size) for size in (_PIXELS, _FEW_PIXELS)]
+    found = [], []
+    with track(f"local masks of {dataset.name}", len(levels), "levels") as progress:
+        for sigma in levels.tolist():
+            bits = cache.cached(
+                f"{key} {sigma!r}",
+                lambda sigma=sigma: masks(filters_of()(sigma), d, threshold),
+            )
+            seen = np.stack([np.bitwise_or.reduce(bits[block]) for block in outputs[1]])
+            is_narrow = int(np.bitwise_count(seen).sum()) <= _WIDE * d * len(seen)
+            found[is_narrow].append((_Table.of(bits, outputs[is_narrow]), sigma))
+            progress.advance()
+    pairs = zip(found, outputs, strict=True)
+    return tuple(Masks.of(*zip(*each, strict=True), of) for each, of in pairs if each)
 
 
 class _Table(NamedTuple):
@@ -224,11 +248,11 @@ def _levels(sigmas: Sequence[float]) -> np.ndarray:
     return np.geomspace(low, high, _MOST_LEVELS)
 
 
-def _outputs(event_shape: tuple[int, ...]) -> np.ndarray:
+def _outputs(event_shape: tuple[int, ...], size: int) -> np.ndarray:
     """Coordinates by blocks, near ones together: [blocks, m], padded by repeating.
 
-    The pixels of an image are taken along a Z-order curve, so that a block is a square of 8 × 8
-    pixels with all channels. Other points are cut into runs of 64 coordinates.
+    The pixels of an image are taken along a Z-order curve, so that a block of 64 is a square
+    of 8 × 8 pixels with all channels. Other points are cut into runs of coordinates.
     """
     is_image = len(event_shape) == 3
     height, width, channels = event_shape if is_image else (1, int(np.prod(event_shape)), 1)
@@ -237,7 +261,7 @@ def _outputs(event_shape: tuple[int, ...]) -> np.ndarray:
     for bit in range(16 if is_image else 0):
         code |= (row >> bit & 1) << (2 * bit + 1) | (column >> bit & 1) << (2 * bit)
     pixels = np.argsort(code, kind="stable")
-    size = min(len(pixels), _PIXELS)
+    size = min(len(pixels), size)
     pixels = np.pad(pixels, (0, -len(pixels) % size), mode="edge").reshape(-1, size, 1)
     outputs = (pixels * channels + np.arange(channels)).reshape(len(pixels), -1)
     return np.pad(outputs, ((0, 0), (0, -outputs.shape[1] % WORD)), mode="edge").astype(np.int32)

@@ -54,7 +54,21 @@ class LocalScan(eqx.Module):
         if its mask leaves m itself out, as may be where m is almost constant; that variance then
         does not count.
         """
-        return denoised(self.rows.mesh, _scan, self, z, sigma)
+        return denoised(self.rows.mesh, LocalScan.here, self, z, sigma)
+
+    def here(self, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Posterior:
+        """The same inside of `on_devices`."""
+        return self.without(jnp.full(len(z), -1), z, sigma)
+
+    def without(
+        self, own: Int[Array, " b"], z: Float[Array, "b d"], sigma: Float[Array, " b"]
+    ) -> Posterior:
+        """The same without a row for each query, by its number; -1 for none."""
+        queries = Queries.of(self, z, sigma)
+        size = max(1, _CHUNK_VALUES // self.rows.dim)
+        sums = fold(self.rows, _Sums(self.masks), queries, own, size=size)
+        mean, spread = settled(self, queries, sums)
+        return Posterior(mean=mean, trace_cov=jnp.sum(spread, axis=1))
 
 
 class Squares(NamedTuple):
@@ -252,7 +266,7 @@ def moments(
 def _distances(
     masks: Masks, level: Int[Array, ""], block: Int[Array, ""], squares: Any, is_careful: bool
 ) -> tuple[Array, ...]:
-    """Σ of the squares over the mask of every output of a block: [m, n], for each of their parts."""
+    """Σ of the squares over the mask of every output of a block, for each part of them: [m, n]."""
     inputs, words = masks.inputs[level, block], masks.words[level, block]
     dtype = masks.shares.dtype
     start = jax.lax.cond(
@@ -289,20 +303,6 @@ def settled(scan: LocalScan, queries: Queries, sums: Moments) -> tuple[Array, Ar
     offset, spread = (x.reshape(len(queries.level), -1)[:, masks.places] for x in (offset, spread))
     mean = (queries.anchor + offset - rows.shift) / rows.scale
     return mean, jnp.where(masks.own[queries.level], spread, 0) / rows.scale**2
-
-
-def scan_but(scan: LocalScan, z: Array, sigma: Array, own: Int[Array, " b"]) -> Posterior:
-    """Posteriors from the rows of all devices but for `own`, -1 for none; z [b, d]."""
-    queries = Queries.of(scan, z, sigma)
-    size = max(1, _CHUNK_VALUES // scan.rows.dim)
-    sums = fold(scan.rows, _Sums(scan.masks), queries, own, size=size)
-    mean, spread = settled(scan, queries, sums)
-    return Posterior(mean=mean, trace_cov=jnp.sum(spread, axis=1))
-
-
-def _scan(scan: LocalScan, z: Array, sigma: Array) -> Posterior:
-    """Posteriors from the rows of all devices; z [b, d] in model coordinates."""
-    return scan_but(scan, z, sigma, jnp.full(len(z), -1))
 
 
 class _Sums(Fold):

@@ -11,7 +11,8 @@ from gdiff.denoiser import Denoiser
 from gdiff.errors import require, require_one_of
 from gdiff.kernels.streamed import AUTO, ROWS
 from gdiff.score.base import ScoreSpec
-from gdiff.score.local.masks import Masks
+from gdiff.score.local.levels import ByLevel
+from gdiff.score.local.masks import MasksByWidth
 from gdiff.score.local.scan import LocalScan
 from gdiff.score.local.subset import LocalSubset
 
@@ -33,12 +34,13 @@ class PcaLocal(ScoreSpec):
             one-channel images, and .03 for all else.
         subset: "full" scans all rows, at the cost of a good part of 2 N d² operations per query.
             "golden" weighs by pixel only the rows that lead in a posterior of the 8 × 8 pixels
-            around it, and all others by that posterior. The weights are local and the choice of
-            rows is almost so: at low noise, where a pixel follows the best of all rows for it,
-            some of those are missed, and the error falls slowly with the number of rows.
-        tolerance: relative change of the mean that "golden" allows from the rows that it does not
-            weigh by pixel. Their number is measured on noised data, once for each level.
-        min_rows: fewest rows that "golden" weighs by pixel, for each 8 × 8 pixels.
+            around it, or 4 × 4 where masks are narrow, and all others by that posterior. The
+            weights are local and the choice of rows is almost so: at low noise, where a pixel
+            follows the best of all rows for it, some of those are missed, and the error falls
+            slowly with the number of rows.
+        tolerance: error of the mean that "golden" allows, relative to weighing all rows by pixel.
+            How many rows that takes is measured on noised data, once for each level.
+        min_rows: fewest rows that "golden" weighs by pixel, for each such block of pixels.
         max_rows: most such rows, whatever the tolerance.
         rows: where all rows are kept, as in `Exact`.
     """
@@ -84,7 +86,7 @@ class PcaLocal(ScoreSpec):
         """
         data = Placed.of(data, self.rows)
         dataset = data.dataset
-        need, there = Masks.room(len(dataset), dataset.dim, sigmas), memory.of_host()
+        need, there = MasksByWidth.room(len(dataset), dataset.dim, sigmas), memory.of_host()
         require(
             need <= there,
             f"score=pca_local needs {memory.in_words(need)} of memory for the masks of points of "
@@ -94,8 +96,9 @@ class PcaLocal(ScoreSpec):
         threshold = self.threshold
         if threshold is None:
             threshold = 0.02 if dataset.is_image and dataset.event_shape[2] == 1 else 0.03
-        masks = Masks.of(dataset, sigmas, threshold)
-        scan = LocalScan.of(data, masks)
-        if self.subset == "full":
-            return scan
-        return LocalSubset.of(dataset, scan, self.min_rows, self.max_rows, self.tolerance)
+        masks = MasksByWidth.of(dataset, sigmas, threshold)
+        parts = tuple(LocalScan.of(data, group) for group in masks.groups)
+        if self.subset == "golden":
+            sizes = (self.min_rows, self.max_rows, self.tolerance)
+            parts = tuple(LocalSubset.of(dataset, part, *sizes) for part in parts)
+        return parts[0] if len(parts) == 1 else ByLevel(parts)

@@ -1,6 +1,6 @@
 """The local posteriors on a golden subset: exact rows where they matter, coarse weights elsewhere.
 
-The outputs of a block, 8 × 8 pixels with all channels, have similar masks. Their mean defines one
+The outputs of a block, near pixels with all channels, have similar masks. Their mean defines one
 posterior for the whole block, and with rows reduced to their leading principal coordinates this
 *coarse* posterior costs little. It chooses the rows: the *head* of a block is those with the
 largest coarse weights. Within the head, each output weighs rows by its own mask, exactly; all other
@@ -37,7 +37,8 @@ from gdiff.kernels.fold import Chunk, PerRow, Rows, denoised, fold, on_devices, 
 from gdiff.kernels.parts import in_parts
 from gdiff.parallel.mesh import BATCH, DATA
 from gdiff.progress import notice, track
-from gdiff.score.local.scan import LocalScan, Moments, Queries, moments, scan_but, settled
+from gdiff.score.local.masks import Masks
+from gdiff.score.local.scan import LocalScan, Moments, Queries, moments, settled
 from gdiff.store import cache
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -52,12 +53,12 @@ _NEAREST = 8
 _LARGEST_ARRAY = 2**25
 # What heads are measured on, for each level: noised rows, and blocks of them; rows that they are
 # compared with, at most.
-_PILOTS, _BLOCKS, _COMPARED = 4, 2, 2**16
+_PILOTS, _BLOCKS, _COMPARED = 8, 2, 2**16
 # From one size of a head to the next.
 _GROWTH = 1.4
 # Times the fewest rows of a head that need no choice.
 _FEW = 4
-_VERSION = 6
+_VERSION = 7
 
 
 class LocalSubset(eqx.Module):
@@ -109,8 +110,8 @@ class LocalSubset(eqx.Module):
         if max(errors) > tolerance:
             sigma = math.exp(float(scan.masks.log_sigma[errors.argmax()]))
             notice(
-                f"score.tolerance={tolerance:g} is not met: the error is {max(errors):.2g} at sigma="
-                f"{sigma:.3g}, with max_rows={most} of {n} rows weighed by pixel"
+                f"score.tolerance={tolerance:g} is not met: the error is {max(errors):.2g} at "
+                f"sigma={sigma:.3g}, with max_rows={most} of {n} rows weighed by pixel"
             )
         sizes = {least, *(min(most, 2 ** math.ceil(math.log2(count))) for count in rows.tolist())}
         return replace(local, heads=jnp.asarray(rows), sizes=tuple(sorted(sizes)))
@@ -121,7 +122,22 @@ class LocalSubset(eqx.Module):
         The trace is the sum of the variances of the mixtures of head and tail: an approximation
         of the trace of the full scan, no longer a divergence.
         """
-        return denoised(self.scan.rows.mesh, _by_parts, self, z, sigma)
+        return denoised(self.rows.mesh, LocalSubset.here, self, z, sigma)
+
+    def here(self, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Posterior:
+        """The same inside of `on_devices`, for as many queries at a time as memory allows."""
+        size = max(1, _LARGEST_ARRAY // self.halves[0].size)
+        return in_parts(partial(_denoise, self), size, z, sigma)
+
+    @property
+    def rows(self) -> Rows:
+        """All rows."""
+        return self.scan.rows
+
+    @property
+    def masks(self) -> Masks:
+        """What each coordinate is denoised from."""
+        return self.scan.masks
 
     def coarse(self, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Float[Array, "b g n"]:
         """Logits of all rows in the posterior of each block, up to a constant."""
@@ -179,7 +195,7 @@ def _measure(local: LocalSubset, dataset: Dataset, tolerance: float, least: int)
         for level, sigma in enumerate(sigmas):
             z = jnp.asarray(y + sigma * rng.standard_normal(y.shape), local.mean.dtype)
             asked = (z, jnp.full(len(z), sigma, z.dtype), jnp.asarray(own))
-            wanted = on_devices(mesh, scan_but, local.scan, *asked).mean
+            wanted = on_devices(mesh, _full, local.scan, *asked).mean
             size, error = least, math.inf
             while True:
                 heads = jnp.full_like(local.heads, math.ceil(size * len(dataset) / n))
@@ -191,6 +207,10 @@ def _measure(local: LocalSubset, dataset: Dataset, tolerance: float, least: int)
             table[:, level] = size, error
             progress.reach(level + 1)
     return table
+
+
+def _full(scan: LocalScan, z: Array, sigma: Array, own: Array) -> Posterior:
+    return scan.without(own, z, sigma)
 
 
 @eqx.filter_jit
@@ -212,12 +232,6 @@ def _distance(
 ) -> Float[Array, ""]:
     """Relative distance of all together, at some coordinates."""
     return jnp.linalg.norm((a - b)[:, outputs]) / jnp.linalg.norm(b[:, outputs])
-
-
-def _by_parts(local: LocalSubset, z: Array, sigma: Array) -> Posterior:
-    """`_denoise` of as many queries at a time as memory allows; runs on each device."""
-    size = max(1, _LARGEST_ARRAY // (local.halves.shape[1] * local.halves.shape[2]))
-    return in_parts(partial(_denoise, local), size, z, sigma)
 
 
 def _denoise(
@@ -306,7 +320,7 @@ def _weigh(local: LocalSubset, queries: Queries, rows: Array, counts: Array) -> 
         def add(i: Array, sums: Moments) -> Moments:
             chosen = jax.lax.dynamic_slice_in_dim(rows, i * part, part)
             is_used = i * part + jnp.arange(part) < count
-            squares = _Gathered(query, scan.rows.local(chosen), is_delicate)
+            squares = _Gathered(query, scan.rows.local(chosen).T, is_delicate)
             return sums.merged(moments(masks, query, block, squares, is_used), query.variance)
 
         empty = Moments.empty(masks.outputs.shape[1], dtype)
@@ -331,25 +345,25 @@ class _Gathered(NamedTuple):
 
     Attributes:
         query: of which there is one.
-        rows: [n, d] as stored.
+        y: [d, n] the rows as stored.
         is_delicate: [] whether sums in working precision would not do.
     """
 
     query: Queries
-    rows: Array
+    y: Array
     is_delicate: Array
 
     @property
     def count(self) -> int:
-        return len(self.rows)
+        return self.y.shape[1]
 
     def listed(self, inputs: Array, is_careful: bool) -> tuple[Array, ...]:
         return self.query.split(self.values(inputs), inputs, is_careful)
 
     def common(self, inputs: Array, is_careful: bool) -> tuple[Array, ...]:
-        y = self.rows.T.astype(self.query.variance.dtype)
+        y = self.y.astype(self.query.variance.dtype)
         squares = self.query.split(y, slice(None), is_careful)
         return tuple(jnp.sum(jnp.where(inputs[:, None], x, 0), axis=0) for x in squares)
 
     def values(self, outputs: Array) -> Array:
-        return self.rows[:, outputs].T.astype(self.query.variance.dtype)
+        return self.y[outputs].astype(self.query.variance.dtype)
