@@ -58,7 +58,7 @@ _PILOTS, _BLOCKS, _COMPARED = 8, 2, 2**16
 _GROWTH = 1.4
 # Times the fewest rows of a head that need no choice.
 _FEW = 4
-_VERSION = 7
+_VERSION = 8
 
 
 class LocalSubset(eqx.Module):
@@ -175,8 +175,9 @@ def _index(scan: LocalScan, mean: Array, basis: Array) -> tuple[Array, Array, Ar
 def _measure(local: LocalSubset, dataset: Dataset, tolerance: float, least: int) -> np.ndarray:
     """Rows of a head by level, and the error that they leave: [2, s].
 
-    The error is that of the mean, relative to all rows weighed by pixel, over some of the blocks;
-    on noised rows, which do not count themselves. Heads grow until it is within the tolerance.
+    The error is that of the mean, relative to all rows weighed by pixel, over some of the blocks:
+    the median of noised rows, which do not count themselves. Heads grow until it is within the
+    tolerance.
     """
     sigmas = np.exp(np.asarray(local.scan.masks.log_sigma, np.float64))
     mesh, most, n = local.scan.rows.mesh, local.sizes[-1], len(dataset)
@@ -230,8 +231,9 @@ def _of_blocks(local: LocalSubset, blocks: np.ndarray) -> LocalSubset:
 def _distance(
     a: Float[Array, "b d"], b: Float[Array, "b d"], outputs: np.ndarray
 ) -> Float[Array, ""]:
-    """Relative distance of all together, at some coordinates."""
-    return jnp.linalg.norm((a - b)[:, outputs]) / jnp.linalg.norm(b[:, outputs])
+    """Median of the relative distances, at some coordinates."""
+    far, norm = (jnp.linalg.norm(x[:, outputs], axis=1) for x in (a - b, b))
+    return jnp.median(far / norm)
 
 
 def _denoise(
