@@ -58,6 +58,7 @@ class Tail(NamedTuple):
 
     Attributes:
         peak: [b]; mass: [b] Σ e; squares: [b] Σ e².
+        risk: [b] Σ e² ‖y‖² times the mean square of what else the exact weights are, less 1.
         first: [b, r] Σ e P y, of the averaged coordinates.
         second: [b] Σ e ‖y‖².
         beyond: [b, blocks] Σ e times the squared norm beyond each block.
@@ -66,6 +67,7 @@ class Tail(NamedTuple):
     peak: Float[Array, " b"]
     mass: Float[Array, " b"]
     squares: Float[Array, " b"]
+    risk: Float[Array, " b"]
     first: Float[Array, "b r"]
     second: Float[Array, " b"]
     beyond: Float[Array, "b blocks"]
@@ -75,7 +77,7 @@ class Tail(NamedTuple):
         factor = weights_of(self.peak, peak, variance)
         sums = (x * factor.reshape(-1, *[1] * (x.ndim - 1)) for x in self[1:])
         tail = Tail(peak, *sums)
-        return tail._replace(squares=tail.squares * factor)
+        return tail._replace(squares=tail.squares * factor, risk=tail.risk * factor)
 
 
 class Query(NamedTuple):
