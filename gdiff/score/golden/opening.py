@@ -20,8 +20,8 @@ from gdiff.parallel.mesh import DATA
 from gdiff.score.exact import is_crowded, is_delicate, reach, rounding_of
 from gdiff.score.golden.sums import TINY, Head, Query
 
-# By which part of e^20 or so the threshold of opened rows is found.
-_HALVINGS = 7
+# The threshold of risks is found by so many halvings of where it may lie.
+_HALVINGS = 5
 # Rows that are opened at a time: few enough to stay in cache.
 _AT_ONCE = 32
 # Those of the head whose weights are computed to twice the working precision.
@@ -50,28 +50,25 @@ def log_variation(
     return jnp.log(v / (1 + v)) + jnp.where(4 * v <= square, v, truncated)
 
 
-def opened(
-    log_risk: Float[Array, "n b"],
-    allowed: Float[Array, " b"],
-    number: int | Array,
-    most: int,
-) -> Bool[Array, "n b"]:
-    """The rows with the largest risks, so many that Σ exp(log_risk) over all others is allowed.
+def opened(log_risk: Float[Array, "n b"], number: int | Array, most: int) -> Bool[Array, "n b"]:
+    """The rows with the largest risks, so many that those of all others add up to 1 at most.
 
-    None, where more than `most` would have to be.
+    None is opened, where more than `most` of all `number` rows would have to be.
     """
+    # Infinite ones are to be opened anyway.
     risk = jax.lax.optimization_barrier(jnp.exp(log_risk))
 
-    def left(threshold: Array) -> Array:
-        return jax.lax.psum(jnp.sum(jnp.where(log_risk < threshold, risk, 0), axis=0), DATA)
+    def is_enough(threshold: Array) -> Array:
+        left = jnp.sum(jnp.where(log_risk < threshold, risk, 0), axis=0)
+        return jax.lax.psum(left, DATA) <= 1
 
-    # At the lower end all n rows together are allowed.
-    low = jnp.log(allowed) - jnp.log(jnp.asarray(number, risk.dtype))
-    high = jax.lax.pmax(jnp.max(log_risk, axis=0), DATA)
-    needs = left(jnp.full_like(high, jnp.inf)) > allowed
+    # At the lower end all rows together are allowed, beyond the upper one not a single one is.
+    high = jnp.zeros(log_risk.shape[1], log_risk.dtype)
+    low = high - jnp.log(jnp.asarray(number, high.dtype))
+    needs = ~is_enough(high + jnp.inf)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        enough = left(middle) <= allowed
+        enough = is_enough(middle)
         low, high = jnp.where(enough, middle, low), jnp.where(enough, high, middle)
     is_open = (log_risk >= low) & needs
     count = jax.lax.psum(jnp.sum(is_open, axis=0), DATA)

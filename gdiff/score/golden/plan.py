@@ -37,7 +37,7 @@ _CLOSE, _TRIALS = 1.2, 3
 _AVERAGED_COST, _OPENED_COST, _ROW_COST = 1.3, 30, 500
 # What fewer queries cost more.
 _READING_COST = 0.12
-_VERSION = 20
+_VERSION = 21
 
 
 class Pilot(NamedTuple):
@@ -118,8 +118,8 @@ def _cheapest(
             trial = _trial(golden, ranked, aim, z, sigma, exact)
             error, estimate, rows = processes.gathered(trial)
             telling = error > _NEGLIGIBLE * tolerance
-            ratio = error[telling] / np.maximum(estimate[telling], 1e-30)
-            shown = float(np.clip(np.max(ratio, initial=0), _LEAST_INFLATION, 1e30))
+            ratio = error[telling] / np.maximum(estimate[telling], 1e-9)
+            shown = float(max(np.max(ratio, initial=0), _LEAST_INFLATION))
             inflation = max(inflation, shown)
             if inflation <= _CLOSE * guess:
                 break

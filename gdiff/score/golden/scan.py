@@ -159,11 +159,12 @@ class GoldenScan(eqx.Module):
         """
         query = self.query(z, sigma)
         coarse = self.coarse(query, ranked)
-        is_open, rest, log_risk = self.opened(query, coarse, ranked, aim)
+        is_open, upper = self.opened(query, coarse, ranked, aim)
+        rest, upper = (jnp.where(is_open, -jnp.inf, x) for x in (coarse, upper))
         marked = Marked.of(is_open)
         rows, norms = self.full.rows, self.index.norms[:, 1]
         head = head_of(rows, norms, self.mean, query, marked, self.tolerance)
-        tail = self.tail(query, rest, log_risk, ranked)
+        tail = self.tail(query, rest, upper, ranked)
         mean, trace, estimate = self.combined(query, head, tail, ranked)
         bound = bounds.bound(self.index, self.basis, query, rest, head, mean, ranked)
         posterior = Posterior(
@@ -196,46 +197,38 @@ class GoldenScan(eqx.Module):
 
     def opened(
         self, query: Query, coarse: Float[Array, "n b"], ranked: int, aim: Array
-    ) -> tuple[Bool[Array, "n b"], Float[Array, "n b"], Float[Array, "n b"]]:
-        """Rows to be opened; coarse affinities of all others; logs of the risks of these.
-
-        Risks are Σ-able, in units of the tail's e² (see `Tail`) but for the norms.
-        """
+    ) -> tuple[Bool[Array, "n b"], Float[Array, "n b"]]:
+        """Rows to be opened; and coarse affinities raised by what the exact ones may be more."""
         number, variance = self.full.rows.number, query.variance
         peak = jax.lax.pmax(jnp.max(coarse, axis=0), DATA)
         weights = row_weights(coarse, peak, variance)
         mass, second = jax.lax.psum(_einsum("nb,nr->rb", weights, self.index.norms[:, :2]), DATA)
         gain = self.eigenvalues / (self.eigenvalues + query.sigma[:, None] ** 2)
         about = _matmul(gain * query.coordinates, self.basis.T) + (self.mean - self.full.rows.shift)
-        # Σ e² e^(…) ‖y‖² / (Σ e)² is the square of the error, ‖y‖² on average.
-        share = aim * jnp.linalg.norm(about, axis=1) * mass
-        allowed = share**2 * mass / jnp.maximum(second, TINY)
+        # The square of the error is Σ e² ‖y‖² / (Σ w)², with ‖y‖² as on average.
+        least = jnp.finfo(mass.dtype).tiny
+        log_allowed = 2 * jnp.log(jnp.maximum(aim * jnp.linalg.norm(about, axis=1) * mass, least))
+        log_allowed -= jnp.log(jnp.maximum(second / mass, least))
         beyond = self.index.norms[:, 1 + ranked]
-        log_risk = 2 * (coarse - peak) / variance + log_variation(beyond, variance, number)
-        is_open = opened(log_risk, allowed, number, self.full.rows.n // _MOST)
-        rest = jnp.where(is_open, -jnp.inf, coarse)
-        highest = jax.lax.pmax(jnp.max(rest, axis=0), DATA)
-        # Relative to the highest of the tail.
-        log_risk += 2 * (peak - jnp.where(jnp.isfinite(highest), highest, peak)) / variance
-        return is_open, rest, jnp.where(is_open, -jnp.inf, log_risk)
+        upper = coarse + variance / 2 * log_variation(beyond, variance, number)
+        most = self.full.rows.n // _MOST
+        log_risk = 2 * (upper - peak) / variance - log_allowed
+        return opened(log_risk, number, most), upper
 
     def tail(
-        self,
-        query: Query,
-        rest: Float[Array, "n b"],
-        log_risk: Float[Array, "n b"],
-        averaged: int,
+        self, query: Query, rest: Float[Array, "n b"], upper: Float[Array, "n b"], averaged: int
     ) -> Tail:
         """Sums over all rows whose coarse affinities are finite."""
-        peak = jax.lax.pmax(jnp.max(rest, axis=0), DATA)
+        peak, highest = jax.lax.pmax((jnp.max(rest, axis=0), jnp.max(upper, axis=0)), DATA)
         weights = row_weights(rest, peak, query.variance)
         first = [_einsum("nb,nr->br", weights, block) for block in self.index.blocks[:averaged]]
         sums = _einsum("nb,nr->br", weights, self.index.norms)
         squares = jnp.sum(weights**2, axis=0)
-        risk = _einsum("nb,n->b", jnp.exp(log_risk), self.index.norms[:, 1])
+        risks = row_weights(upper, highest, query.variance / 2)
+        risk = _einsum("nb,n->b", risks, self.index.norms[:, 1])
         first, sums, squares, risk = jax.lax.psum((first, sums, squares, risk), DATA)
         first = jnp.concatenate(first, axis=1)
-        return Tail(peak, sums[:, 0], squares, risk, first, sums[:, 1], sums[:, 2:])
+        return Tail(peak, sums[:, 0], squares, highest, risk, first, sums[:, 1], sums[:, 2:])
 
     def combined(
         self, query: Query, head: Head, tail: Tail, ranked: int
@@ -243,6 +236,7 @@ class GoldenScan(eqx.Module):
         """Mean about that of the data and trace, and an estimate of the mean's error; as stored."""
         peak = jnp.maximum(head.peak, tail.peak)
         factor = weights_of(head.peak, peak, query.variance)
+        mean_square = tail.second / jnp.maximum(tail.mass, TINY)
         tail = tail.rescaled(peak, query.variance)
         own = head.first / jnp.maximum(head.mass, TINY)[:, None]
         head_mass, tail_mass = head.mass * factor, jnp.maximum(tail.mass, TINY)
@@ -262,8 +256,8 @@ class GoldenScan(eqx.Module):
         spread = jnp.maximum(spread, 0)
         between = head_mass * jnp.sum((own - shift) ** 2, axis=1)
         trace = (factor * head.spread + between + spread) / mass
-        # Risks count rows by their squared distance from the mean, in the tail's proportion.
-        noise = tail.risk / mass**2 * spread / jnp.maximum(tail.second, TINY)
+        # Risks count squared norms and not distances; in proportion those are no more.
+        noise = tail.risk / mass**2 * (1 + length / jnp.maximum(mean_square, TINY))
         squares = jnp.maximum(tail.squares / mass**2 - share**2 / self.full.rows.number, 0)
         missing = squares * tail.beyond[:, ranked - 1] / tail_mass
         # What the filter would know beyond the last coordinate, at most.
