@@ -20,7 +20,7 @@ from gdiff.score.golden.work import Plan
 from gdiff.store import cache
 
 # Ranks at which a coarse scan may end.
-RANKS = (64, 256, 1024)
+RANKS = (64, 256, 512, 1024)
 # Bytes of coordinates that are kept at most.
 _INDEX_BYTES = 3 * 2**30
 # Rows from which the principal directions are computed.

@@ -6,6 +6,7 @@ no more than is allowed: so every query opens as many as it needs.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,19 +76,51 @@ def opened(log_risk: Float[Array, "n b"], number: int | Array, most: int) -> Boo
     return is_open & (count <= most)
 
 
+class Sums(NamedTuple):
+    """Of opened rows of this device: moments about the mean, and which of them are closest."""
+
+    moments: Moments
+    best: Leaders
+
+    def merged(self, other: "Sums", variance: Float[Array, " b"]) -> "Sums":
+        """Those of both."""
+        affinities, rows = (
+            jnp.concatenate(pair, axis=1) for pair in zip(self.best, other.best, strict=True)
+        )
+        affinities, place = jax.lax.top_k(affinities, _CLOSEST)
+        best = Leaders(affinities, jnp.take_along_axis(rows, place, axis=1))
+        return Sums(merge(self.moments, other.moments, variance), best)
+
+
+def summed(
+    rows: Rows,
+    norms: Float[Array, " n"],
+    mean: Float[Array, " d"],
+    query: Query,
+    is_open: Bool[Array, "n b"],
+) -> Sums:
+    """Over the rows that are opened, by their exact affinities.
+
+    Args:
+        rows: of the data set; norms: squared, about the mean; mean: in stored units.
+        query: the queries; is_open: for each of them.
+    """
+    # One by one on CPU, where each query stops at its own last row.
+    size = 1 if rows.mesh.devices.flat[0].platform == "cpu" else len(query.z)
+    run = partial(_summed, rows, norms, mean)
+    return in_parts(run, size, query.z, query.variance, Marked.of(is_open))
+
+
 def head_of(
     rows: Rows,
     norms: Float[Array, " n"],
     mean: Float[Array, " d"],
     query: Query,
-    marked: Marked,
+    sums: Sums,
     tolerance: Float[Array, ""],
 ) -> Head:
-    """Sums over the rows that are opened, by their exact affinities."""
-    # One by one on CPU, where each query stops at its own last row.
-    size = 1 if rows.mesh.devices.flat[0].platform == "cpu" else len(query.z)
-    run = partial(_summed, rows, norms, mean)
-    moments, best = in_parts(run, size, query.z, query.variance, marked)
+    """The head of all devices, the closest of its rows weighed by exact distances."""
+    moments, best = sums
     peak = jax.lax.pmax(moments.peak, DATA)
     moments = moments.rescaled(peak, query.variance)
     mass = jax.lax.psum(moments.mass, DATA)
@@ -142,18 +175,18 @@ def _summed(
     z: Float[Array, "b d"],
     variance: Float[Array, " b"],
     marked: Marked,
-) -> tuple[Moments, Leaders]:
-    """Moments about the mean of this device's marked rows, and the closest of them."""
+) -> Sums:
+    """Over marked rows."""
     b, d = z.shape
 
-    def some(state: tuple[Array, Moments, Leaders]) -> tuple[Array, Moments, Leaders]:
-        done, moments, best = state
+    def some(state: tuple[Array, Sums]) -> tuple[Array, Sums]:
+        done, sums = state
         row, exists = marked.rows(done + jnp.arange(_AT_ONCE))
         y = rows.local(row).astype(z.dtype) - mean
         # In double precision, where the index is not.
         squares = norms[row] if norms.dtype == z.dtype else jnp.sum(y**2, axis=2)
         affinities = jnp.where(exists, _einsum("bd,bkd->bk", z, y) - 0.5 * squares, -jnp.inf)
-        peak = jnp.maximum(moments.peak, jnp.max(affinities, axis=1))
+        peak = jnp.maximum(sums.moments.peak, jnp.max(affinities, axis=1))
         weights = weights_of(affinities, peak, variance)
         new = Moments(
             peak,
@@ -161,14 +194,8 @@ def _summed(
             _einsum("bk,bkd->bd", weights, y),
             jnp.sum(weights * squares, axis=1),
         )
-        together = Leaders(
-            jnp.concatenate([best.affinities, affinities], axis=1),
-            jnp.concatenate([best.rows, row], axis=1),
-        )
-        affinities, place = jax.lax.top_k(together.affinities, _CLOSEST)
-        best = Leaders(affinities, jnp.take_along_axis(together.rows, place, axis=1))
-        return done + _AT_ONCE, merge(moments, new, variance), best
+        return done + _AT_ONCE, sums.merged(Sums(new, Leaders(affinities, row)), variance)
 
     last = jnp.max(marked.count)
-    start = (jnp.int32(0), Moments.empty(b, d, z.dtype), Leaders.empty(b, _CLOSEST, z.dtype))
-    return jax.lax.while_loop(lambda state: state[0] < last, some, start)[1:]
+    none = Sums(Moments.empty(b, d, z.dtype), Leaders.empty(b, _CLOSEST, z.dtype))
+    return jax.lax.while_loop(lambda state: state[0] < last, some, (jnp.int32(0), none))[1]

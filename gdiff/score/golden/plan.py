@@ -37,7 +37,7 @@ _CLOSE, _TRIALS = 1.2, 3
 _AVERAGED_COST, _OPENED_COST, _ROW_COST = 1.3, 30, 500
 # What fewer queries cost more.
 _READING_COST = 0.12
-_VERSION = 21
+_VERSION = 22
 
 
 class Pilot(NamedTuple):

@@ -1,10 +1,11 @@
 """The golden scan: exact rows for the head of the posterior, a few numbers for the rest.
 
 Rows are kept a second time as their leading principal coordinates. A coarse scan over some of
-these ranks all rows; the best of them, the *head*, are weighed again by their full rows, and all
-others, the *tail*, count with their coarse weights and coordinates, so that nothing is thrown
-away. How many coordinates and how large a head: that is the *plan*, one `Work` per noise level
-(`gdiff.score.golden.plan`).
+these weighs all rows; those that it may be most wrong about, the *head*, are opened and weighed
+again by their full rows, and all others, the *tail*, count with their coarse weights and
+coordinates, so that nothing is thrown away. How many rows are opened is up to each query and its
+tolerance (`gdiff.score.golden.opening`), how many coordinates are scanned is the *plan*, by noise
+level (`gdiff.score.golden.plan`).
 
 The idea of a subset that depends on the noise level is GoldDiff's (Shang et al., arXiv 2602.16498);
 this estimator, its bounds and its estimate of the error are our own constructions.
@@ -13,10 +14,8 @@ Why the estimate is right. Let P project on the coordinates of the coarse scan, 
 Up to a factor that all rows share, the weight of row y is its coarse weight times e^u, with
 u = (⟨z_⊥, y_⊥⟩ - ½‖y_⊥‖²) / σ², and given P z the mean of e^u is 1 and its variance
 exp(‖y_⊥‖²/σ²) - 1, rows being all but orthogonal beyond P. So the error of the mean is a sum of
-independent terms, one for each row of the tail, and as P z leaves the mass τ of the tail for the
-row that z came from, it cannot be larger than √τ times the spread of the data, in mean square.
-Where ‖y_⊥‖ is much less than σ, many small terms make up the error, and it is close to its root
-mean square; where it is not, few large ones do, and the estimate is up to four times that.
+independent terms, one for each row of the tail, whose mean squares add up: these are the *risks*.
+Rows with much detail have by far the largest, so they count one by one, and not on average.
 """
 
 from collections.abc import Callable
@@ -31,13 +30,12 @@ from jaxtyping import Array, Bool, Float
 from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.kernels import compensated
 from gdiff.kernels.fold import denoised, split
-from gdiff.kernels.marked import Marked
 from gdiff.kernels.parts import in_parts
 from gdiff.kernels.softmax import weights_of
 from gdiff.parallel.mesh import DATA
 from gdiff.score.exact import ExactScan, is_delicate, scan_rows
 from gdiff.score.golden import bounds
-from gdiff.score.golden.opening import head_of, log_variation, opened
+from gdiff.score.golden.opening import Sums, head_of, log_variation, opened, summed
 from gdiff.score.golden.sums import ROUNDING, TINY, Head, Index, Query, Tail, row_weights
 from gdiff.score.golden.work import Plan
 
@@ -50,6 +48,8 @@ REPAIRED, FEW = 16, 2
 _LIKELY = 2.0
 # Part of the tolerance that the error is meant to take: as planned, and of a doubtful query.
 AIM, _SURE_AIM = 0.75, 0.3
+# Rows are opened again where all weigh less than was thought by that factor's logarithm.
+_LESS = 0.3
 # One in so many rows is opened at most.
 _MOST = 8
 _matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -159,11 +159,10 @@ class GoldenScan(eqx.Module):
         """
         query = self.query(z, sigma)
         coarse = self.coarse(query, ranked)
-        is_open, upper = self.opened(query, coarse, ranked, aim)
+        is_open, upper, sums = self.opened(query, coarse, ranked, aim)
         rest, upper = (jnp.where(is_open, -jnp.inf, x) for x in (coarse, upper))
-        marked = Marked.of(is_open)
         rows, norms = self.full.rows, self.index.norms[:, 1]
-        head = head_of(rows, norms, self.mean, query, marked, self.tolerance)
+        head = head_of(rows, norms, self.mean, query, sums, self.tolerance)
         tail = self.tail(query, rest, upper, ranked)
         mean, trace, estimate = self.combined(query, head, tail, ranked)
         bound = bounds.bound(self.index, self.basis, query, rest, head, mean, ranked)
@@ -171,7 +170,7 @@ class GoldenScan(eqx.Module):
             mean=self.restored(mean),
             trace_cov=trace / rows.scale**2,
             error_bound=bound / rows.scale + self.rounding(z, sigma, norms.dtype),
-            subset_size=jax.lax.psum(marked.count, DATA),
+            subset_size=jax.lax.psum(jnp.sum(is_open, axis=0), DATA),
         )
         return posterior, estimate / rows.scale, head.crowded
 
@@ -197,8 +196,12 @@ class GoldenScan(eqx.Module):
 
     def opened(
         self, query: Query, coarse: Float[Array, "n b"], ranked: int, aim: Array
-    ) -> tuple[Bool[Array, "n b"], Float[Array, "n b"]]:
-        """Rows to be opened; and coarse affinities raised by what the exact ones may be more."""
+    ) -> tuple[Bool[Array, "n b"], Float[Array, "n b"], Sums]:
+        """Rows to be opened, coarse affinities raised by what exact ones may be more, and sums.
+
+        How much rows may weigh in error goes with what all weigh together. That is better known
+        when rows are open: where it is less than was thought, others follow.
+        """
         number, variance = self.full.rows.number, query.variance
         peak = jax.lax.pmax(jnp.max(coarse, axis=0), DATA)
         weights = row_weights(coarse, peak, variance)
@@ -207,13 +210,32 @@ class GoldenScan(eqx.Module):
         about = _matmul(gain * query.coordinates, self.basis.T) + (self.mean - self.full.rows.shift)
         # The square of the error is Σ e² ‖y‖² / (Σ w)², with ‖y‖² as on average.
         least = jnp.finfo(mass.dtype).tiny
-        log_allowed = 2 * jnp.log(jnp.maximum(aim * jnp.linalg.norm(about, axis=1) * mass, least))
-        log_allowed -= jnp.log(jnp.maximum(second / mass, least))
+        allowed = 2 * jnp.log(jnp.maximum(aim * jnp.linalg.norm(about, axis=1), least))
+        allowed -= jnp.log(jnp.maximum(second / mass, least))
         beyond = self.index.norms[:, 1 + ranked]
         upper = coarse + variance / 2 * log_variation(beyond, variance, number)
-        most = self.full.rows.n // _MOST
-        log_risk = 2 * (upper - peak) / variance - log_allowed
-        return opened(log_risk, number, most), upper
+        log_risk = 2 * (upper - peak) / variance - allowed
+
+        def worst(log_mass: Array) -> Bool[Array, "n b"]:
+            return opened(log_risk - 2 * log_mass, number, self.full.rows.n // _MOST)
+
+        def sums_of(is_open: Array) -> Sums:
+            return summed(self.full.rows, self.index.norms[:, 1], self.mean, query, is_open)
+
+        is_open = worst(jnp.log(mass))
+        sums = sums_of(is_open)
+        left = jax.lax.psum(jnp.sum(jnp.where(is_open, 0, weights), axis=0), DATA)
+        highest = jax.lax.pmax(sums.moments.peak, DATA)
+        found = jax.lax.psum(sums.moments.rescaled(highest, variance).mass, DATA)
+        log_found = jnp.logaddexp(jnp.log(left), jnp.log(found) + (highest - peak) / variance)
+        is_less = log_found < jnp.log(mass) - _LESS
+
+        def more() -> tuple[Array, Sums]:
+            others = worst(log_found) & ~is_open & is_less
+            return is_open | others, sums.merged(sums_of(others), variance)
+
+        is_open, sums = jax.lax.cond(jnp.any(is_less), more, lambda: (is_open, sums))
+        return is_open, upper, sums
 
     def tail(
         self, query: Query, rest: Float[Array, "n b"], upper: Float[Array, "n b"], averaged: int
