@@ -149,7 +149,8 @@ def head_of(
         weights = jnp.where(used, shares.weights * held[:, None], 0)
         top = stored.astype(query.z.dtype) - mean
         rest = moments.first - _einsum("bk,bkd->bd", approximate, top)
-        rest_second = moments.second - jnp.sum(approximate * norms[best.rows], axis=1)
+        squares = _squares(norms, best.rows, top)
+        rest_second = moments.second - jnp.sum(approximate * squares, axis=1)
         first, rest, rest_second = jax.lax.psum(
             (rest + _einsum("bk,bkd->bd", weights, top), rest, rest_second), DATA
         )
@@ -168,6 +169,11 @@ def head_of(
     return Head(peak, mass, first, spread, crowded)
 
 
+def _squares(norms: Array, row: Array, y: Array) -> Array:
+    """‖y‖² of rows: from the index, or anew where it is in another precision."""
+    return norms[row] if norms.dtype == y.dtype else jnp.sum(y**2, axis=2)
+
+
 def _summed(
     rows: Rows,
     norms: Float[Array, " n"],
@@ -183,8 +189,7 @@ def _summed(
         done, sums = state
         row, exists = marked.rows(done + jnp.arange(_AT_ONCE))
         y = rows.local(row).astype(z.dtype) - mean
-        # In double precision, where the index is not.
-        squares = norms[row] if norms.dtype == z.dtype else jnp.sum(y**2, axis=2)
+        squares = _squares(norms, row, y)
         affinities = jnp.where(exists, _einsum("bd,bkd->bk", z, y) - 0.5 * squares, -jnp.inf)
         peak = jnp.maximum(sums.moments.peak, jnp.max(affinities, axis=1))
         weights = weights_of(affinities, peak, variance)

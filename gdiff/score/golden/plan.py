@@ -25,19 +25,19 @@ log = logging.getLogger(__name__)
 # Noise levels at which plans are measured where a run has more of them, or names none.
 _MOST_LEVELS = 16
 _DEFAULT_RANGE = (0.01, 100.0)
-# Errors below this part of the tolerance do not tell how good their estimate is.
-_NEGLIGIBLE = 0.1
-# Errors are reckoned to be no less than this part of their estimate, and at first this many.
+# Errors below this part of the tolerance do not tell how good their estimate is; so many others do.
+_NEGLIGIBLE, _TELLING = 0.1, 8
+# Errors are reckoned to be this part of their estimate at least; this, until enough of them tell.
 _LEAST_INFLATION, _FIRST_INFLATION = 0.5, 1.5
 # Estimates are tried again with rows opened by what the first trial showed, where that is other
 # than was reckoned with by more than this factor; so often at most.
 _CLOSE, _TRIALS = 1.2, 3
 # Cost in numbers read by the coarse scan; measured on CPU with 64 queries. A number of the tail's
 # mean; a number of an opened row; what every row costs besides.
-_AVERAGED_COST, _OPENED_COST, _ROW_COST = 1.3, 30, 500
+_AVERAGED_COST, _OPENED_COST, _ROW_COST = 1.3, 30, 800
 # What fewer queries cost more.
 _READING_COST = 0.12
-_VERSION = 22
+_VERSION = 23
 
 
 class Pilot(NamedTuple):
@@ -119,8 +119,8 @@ def _cheapest(
             error, estimate, rows = processes.gathered(trial)
             telling = error > _NEGLIGIBLE * tolerance
             ratio = error[telling] / np.maximum(estimate[telling], 1e-9)
-            shown = float(max(np.max(ratio, initial=0), _LEAST_INFLATION))
-            inflation = max(inflation, shown)
+            least = _LEAST_INFLATION if len(ratio) >= _TELLING else _FIRST_INFLATION
+            inflation = max(inflation, float(np.max(ratio, initial=least)))
             if inflation <= _CLOSE * guess:
                 break
             guess = inflation
