@@ -108,11 +108,10 @@ def _cheapest(
 ) -> tuple[float, float]:
     """The number of column blocks that is cheapest with its repairs, and the inflation."""
     best, lowest = (0, 1.0), _full_cost(golden)
-    guess = _FIRST_INFLATION
     for ranked in range(1, len(golden.index.ends) + 1):
         if _cost(golden, ranked, 0) >= lowest:
             break
-        inflation = 0.0
+        guess, inflation = _FIRST_INFLATION, 0.0
         for _ in range(_TRIALS):
             aim = jnp.full_like(sigma, AIM * tolerance / guess)
             trial = _trial(golden, ranked, aim, z, sigma, exact)
@@ -124,7 +123,6 @@ def _cheapest(
             if inflation <= _CLOSE * guess:
                 break
             guess = inflation
-        guess = inflation
         # So written that NaN is doubtful.
         doubtful = float(np.mean(~(inflation * estimate <= tolerance)))
         cost = _cost(golden, ranked, float(np.mean(rows))) + _repairs(golden, doubtful)
