@@ -50,6 +50,8 @@ _LIKELY = 2.0
 AIM, _SURE_AIM = 0.75, 0.3
 # Rows are opened again where all weigh less than was thought by that factor's logarithm.
 _LESS = 0.3
+# Part of the tolerance below which the mass of a tail does not matter.
+_IGNORED = 1e-3
 # One in so many rows is opened at most.
 _MOST = 8
 _matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -163,7 +165,7 @@ class GoldenScan(eqx.Module):
         rest, upper = (jnp.where(is_open, -jnp.inf, x) for x in (coarse, upper))
         rows, norms = self.full.rows, self.index.norms[:, 1]
         head = head_of(rows, norms, self.mean, query, sums, self.tolerance)
-        tail = self.tail(query, rest, upper, ranked)
+        tail = self.tail(query, rest, upper, head, ranked)
         mean, trace, estimate = self.combined(query, head, tail, ranked)
         bound = bounds.bound(self.index, self.basis, query, rest, head, mean, ranked)
         posterior = Posterior(
@@ -238,18 +240,36 @@ class GoldenScan(eqx.Module):
         return is_open, upper, sums
 
     def tail(
-        self, query: Query, rest: Float[Array, "n b"], upper: Float[Array, "n b"], averaged: int
+        self,
+        query: Query,
+        rest: Float[Array, "n b"],
+        upper: Float[Array, "n b"],
+        head: Head,
+        averaged: int,
     ) -> Tail:
-        """Sums over all rows whose coarse affinities are finite."""
+        """Sums over all rows whose coarse affinities are finite.
+
+        Coordinates are averaged where the tail weighs anything beside the head, which takes time.
+        """
         peak, highest = jax.lax.pmax((jnp.max(rest, axis=0), jnp.max(upper, axis=0)), DATA)
         weights = row_weights(rest, peak, query.variance)
-        first = [_einsum("nb,nr->br", weights, block) for block in self.index.blocks[:averaged]]
         sums = _einsum("nb,nr->br", weights, self.index.norms)
         squares = jnp.sum(weights**2, axis=0)
         risks = row_weights(upper, highest, query.variance / 2)
         risk = _einsum("nb,n->b", risks, self.index.norms[:, 1])
-        first, sums, squares, risk = jax.lax.psum((first, sums, squares, risk), DATA)
-        first = jnp.concatenate(first, axis=1)
+        sums, squares, risk = jax.lax.psum((sums, squares, risk), DATA)
+
+        def average() -> Array:
+            blocks = self.index.blocks[:averaged]
+            first = [_einsum("nb,nr->br", weights, block) for block in blocks]
+            return jax.lax.psum(jnp.concatenate(first, axis=1), DATA)
+
+        end = self.index.ends[averaged - 1]
+        odds = (peak - head.peak) / query.variance + jnp.log(sums[:, 0]) - jnp.log(head.mass)
+        # So written that NaN matters.
+        matters = jnp.any(~(odds < jnp.log(_IGNORED * self.tolerance)))
+        zeros = jnp.zeros((len(query.z), end), weights.dtype)
+        first = jax.lax.cond(matters, average, lambda: zeros)
         return Tail(peak, sums[:, 0], squares, highest, risk, first, sums[:, 1], sums[:, 2:])
 
     def combined(
@@ -284,7 +304,9 @@ class GoldenScan(eqx.Module):
         missing = squares * tail.beyond[:, ranked - 1] / tail_mass
         # What the filter would know beyond the last coordinate, at most.
         unknown = gain[:, -1] * share**2 * tail.beyond[:, -1] / tail_mass
-        return shift, trace, jnp.sqrt(noise + missing + unknown)
+        # Both means lie within the data.
+        farthest = jnp.sqrt(length) + 2 * self.full.rows.radius * self.full.rows.scale
+        return shift, trace, jnp.minimum(jnp.sqrt(noise + missing + unknown), farthest)
 
 
 def _by_parts(golden: GoldenScan, z: Array, sigma: Array) -> Posterior:
