@@ -53,4 +53,5 @@ class Marked(NamedTuple):
         upto = jnp.triu(jnp.ones((_GROUP, _GROUP), jnp.float32))
         counts = jnp.matmul(bits.astype(jnp.float32), upto)
         within = jnp.sum(counts <= (places - before)[:, :, None], axis=2)
-        return jnp.where(exists, group * _GROUP + within, 0), exists
+        rows = jnp.where(exists, group * _GROUP + within, 0)
+        return rows.astype(jnp.int32), exists
