@@ -130,16 +130,17 @@ def head_of(
     divisor = jnp.maximum(mass, TINY)
     rounding = rounding_of(query.z, rows)
 
-    def spread_of(first: Array, second: Array, sums: Array, count: Array, mean: Array) -> Array:
-        """About `mean`, of what has mass `count` and sums `sums`; 0 where rounding is all of it."""
-        length = jnp.sum(mean**2, axis=1)
-        spread = second - 2 * jnp.sum(sums * mean, axis=1) + count * length
+    def spread_of(mass_of: Array, first: Array, second: Array, mean: Array) -> Array:
+        """About `mean`, of rows that have these sums here; 0 where rounding is all of it."""
+        spread = jax.lax.psum(second - 2 * jnp.sum(first * mean, axis=1), DATA)
+        spread += mass_of * jnp.sum(mean**2, axis=1)
         return jnp.where(rest_mass > _NEGLIGIBLE * mass, jnp.maximum(spread, 0), 0)
 
     def plain() -> tuple[Array, Array, Array]:
-        first, second = jax.lax.psum((moments.first, moments.second), DATA)
+        first = jax.lax.psum(moments.first, DATA)
         own_mean = first / divisor[:, None]
-        return first, spread_of(first, second, first, mass, own_mean), jnp.zeros(len(mass), bool)
+        spread = spread_of(mass, moments.first, moments.second, own_mean)
+        return first, spread, jnp.zeros(len(mass), bool)
 
     def settled() -> tuple[Array, Array, Array]:
         """The closest rows divide their mass by exact distances, if they suffice."""
@@ -151,13 +152,11 @@ def head_of(
         rest = moments.first - _einsum("bk,bkd->bd", approximate, top)
         squares = _squares(norms, best.rows, top)
         rest_second = moments.second - jnp.sum(approximate * squares, axis=1)
-        first, rest, rest_second = jax.lax.psum(
-            (rest + _einsum("bk,bkd->bd", weights, top), rest, rest_second), DATA
-        )
+        first = jax.lax.psum(rest + _einsum("bk,bkd->bd", weights, top), DATA)
         own_mean = first / divisor[:, None]
         away = jnp.sum((top - own_mean[:, None]) ** 2, axis=2)
         spread = jax.lax.psum(jnp.sum(weights * away, axis=1), DATA)
-        spread += spread_of(first, rest_second, rest, rest_mass, own_mean)
+        spread += spread_of(rest_mass, rest, rest_second, own_mean)
         crowded = is_crowded(best.affinities, rounding, query.variance, rows.n)
         return first, spread, crowded
 
