@@ -28,7 +28,7 @@ _DEFAULT_RANGE = (0.01, 100.0)
 # Errors below this part of the tolerance do not tell how good their estimate is; so many others do.
 _NEGLIGIBLE, _TELLING = 0.1, 8
 # Errors are reckoned to be this part of their estimate at least; this, until enough of them tell.
-_LEAST_INFLATION, _FIRST_INFLATION = 0.5, 1.5
+_LEAST_INFLATION, _FIRST_INFLATION = 1.5, 1.5
 # Estimates are tried again with rows opened by what the first trial showed, where that is other
 # than was reckoned with by more than this factor; so often at most.
 _CLOSE, _TRIALS = 1.2, 3
