@@ -215,7 +215,7 @@ def is_crowded(
     """
     behind = affinities[:, 0] - affinities[:, -1]
     is_full = jnp.isfinite(affinities[:, -1])
-    crowded = is_full & (behind < _reach(rounding, variance, n)) & (rounding > nats * variance)
+    crowded = is_full & (behind < reach(rounding, variance, n)) & (rounding > nats * variance)
     return jax.lax.pmax(crowded.astype(jnp.int32), DATA) > 0
 
 
@@ -227,10 +227,10 @@ def floor_of(
     n: int,
 ) -> Float[Array, " b"]:
     """The affinity from which one of n rows competes with that of the peak, where it is crowded."""
-    return jnp.where(crowded, peak - _reach(rounding, variance, n), jnp.inf)
+    return jnp.where(crowded, peak - reach(rounding, variance, n), jnp.inf)
 
 
-def _reach(rounding: Array, variance: Array, n: int) -> Array:
+def reach(rounding: Array, variance: Array, n: int) -> Array:
     """How far behind the best affinity all of n rows together weigh nothing, as stored."""
     return float(np.log(n) - np.log(_NEGLIGIBLE)) * variance + rounding
 

@@ -15,7 +15,6 @@ from gdiff.kernels.streamed import Source, Streamed, placed
 from gdiff.parallel.mesh import make_mesh
 from gdiff.score.exact import Exact
 from gdiff.score.golden import index
-from gdiff.score.golden.work import Work
 
 
 def mapped(folder, x):
@@ -132,13 +131,13 @@ def test_another_place_for_rows_is_a_mistake():
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["batch:1", "data:2/batch:2"])
 def test_golden_with_rows_on_the_host_gives_the_same_posterior(images, mesh):
-    mesh, work = make_mesh(mesh), Work(2, 1, 16)
+    mesh, aim = make_mesh(mesh), 1e-3
     z, sigma = jnp.asarray(images.rows(slice(4)).reshape(4, -1)) + 0.1, jnp.full(4, 0.5)
     found = []
     for rows in ("device", "host"):
         full = Exact(rows=rows).fit(Placed(images, mesh))
         golden = index.build(images, full, (64, 128), tolerance=0.01)
-        run = partial(on_devices, mesh, lambda x, *query: x.scan(work, *query), golden)
+        run = partial(on_devices, mesh, lambda x, *query: x.scan(2, aim, *query), golden)
         found.append(jax.jit(run)(z, sigma))
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         assert np.allclose(a, b, rtol=1e-4, atol=5e-6)

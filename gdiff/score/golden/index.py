@@ -9,7 +9,7 @@ from jaxtyping import Array
 from gdiff.dataset import Dataset
 from gdiff.dataset.base import blocks
 from gdiff.dataset.pages import release
-from gdiff.dataset.statistics import statistics
+from gdiff.dataset.statistics import leading
 from gdiff.kernels.fold import Rows, on_devices, split
 from gdiff.parallel.mesh import DATA, place_rows
 from gdiff.progress import track
@@ -20,13 +20,14 @@ from gdiff.score.golden.work import Plan
 from gdiff.store import cache
 
 # Ranks at which a coarse scan may end.
-RANKS = (64, 128, 256, 512, 1024)
+RANKS = (64, 256, 512, 1024)
 # Bytes of coordinates that are kept at most.
 _INDEX_BYTES = 3 * 2**30
 # Rows from which the principal directions are computed.
-_ENOUGH = 2**16
+_ENOUGH = 2**14
+_PASSES = 2
 # Part of the key: to be raised when what is stored changes.
-_VERSION = 5
+_VERSION = 6
 
 
 def ranks(n: int, dim: int, max_rank: int) -> tuple[int, ...]:
@@ -37,19 +38,14 @@ def ranks(n: int, dim: int, max_rank: int) -> tuple[int, ...]:
 
 def build(dataset: Dataset, full: ExactScan, ends: tuple[int, ...], tolerance: float) -> GoldenScan:
     """A golden scan without a plan yet: everything is done in full."""
-    found = statistics(_some(dataset), rank=ends[-1])
-    basis = np.zeros((dataset.dim, ends[-1]), np.float32)
-    eigenvalues = np.zeros(ends[-1])
-    held = len(found.eigenvalues)
-    basis[:, :held], eigenvalues[:held] = found.eigenvectors, found.eigenvalues
-    mean = found.mean * dataset.scale + dataset.shift
-    mean = mean.astype(np.result_type(dataset.x, np.float32))
+    rank = ends[-1]
+    mean, eigenvalues, basis = _directions(dataset, rank)
     basis_mark = cache.digest(mean, basis)
     key = cache.key("golden-index", _VERSION, dataset.fingerprint(), ends, basis_mark)
     # In one line, so that the cache holds all or nothing: block after block, squared norms, offset.
     flat = cache.fill(
         key,
-        (len(dataset) * (1 + ends[-1]) + dataset.dim,),
+        (len(dataset) * (1 + rank) + dataset.dim,),
         np.float32,
         lambda out: _project(dataset, mean, basis, *_pieces(out, len(dataset), ends)),
     )
@@ -61,6 +57,7 @@ def build(dataset: Dataset, full: ExactScan, ends: tuple[int, ...], tolerance: f
         index=_index(_Known(full.rows, tuple(coordinates), norms)),
         mean=jnp.asarray(mean, dtype),
         offset=jnp.asarray(offset, dtype),
+        middle=jnp.asarray(offset @ basis, dtype),
         basis=jnp.asarray(basis, dtype),
         eigenvalues=jnp.asarray(eigenvalues, dtype),
         tolerance=jnp.asarray(tolerance, dtype),
@@ -68,16 +65,30 @@ def build(dataset: Dataset, full: ExactScan, ends: tuple[int, ...], tolerance: f
     )
 
 
-def _some(dataset: Dataset) -> Dataset:
-    """The data, or where they are many as many rows drawn from them as tell their statistics.
+def _directions(dataset: Dataset, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean [d] in stored units, eigenvalues [r] and basis [d, r]; from the cache if they are in it.
 
-    The coarse scan is right in any basis, and good in one that is nearly that of all rows.
+    They are those of some rows: the coarse scan is right about any mean and in any basis, and good
+    in one that is nearly that of all rows.
     """
-    if len(dataset) <= _ENOUGH:
-        return dataset
-    rows = np.random.default_rng(0).choice(len(dataset), _ENOUGH, replace=False, shuffle=False)
-    rows.sort()
-    return dataset.part(rows)
+    dtype = np.result_type(dataset.x, np.float32)
+
+    def build() -> np.ndarray:
+        some = dataset
+        if len(dataset) > _ENOUGH:
+            rng = np.random.default_rng(0)
+            rows = rng.choice(len(dataset), _ENOUGH, replace=False, shuffle=False)
+            some = dataset.part(np.sort(rows))
+        held = min(rank, len(some))
+        found = leading(some, held, _PASSES)
+        packed = np.zeros((1 + rank, 1 + dataset.dim), dtype)
+        packed[0, 1:] = found.mean * dataset.scale + dataset.shift
+        packed[1 : 1 + held, 0], packed[1 : 1 + held, 1:] = found.eigenvalues, found.eigenvectors.T
+        return packed
+
+    key = cache.key("golden-directions", _VERSION, dataset.fingerprint(), rank)
+    packed = cache.cached(key, build)
+    return packed[0, 1:], packed[1:, 0], packed[1:, 1:].T.astype(np.float32)
 
 
 def _pieces(flat: np.ndarray, n: int, ends: tuple[int, ...]) -> tuple[list[np.ndarray], np.ndarray]:
@@ -98,7 +109,7 @@ def _project(
 ) -> None:
     """Fill in coordinates and squared norms of all rows about the mean, in stored units.
 
-    The offset is that of the true mean from the given one, beyond the coordinates.
+    The offset is that of the true mean from the given one.
     """
     total = np.zeros(dataset.dim)
     ends = np.cumsum([piece.shape[1] for piece in out[:-1]])
@@ -112,8 +123,7 @@ def _project(
                 piece[block] = values
             release(out[0])
             progress.reach(block.stop)
-    total /= len(dataset)
-    offset[:] = total - basis @ (basis.T @ total)
+    offset[:] = total / len(dataset)
 
 
 class _Known(eqx.Module):

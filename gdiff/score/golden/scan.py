@@ -1,10 +1,11 @@
 """The golden scan: exact rows for the head of the posterior, a few numbers for the rest.
 
 Rows are kept a second time as their leading principal coordinates. A coarse scan over some of
-these ranks all rows; the best of them, the *head*, are weighed again by their full rows, and all
-others, the *tail*, count with their coarse weights and coordinates, so that nothing is thrown
-away. How many coordinates and how large a head: that is the *plan*, one `Work` per noise level
-(`gdiff.score.golden.plan`).
+these weighs all rows; those that it may be most wrong about, the *head*, are opened and weighed
+again by their full rows, and all others, the *tail*, count with their coarse weights and
+coordinates, so that nothing is thrown away. How many rows are opened is up to each query and its
+tolerance (`gdiff.score.golden.opening`), how many coordinates are scanned is the *plan*, by noise
+level (`gdiff.score.golden.plan`).
 
 The idea of a subset that depends on the noise level is GoldDiff's (Shang et al., arXiv 2602.16498);
 this estimator, its bounds and its estimate of the error are our own constructions.
@@ -13,10 +14,8 @@ Why the estimate is right. Let P project on the coordinates of the coarse scan, 
 Up to a factor that all rows share, the weight of row y is its coarse weight times e^u, with
 u = (⟨z_⊥, y_⊥⟩ - ½‖y_⊥‖²) / σ², and given P z the mean of e^u is 1 and its variance
 exp(‖y_⊥‖²/σ²) - 1, rows being all but orthogonal beyond P. So the error of the mean is a sum of
-independent terms, one for each row of the tail, and as P z leaves the mass τ of the tail for the
-row that z came from, it cannot be larger than √τ times the spread of the data, in mean square.
-Where ‖y_⊥‖ is much less than σ, many small terms make up the error, and it is close to its root
-mean square; where it is not, few large ones do, and the estimate is up to four times that.
+independent terms, one for each row of the tail, whose mean squares add up: these are the *risks*.
+Rows with much detail have by far the largest, so they count one by one, and not on average.
 """
 
 from collections.abc import Callable
@@ -30,32 +29,31 @@ from jaxtyping import Array, Bool, Float
 
 from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.kernels import compensated
-from gdiff.kernels.distances import exact_shares
 from gdiff.kernels.fold import denoised, split
-from gdiff.kernels.leading import leading, without
 from gdiff.kernels.parts import in_parts
-from gdiff.kernels.softmax import Leaders, weights_of
+from gdiff.kernels.softmax import weights_of
 from gdiff.parallel.mesh import DATA
-from gdiff.score.exact import ExactScan, is_crowded, is_delicate, rounding_of, scan_rows
+from gdiff.score.exact import ExactScan, is_delicate, scan_rows
 from gdiff.score.golden import bounds
+from gdiff.score.golden.opening import Sums, head_of, log_variation, opened, summed
 from gdiff.score.golden.sums import ROUNDING, TINY, Head, Index, Query, Tail, row_weights
-from gdiff.score.golden.work import Plan, Work
+from gdiff.score.golden.work import Plan
 
-# Those of the head whose weights are computed to twice the working precision.
-_CLOSEST = 8
 # Queries that are planned together, and numbers in one [b, n] array: 256 MiB in float32.
 QUERIES, _LARGEST_ARRAY = 64, 2**26
-# Numbers in one gathered [b, k, d] array: few enough to stay in cache.
-_GATHERED = 2**21
 # Doubtful queries that are answered again at a time; up to `FEW` go one by one where that is
 # cheaper, as it is where no more than the index is read.
 REPAIRED, FEW = 16, 2
 # The likely bound, in estimates of the error.
 _LIKELY = 2.0
-# By how many times an error may rather exceed its root mean square where single rows dominate it.
-_HEAVY = 3.0
-# Part of the tolerance that logits in working precision may cost.
-_LOGIT_SHARE = 0.01
+# Part of the tolerance that the error is meant to take: as planned, and of a doubtful query.
+AIM, _SURE_AIM = 0.75, 0.3
+# Rows are opened again where all weigh less than was thought by that factor's logarithm.
+_LESS = 0.3
+# Part of the tolerance below which the mass of a tail does not matter.
+_IGNORED = 1e-3
+# One in so many rows is opened at most.
+_MOST = 8
 _matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 _einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
@@ -67,8 +65,7 @@ class GoldenScan(eqx.Module):
         full: the exact scan, and with it the rows.
         index: what the coarse scan reads.
         mean: [d] of the rows, or of many of them, in stored units.
-        offset: [d] from it to the mean of all rows, beyond the coordinates; within them the tail's
-            averages know, or the pilot's inflation covers it.
+        offset: [d] from it to the mean of all rows; middle: [r] coordinates of that.
         basis: [d, r] leading principal directions; eigenvalues: [r] of the covariance.
         tolerance: [] relative error beyond whose estimate a query is given to the full scan.
         plan: what to do at which noise level.
@@ -78,6 +75,7 @@ class GoldenScan(eqx.Module):
     index: Index = split()
     mean: Float[Array, " d"]
     offset: Float[Array, " d"]
+    middle: Float[Array, " r"]
     basis: Float[Array, "d r"]
     eigenvalues: Float[Array, " r"]
     tolerance: Float[Array, ""]
@@ -99,19 +97,20 @@ class GoldenScan(eqx.Module):
         apart = (jnp.sum(in_full) <= REPAIRED) & ~jnp.all(in_full) & (len(z) > REPAIRED)
         in_full &= apart
         exact = partial(self._exact)  # a method cannot be hashed, as `switch` wants
-        branches = [*(partial(self._answered, work) for work in self.plan.works), exact]
+        branches = [*(partial(self._answered, work, AIM) for work in self.plan.works), exact]
         dearest = jnp.max(jnp.where(in_full, 0, place))
         posterior, is_doubtful = jax.lax.switch(dearest, branches, *query)
-        reserve = partial(self._answered, self.plan.reserve)
+        reserve = partial(self._answered, self.plan.reserve, _SURE_AIM)
         is_doubtful &= ~in_full
         posterior, is_doubtful = _repaired(reserve, query, posterior, is_doubtful, few=FEW)
         return _repaired(exact, query, posterior, is_doubtful | in_full, few=0)[0]
 
     def _answered(
-        self, work: Work, z: Array, sigma: Array, inflation: Array
+        self, ranked: int, aim: float, z: Array, sigma: Array, inflation: Array
     ) -> tuple[Posterior, Bool[Array, " b"]]:
-        """By one work; whether the result may be beyond the tolerance."""
-        posterior, estimate, crowded = self.scan(work, z, sigma)
+        """By so many column blocks; whether the result may be beyond the tolerance."""
+        aim = aim * self.tolerance / inflation
+        posterior, estimate, crowded = self.scan(ranked, aim, z, sigma)
         estimate = inflation * estimate
         largest = self.tolerance * jnp.linalg.norm(posterior.mean, axis=1)
         likely = _LIKELY * estimate + self.rounding(z, sigma, self.index.norms.dtype)
@@ -146,30 +145,34 @@ class GoldenScan(eqx.Module):
         wrong = jnp.where(is_delicate(self.full.rows, sigma.astype(dtype)), 0, wrong)
         return radius * (ROUNDING + wrong)
 
-    def scan(self, work: Work, z: Array, sigma: Array) -> tuple[Posterior, Array, Array]:
-        """By a work of one's own choice, on one device.
+    def scan(
+        self, ranked: int, aim: Array, z: Array, sigma: Array
+    ) -> tuple[Posterior, Array, Array]:
+        """By a number of column blocks of one's own choice, on one device.
+
+        Args:
+            ranked: column blocks from which the coarse weights are computed, at least 1.
+            aim: [] or [b] relative error of the mean down to which rows are opened.
+            z: [b, d]; sigma: [b].
 
         Returns:
             The posterior but for its likely bound, the estimated error [b] in model units, and
             whether rounding makes the result doubtful [b].
         """
         query = self.query(z, sigma)
-        coarse = self.coarse(query, work.ranked)
-        leaders = leading(coarse, work.head)
-        head = self.head(query, leaders)
-        rest = without(coarse, leaders)
-        tail = self.tail(query, rest, work.averaged)
-        mean, trace, estimate = self.combined(query, head, tail, work)
-        if work.head:
-            missed = bounds.overlooked(self.index, query, rest, head, tail, work)
-            estimate = jnp.maximum(estimate, missed)
-        bound = bounds.bound(self.index, self.basis, query, coarse, leaders, head, mean, work)
-        rows, count = self.full.rows, len(z)
+        coarse = self.coarse(query, ranked)
+        is_open, upper, sums = self.opened(query, coarse, ranked, aim)
+        rest, upper = (jnp.where(is_open, -jnp.inf, x) for x in (coarse, upper))
+        rows, norms = self.full.rows, self.index.norms[:, 1]
+        head = head_of(rows, norms, self.mean, query, sums, self.tolerance)
+        tail = self.tail(query, rest, upper, head, ranked)
+        mean, trace, estimate = self.combined(query, head, tail, ranked)
+        bound = bounds.bound(self.index, self.basis, query, rest, head, mean, ranked)
         posterior = Posterior(
             mean=self.restored(mean),
             trace_cov=trace / rows.scale**2,
-            error_bound=bound / rows.scale + self.rounding(z, sigma, self.index.norms.dtype),
-            subset_size=jnp.full(count, min(work.head * jax.lax.axis_size(DATA), rows.n)),
+            error_bound=bound / rows.scale + self.rounding(z, sigma, norms.dtype),
+            subset_size=jax.lax.psum(jnp.sum(is_open, axis=0), DATA),
         )
         return posterior, estimate / rows.scale, head.crowded
 
@@ -193,115 +196,117 @@ class GoldenScan(eqx.Module):
         products = map(lambda block, z: _matmul(block, z.T), self.index.blocks[:ranked], z)
         return sum(products) - self.index.halves[ranked - 1][:, None]
 
-    def head(self, query: Query, leaders: Leaders) -> Head:
-        """Sums over the leaders that are used, by their exact affinities."""
-        b, k = leaders.rows.shape
-        d = self.mean.shape[0]
-        if k == 0:
-            zeros = jnp.zeros(b, query.z.dtype)
-            return Head(zeros - jnp.inf, zeros, jnp.zeros_like(query.z), zeros, zeros > 0)
+    def opened(
+        self, query: Query, coarse: Float[Array, "n b"], ranked: int, aim: Array
+    ) -> tuple[Bool[Array, "n b"], Float[Array, "n b"], Sums]:
+        """Rows to be opened, coarse affinities raised by what exact ones may be more, and sums.
 
-        def sums(
-            exact: compensated.Pair, z: Array, sigma: Array, variance: Array, leaders: Leaders
-        ) -> Head:
-            own = self.full.rows.local(leaders.rows)
-            centred = own.astype(z.dtype) - self.mean
-            norms = self.index.norms[leaders.rows, 1]
-            if norms.dtype != z.dtype:  # double precision, where the index is not
-                norms = jnp.sum(centred**2, axis=2)
-            affinities = _einsum("bd,bkd->bk", z, centred) - 0.5 * norms
-            affinities = jnp.where(jnp.isfinite(leaders.affinities), affinities, -jnp.inf)
-            peak = jax.lax.pmax(jnp.max(affinities, axis=1), DATA)
-            weights = weights_of(affinities, peak, variance)
-            crowded = jnp.zeros(len(z), bool)
-
-            def settled() -> tuple[Array, Array]:
-                return self._settled(weights, affinities, exact, own, z, variance)
-
-            delicate = jnp.any(is_delicate(self.full.rows, sigma, _LOGIT_SHARE * self.tolerance))
-            weights, crowded = jax.lax.cond(delicate, settled, lambda: (weights, crowded))
-            mass = jax.lax.psum(jnp.sum(weights, axis=1), DATA)
-            first = jax.lax.psum(_einsum("bk,bkd->bd", weights, centred), DATA)
-            own_mean = first / jnp.maximum(mass, TINY)[:, None]
-            away = jnp.sum((centred - own_mean[:, None]) ** 2, axis=2)
-            spread = jax.lax.psum(jnp.sum(weights * away, axis=1), DATA)
-            return Head(peak, mass, first, spread, crowded)
-
-        size = max(1, _GATHERED // (k * d))
-        return in_parts(sums, size, *query[:2], query.sigma, query.variance, leaders)
-
-    def _settled(
-        self,
-        weights: Array,
-        affinities: Array,
-        exact: compensated.Pair,
-        rows: Array,
-        z: Array,
-        variance: Array,
-    ) -> tuple[Array, Array]:
-        """The closest rows of the head divide their mass by exact distances, if they suffice."""
-        b, k = weights.shape
-        best, place = jax.lax.top_k(affinities, min(_CLOSEST, k))
-        closest = jnp.take_along_axis(rows, place[:, :, None], axis=1)
-        shares = exact_shares(exact, closest, jnp.isfinite(best), variance, DATA)
-        held = jnp.take_along_axis(weights, place, axis=1)
-        together = jax.lax.psum(jnp.sum(held, axis=1), DATA)
-        at = (jnp.arange(b)[:, None], place)
-        weights = weights.at[at].set(shares.weights * together[:, None])
-        rounding = rounding_of(z, self.full.rows)
-        return weights, is_crowded(best, rounding, variance, self.full.rows.n)
-
-    def tail(self, query: Query, coarse: Float[Array, "n b"], averaged: int) -> Tail:
-        """Sums over all rows whose coarse affinities are finite."""
+        How much rows may weigh in error goes with what all weigh together. That is better known
+        when rows are open: where it is less than was thought, others follow.
+        """
+        number, variance = self.full.rows.number, query.variance
         peak = jax.lax.pmax(jnp.max(coarse, axis=0), DATA)
-        weights = row_weights(coarse, peak, query.variance)
-        first = [_einsum("nb,nr->br", weights, block) for block in self.index.blocks[:averaged]]
+        weights = row_weights(coarse, peak, variance)
+        mass, second = jax.lax.psum(_einsum("nb,nr->rb", weights, self.index.norms[:, :2]), DATA)
+        gain = self.eigenvalues / (self.eigenvalues + query.sigma[:, None] ** 2)
+        about = _matmul(gain * query.coordinates, self.basis.T) + (self.mean - self.full.rows.shift)
+        # The square of the error is Σ e² ‖y‖² / (Σ w)², with ‖y‖² as on average.
+        least = jnp.finfo(mass.dtype).tiny
+        allowed = 2 * jnp.log(jnp.maximum(aim * jnp.linalg.norm(about, axis=1), least))
+        allowed -= jnp.log(jnp.maximum(second / mass, least))
+        beyond = self.index.norms[:, 1 + ranked]
+        upper = coarse + variance / 2 * log_variation(beyond, variance, number)
+        log_risk = 2 * (upper - peak) / variance - allowed
+
+        def worst(log_mass: Array) -> Bool[Array, "n b"]:
+            return opened(log_risk - 2 * log_mass, number, self.full.rows.n // _MOST)
+
+        def sums_of(is_open: Array) -> Sums:
+            return summed(self.full.rows, self.index.norms[:, 1], self.mean, query, is_open)
+
+        is_open = worst(jnp.log(mass))
+        sums = sums_of(is_open)
+        left = jax.lax.psum(jnp.sum(jnp.where(is_open, 0, weights), axis=0), DATA)
+        highest = jax.lax.pmax(sums.moments.peak, DATA)
+        found = jax.lax.psum(sums.moments.rescaled(highest, variance).mass, DATA)
+        log_found = jnp.logaddexp(jnp.log(left), jnp.log(found) + (highest - peak) / variance)
+        is_less = log_found < jnp.log(mass) - _LESS
+
+        def more() -> tuple[Array, Sums]:
+            others = worst(log_found) & ~is_open & is_less
+            return is_open | others, sums.merged(sums_of(others), variance)
+
+        is_open, sums = jax.lax.cond(jnp.any(is_less), more, lambda: (is_open, sums))
+        return is_open, upper, sums
+
+    def tail(
+        self,
+        query: Query,
+        rest: Float[Array, "n b"],
+        upper: Float[Array, "n b"],
+        head: Head,
+        averaged: int,
+    ) -> Tail:
+        """Sums over all rows whose coarse affinities are finite.
+
+        Coordinates are averaged where the tail weighs anything beside the head, which takes time.
+        """
+        peak, highest = jax.lax.pmax((jnp.max(rest, axis=0), jnp.max(upper, axis=0)), DATA)
+        weights = row_weights(rest, peak, query.variance)
         sums = _einsum("nb,nr->br", weights, self.index.norms)
         squares = jnp.sum(weights**2, axis=0)
-        first, sums, squares = jax.lax.psum((first, sums, squares), DATA)
-        first = jnp.concatenate([*first, sums[:, :0]], axis=1)
-        return Tail(peak, sums[:, 0], squares, first, sums[:, 1], sums[:, 2:])
+        risks = row_weights(upper, highest, query.variance / 2)
+        risk = _einsum("nb,n->b", risks, self.index.norms[:, 1])
+        sums, squares, risk = jax.lax.psum((sums, squares, risk), DATA)
+
+        def average() -> Array:
+            blocks = self.index.blocks[:averaged]
+            first = [_einsum("nb,nr->br", weights, block) for block in blocks]
+            return jax.lax.psum(jnp.concatenate(first, axis=1), DATA)
+
+        end = self.index.ends[averaged - 1]
+        odds = (peak - head.peak) / query.variance + jnp.log(sums[:, 0]) - jnp.log(head.mass)
+        # So written that NaN matters.
+        matters = jnp.any(~(odds < jnp.log(_IGNORED * self.tolerance)))
+        zeros = jnp.zeros((len(query.z), end), weights.dtype)
+        first = jax.lax.cond(matters, average, lambda: zeros)
+        return Tail(peak, sums[:, 0], squares, highest, risk, first, sums[:, 1], sums[:, 2:])
 
     def combined(
-        self, query: Query, head: Head, tail: Tail, work: Work
+        self, query: Query, head: Head, tail: Tail, ranked: int
     ) -> tuple[Float[Array, "b d"], Float[Array, " b"], Float[Array, " b"]]:
         """Mean about that of the data and trace, and an estimate of the mean's error; as stored."""
         peak = jnp.maximum(head.peak, tail.peak)
         factor = weights_of(head.peak, peak, query.variance)
+        mean_square = tail.second / jnp.maximum(tail.mass, TINY)
         tail = tail.rescaled(peak, query.variance)
         own = head.first / jnp.maximum(head.mass, TINY)[:, None]
         head_mass, tail_mass = head.mass * factor, jnp.maximum(tail.mass, TINY)
         mass = head_mass + tail_mass
         share = tail_mass / mass
-        # Of the weights less their mean: errors of all rows alike add up to what the Wiener
-        # filter knows.
+        # Beyond the coordinates that are averaged, the Wiener filter's mean: it knows the errors
+        # that all rows have alike.
+        end = self.index.ends[ranked - 1]
+        gain = self.eigenvalues / (self.eigenvalues + query.sigma[:, None] ** 2)
+        filtered = self.middle + gain * (query.coordinates - self.middle)
+        beyond = tail.mass[:, None] * filtered[:, end:]
+        rest = _matmul(jnp.concatenate([tail.first, beyond], axis=1), self.basis.T)
+        rest += tail.mass[:, None] * (self.offset - _matmul(self.basis, self.middle))
+        shift = (factor[:, None] * head.first + rest) / mass[:, None]
+        length = jnp.sum(shift**2, axis=1)
+        spread = tail.second - 2 * jnp.sum(rest * shift, axis=1) + tail.mass * length
+        spread = jnp.maximum(spread, 0)
+        between = head_mass * jnp.sum((own - shift) ** 2, axis=1)
+        trace = (factor * head.spread + between + spread) / mass
+        # Risks count squared norms and not distances; in proportion those are no more.
+        noise = tail.risk / mass**2 * (1 + length / jnp.maximum(mean_square, TINY))
         squares = jnp.maximum(tail.squares / mass**2 - share**2 / self.full.rows.number, 0)
-        # The mean square of the rows of the tail beyond the coarse scan, in units of σ².
-        hidden = tail.beyond[:, work.ranked - 1] / tail_mass / query.variance
-        noise = jnp.minimum(jnp.expm1(jnp.minimum(hidden, 50)) * squares, share)
-        if work.averaged:
-            # Beyond the averaged coordinates, the Wiener filter's mean: noise that all rows see.
-            end = self.index.ends[work.averaged - 1]
-            gain = self.eigenvalues / (self.eigenvalues + query.sigma[:, None] ** 2)
-            beyond = tail.mass[:, None] * (gain * query.coordinates)[:, end:]
-            rest = _matmul(jnp.concatenate([tail.first, beyond], axis=1), self.basis.T)
-            rest += tail.mass[:, None] * self.offset
-            shift = (factor[:, None] * head.first + rest) / mass[:, None]
-            length = jnp.sum(shift**2, axis=1)
-            spread = tail.second - 2 * jnp.sum(rest * shift, axis=1) + tail.mass * length
-            spread = jnp.maximum(spread, 0)
-            between = head_mass * jnp.sum((own - shift) ** 2, axis=1)
-            trace = (factor * head.spread + between + spread) / mass
-            missing = squares * tail.beyond[:, work.averaged - 1]
-            # What the filter would know beyond the last coordinate, at most.
-            unknown = gain[:, -1] * share**2 * tail.beyond[:, -1]
-            estimate = jnp.sqrt((noise * spread + missing + unknown) / tail_mass)
-        else:
-            shift, trace = own, head.spread / jnp.maximum(head.mass, TINY)
-            spread = jnp.sqrt(tail.second / tail_mass) + jnp.linalg.norm(shift, axis=1)
-            estimate = (jnp.sqrt(noise) + share) * spread
-        caution = 1 - _HEAVY * jnp.expm1(-hidden)
-        return shift, trace, caution * estimate
+        missing = squares * tail.beyond[:, ranked - 1] / tail_mass
+        # What the filter would know beyond the last coordinate, at most.
+        unknown = gain[:, -1] * share**2 * tail.beyond[:, -1] / tail_mass
+        # Both means lie within the data.
+        farthest = jnp.sqrt(length) + 2 * self.full.rows.radius * self.full.rows.scale
+        return shift, trace, jnp.minimum(jnp.sqrt(noise + missing + unknown), farthest)
 
 
 def _by_parts(golden: GoldenScan, z: Array, sigma: Array) -> Posterior:

@@ -23,7 +23,7 @@ _FEW = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Golden(ScoreSpec):
-    """Posterior mean to a tolerance, from a coarse scan and a small exact head.
+    """Posterior mean to a tolerance, from a coarse scan and as many exact rows as a query needs.
 
     Every answer comes with an estimate of its error: where that is beyond the tolerance, the
     query is scanned in full. The estimate is scaled by what pilot queries show at its level; it

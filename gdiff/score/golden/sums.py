@@ -58,6 +58,8 @@ class Tail(NamedTuple):
 
     Attributes:
         peak: [b]; mass: [b] Σ e; squares: [b] Σ e².
+        highest: [b] the largest of the affinities that the exact ones may rather exceed; risk: [b]
+            Σ ‖y‖² over the squares of weights by these, relative to that.
         first: [b, r] Σ e P y, of the averaged coordinates.
         second: [b] Σ e ‖y‖².
         beyond: [b, blocks] Σ e times the squared norm beyond each block.
@@ -66,6 +68,8 @@ class Tail(NamedTuple):
     peak: Float[Array, " b"]
     mass: Float[Array, " b"]
     squares: Float[Array, " b"]
+    highest: Float[Array, " b"]
+    risk: Float[Array, " b"]
     first: Float[Array, "b r"]
     second: Float[Array, " b"]
     beyond: Float[Array, "b blocks"]
@@ -75,7 +79,8 @@ class Tail(NamedTuple):
         factor = weights_of(self.peak, peak, variance)
         sums = (x * factor.reshape(-1, *[1] * (x.ndim - 1)) for x in self[1:])
         tail = Tail(peak, *sums)
-        return tail._replace(squares=tail.squares * factor)
+        risk = self.risk * weights_of(self.highest, peak, variance / 2)
+        return tail._replace(squares=tail.squares * factor, highest=peak, risk=risk)
 
 
 class Query(NamedTuple):
