@@ -210,7 +210,7 @@ def evaluate(fixed: Fixed, iterate: Iterate) -> Iterate:
     setting, score = fixed.setting, headed(fixed.denoiser)
 
     def ask(z: Array, _: Array, sigma: Array) -> tuple[Array, Array, Array]:
-        mean, head = score.head(z.reshape(-1, *fixed.event), sigma, setting.head)
+        mean, head = score.heads(z.reshape(-1, *fixed.event), sigma, setting.head)
         return mean.reshape(z.shape), *head
 
     is_active = _active(fixed.block, iterate)[:, :, None]
