@@ -75,6 +75,8 @@ class ParallelEngine:
         self._bounds = list(pairwise((0, *blocks.ends)))
         self._driving = driving
         self._guess = None if guess is None else as_denoiser(guess, mesh)
+        # The Wiener filter's answers have no bound: where few images weigh, sweeps would diverge.
+        self._far = self._guess if is_surrogate and driving.start == "mixture" else None
         self._setting = Setting(keeps_score, mesh)
         if is_surrogate:
             pool = max(driving.head, 2 * SEGMENT)
@@ -154,7 +156,7 @@ class ParallelEngine:
         judge = _Judge(self._driving, f"block {number + 1} of {total}", block, len(carry.z))
         while judge.sweeps == 0 or judge.base.min() < count:
             event = carry.z.shape[1:]
-            fixed = Fixed(setting, self._denoiser, block, judge.tolerance(), event)
+            fixed = Fixed(setting, self._denoiser, block, judge.tolerance(), event, self._far)
             iterate, news = self._swept(fixed, iterate)
             if judge.sees(news) or is_empty:
                 iterate = _one_by_one((judge.gave_up, judge.is_broken), iterate)

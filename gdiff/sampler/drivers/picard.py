@@ -176,6 +176,7 @@ class Fixed(NamedTuple):
         block: their rows.
         tolerance: [] largest change of a state that has converged; a negative one accepts all.
         event: shape of a point.
+        far: denoiser after which the tails of surrogates move; None keeps them.
     """
 
     setting: Setting
@@ -183,6 +184,7 @@ class Fixed(NamedTuple):
     block: Block
     tolerance: Float[Array, ""]
     event: tuple[int, ...]
+    far: Denoiser | None = None
 
 
 # For the host, by samples [b]: rows that have converged, sweeps, and the first row whose new state
@@ -223,13 +225,18 @@ def evaluate(fixed: Fixed, iterate: Iterate) -> Iterate:
 def follow(fixed: Fixed, iterate: Iterate) -> tuple[Iterate, News]:
     """The second half: the recursion with the surrogate."""
     block = fixed.block
+
+    def far(z: Array, sigma: Array) -> Array:
+        return fixed.far(z.reshape(-1, *fixed.event), sigma).mean.reshape(z.shape)
+
     x, outputs = surrogate.recursion(
         headed(fixed.denoiser),
+        None if fixed.far is None else far,
         (block.rows, block.count),
         iterate.heads,
         jnp.minimum(jnp.min(iterate.base), block.count),
         (iterate.before, iterate.outputs),
-        iterate.noise,
+        (iterate.noise, iterate.point),
         (iterate.x, iterate.kept),
         fixed.setting.pool,
     )

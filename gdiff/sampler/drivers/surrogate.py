@@ -16,6 +16,7 @@ Neighbouring states share their heads: a *segment* of rows of the table has one 
 data, gathered once, which the heaviest ones of the segment before it join.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -56,13 +57,18 @@ class Heads(NamedTuple):
         return cls(x, x, jnp.zeros(shape, jnp.int32), jnp.full(shape, -jnp.inf, x.dtype))
 
 
+# What simpler data would answer at points [p, d] and levels [p].
+Far = Callable[[Array, Array], Array]
+
+
 def recursion(
     score: Headed,
+    far: Far | None,
     table: tuple[Steps, Int[Array, ""]],
     heads: Heads,
     start: Int[Array, ""],
     before: tuple[Float[Array, "h b d"], Float[Array, "g b d"]],
-    noise: Float[Array, "r b d"] | None,
+    added: tuple[Float[Array, "r b d"] | None, Float[Array, "r b d"] | None],
     line: tuple[Float[Array, "r1 b d"], Float[Array, "r b d"]],
     pool: int,
 ) -> tuple[Float[Array, "r1 b d"], Float[Array, "r b d"]]:
@@ -70,18 +76,19 @@ def recursion(
 
     Args:
         score: whose rows these are.
+        far: after which tails move; None keeps them.
         table: rows of the block, and how many of them count.
         heads: of all rows.
         start: the row before which nothing changes.
         before: states and outputs before the block, latest first.
-        noise: that each row adds; None if there is none.
+        added: noise that each row adds, and what it adds before the evaluation; None if nothing.
         line: the states so far, the first one given, and the outputs.
         pool: rows of the data that are weighed at a state.
 
     Returns:
         `line` anew.
     """
-    rows, count = table
+    (rows, count), (noise, point) = table, added
     size = min(SEGMENT, len(rows.sigma))
     b, k = heads.rows.shape[1:]
     # Rows of padding have no noise level.
@@ -105,13 +112,24 @@ def recursion(
         top = jnp.take_along_axis(affinities, top, axis=2)
         variance = jax.lax.dynamic_slice_in_dim(sigma, i * size, size)[:, None, None] ** 2
         logs = own.log_weights[:, :, :1] + (affinities - top) / variance
+        if far is not None:
+            levels = jax.lax.dynamic_slice_in_dim(sigma, i * size, size)
+            shift = 0 if point is None else jax.lax.dynamic_slice_in_dim(point, i * size, size)
+            old = far((own.at + shift).reshape(size * b, -1), jnp.repeat(levels, b))
+            old = old.reshape(own.at.shape)
 
         def follow(j: Array, state: tuple) -> tuple:
             x, outputs, carry, _ = state
             at = i * size + j
             row = jax.tree.map(lambda column: column[at], rows)
             moved = carry.z - own.at[j]
-            mean, weights = _surrogate(own.mean[j], logs[j], moved, y, centre, variance[j, 0, 0])
+            mean, weights, tail = _surrogate(
+                own.mean[j], logs[j], moved, y, centre, variance[j, 0, 0]
+            )
+            if far is not None:
+                z = carry.z if point is None else carry.z + point[at]
+                gone = tail[:, None] * (far(z, jnp.full(b, sigma[at])) - old[j])
+                mean = mean + jnp.where(jnp.any(moved != 0, axis=1)[:, None], gone, 0)
             carry = carry.advanced(row, mean, None if noise is None else noise[at])
             return x.at[at + 1].set(carry.z), outputs.at[at].set(mean), carry, weights
 
@@ -131,8 +149,8 @@ def _surrogate(
     y: Float[Array, "b k d"],
     centre: Float[Array, "b d"],
     variance: Float[Array, ""],
-) -> tuple[Float[Array, "b d"], Float[Array, "b k"]]:
-    """The surrogate's mean, and the new weights of the rows of the pool.
+) -> tuple[Float[Array, "b d"], Float[Array, "b k"], Float[Array, " b"]]:
+    """The surrogate's mean, the new weights of the rows of the pool and the tail's mass.
 
     Args:
         mean: the denoiser's, at the old state.
@@ -164,7 +182,7 @@ def _surrogate(
     is_still = jnp.all(moved == 0, axis=1)
     shift = jnp.einsum("bk,bkd->bd", change, y, precision=_HIGHEST)
     shift = shift + (share - 1)[:, None] * (mean - centre)
-    return mean + jnp.where(is_still[:, None], 0, shift), new
+    return mean + jnp.where(is_still[:, None], 0, shift), new, far
 
 
 def _pooled(
