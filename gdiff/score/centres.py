@@ -37,7 +37,7 @@ class Centres(eqx.Module):
     Attributes:
         mean: [d] of the data.
         means: [K, d] of the rows of each centre, about it.
-        log_weights: [K] of their shares of the rows.
+        log_weights: [K] of their shares of the rows; -inf of none.
         basis: [d, r] directions of W; eigenvalues: [r] its variances.
         tail: [] variance of the other directions.
     """
@@ -54,7 +54,8 @@ class Centres(eqx.Module):
         """K-means of the data in their leading coordinates, from the cache where it is in it."""
         data = Placed.of(data)
         dataset = data.dataset
-        count = int(np.clip(len(dataset) // _ROWS_EACH, 1, _MOST))
+        # A power of two, so that classes of about one size share programs.
+        count = 1 << (int(np.clip(len(dataset) // _ROWS_EACH, 1, _MOST)).bit_length() - 1)
         # A class is seen in the coordinates of the whole, which are there already.
         found = statistics(dataset.whole or dataset, _RANK)
         rank = len(found.eigenvalues)
@@ -66,7 +67,9 @@ class Centres(eqx.Module):
         )
         everywhere = NamedSharding(data.mesh, PartitionSpec())
         dtype = jnp.result_type(float)
-        parts = mean[0], means, np.log(shares), basis.T, eigenvalues, tail[0]
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(shares)
+        parts = mean[0], means, log_weights, basis.T, eigenvalues, tail[0]
         return cls(*(jax.device_put(jnp.asarray(part, dtype), everywhere) for part in parts))
 
     def __call__(self, z: Points, sigma: Sigma) -> Posterior:
@@ -110,8 +113,7 @@ def _packed(dataset: Dataset, found: Statistics, count: int) -> np.ndarray:
             squares += x.T @ x
             total += np.sum(y**2, dtype=np.float64)
             progress.advance(len(y))
-    counts, sums = counts[counts > 0], sums[counts > 0]
-    shares, means = counts / n, sums / counts[:, None]
+    shares, means = counts / n, sums / np.maximum(counts, 1)[:, None]
     own = means @ found.eigenvectors
     # What is within: all, less what is between centres.
     within = squares / n - (shares * own.T) @ own
