@@ -100,66 +100,103 @@ def recursion(
 
     def segment(i: Array, state: tuple) -> tuple:
         x, outputs, carry, known = state
-        own = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, i * size, size), heads)
-        numbers, is_used = _pooled(own, known, pool)
-        y = score.take(numbers).astype(x.dtype)
-        centre = jnp.mean(y, axis=1)
-        y = y - centre[:, None]
-        half = 0.5 * jnp.sum(y**2, axis=2)
-        affinities = jnp.einsum("sbd,bkd->sbk", own.at - centre, y, precision=_HIGHEST) - half
-        affinities = jnp.where(is_used, affinities, -jnp.inf)
-        top = jnp.argmax(numbers == own.rows[:, :, :1], axis=2)[:, :, None]
-        top = jnp.take_along_axis(affinities, top, axis=2)
-        variance = jax.lax.dynamic_slice_in_dim(sigma, i * size, size)[:, None, None] ** 2
-        logs = own.log_weights[:, :, :1] + (affinities - top) / variance
+
+        def here(values: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(values, i * size, size)
+
+        own, levels = jax.tree.map(here, heads), here(sigma)
+        spots = own.at if point is None else own.at + here(point)
+        shared = _shared(score, own, spots, levels**2, known, pool)
         if far is not None:
-            levels = jax.lax.dynamic_slice_in_dim(sigma, i * size, size)
-            shift = 0 if point is None else jax.lax.dynamic_slice_in_dim(point, i * size, size)
-            old = far((own.at + shift).reshape(size * b, -1), jnp.repeat(levels, b))
-            old = old.reshape(own.at.shape)
+            flat = far(spots.reshape(size * b, -1), jnp.repeat(levels, b))
+            there = flat.reshape(spots.shape)
 
         def follow(j: Array, state: tuple) -> tuple:
             x, outputs, carry, _ = state
             at = i * size + j
-            row = jax.tree.map(lambda column: column[at], rows)
             moved = carry.z - own.at[j]
-            mean, weights, tail = _surrogate(
-                own.mean[j], logs[j], moved, y, centre, variance[j, 0, 0]
-            )
+            mean, weights, tail = _surrogate(shared, j, own.mean[j], moved, levels[j] ** 2)
             if far is not None:
-                z = carry.z if point is None else carry.z + point[at]
-                gone = tail[:, None] * (far(z, jnp.full(b, sigma[at])) - old[j])
-                mean = mean + jnp.where(jnp.any(moved != 0, axis=1)[:, None], gone, 0)
+                gone = far(spots[j] + moved, jnp.full(b, levels[j])) - there[j]
+                is_moved = jnp.any(moved != 0, axis=1, keepdims=True)
+                mean = mean + jnp.where(is_moved, tail[:, None] * gone, 0)
+            row = jax.tree.map(lambda column: column[at], rows)
             carry = carry.advanced(row, mean, None if noise is None else noise[at])
             return x.at[at + 1].set(carry.z), outputs.at[at].set(mean), carry, weights
 
         state = (x, outputs, carry, jnp.zeros((b, pool), x.dtype))
         x, outputs, carry, weights = jax.lax.fori_loop(0, size, follow, state)
         best = jax.lax.top_k(weights, passed)[1]
-        return x, outputs, carry, jnp.take_along_axis(numbers, best, axis=1)
+        return x, outputs, carry, jnp.take_along_axis(shared.numbers, best, axis=1)
 
     stop = -(-count // size)
     return jax.lax.fori_loop(first, jnp.maximum(stop, first), segment, state)[:2]
 
 
+class _Shared(NamedTuple):
+    """The pool of a segment.
+
+    Attributes:
+        numbers: [b, k] of its rows of the data.
+        y: [b, k, d] the rows, less their `centre` [b, d].
+        logs: [s, b, k] of their weights where the segment's rows were evaluated.
+    """
+
+    numbers: Int[Array, "b k"]
+    y: Float[Array, "b k d"]
+    centre: Float[Array, "b d"]
+    logs: Float[Array, "s b k"]
+
+
+def _shared(
+    score: Headed,
+    own: Heads,
+    spots: Float[Array, "s b d"],
+    variance: Float[Array, " s"],
+    known: Int[Array, "b m"],
+    count: int,
+) -> _Shared:
+    """The pool of a segment.
+
+    Args:
+        score: whose rows these are.
+        own: heads of the segment.
+        spots: where they were evaluated.
+        variance: σ² there.
+        known: rows of the data from the segment before.
+        count: rows of the pool.
+    """
+    numbers, is_used = _pooled(own, known, count)
+    y = score.take(numbers).astype(spots.dtype)
+    centre = jnp.mean(y, axis=1)
+    y = y - centre[:, None]
+    half = 0.5 * jnp.sum(y**2, axis=2)
+    affinities = jnp.einsum("sbd,bkd->sbk", spots - centre, y, precision=_HIGHEST) - half
+    affinities = jnp.where(is_used, affinities, -jnp.inf)
+    # Weights follow from that of the heaviest row, which is in the pool.
+    top = jnp.argmax(numbers == own.rows[:, :, :1], axis=2)[:, :, None]
+    behind = affinities - jnp.take_along_axis(affinities, top, axis=2)
+    logs = own.log_weights[:, :, :1] + behind / variance[:, None, None]
+    return _Shared(numbers, y, centre, logs)
+
+
 def _surrogate(
+    shared: _Shared,
+    j: Int[Array, ""],
     mean: Float[Array, "b d"],
-    logs: Float[Array, "b k"],
     moved: Float[Array, "b d"],
-    y: Float[Array, "b k d"],
-    centre: Float[Array, "b d"],
     variance: Float[Array, ""],
 ) -> tuple[Float[Array, "b d"], Float[Array, "b k"], Float[Array, " b"]]:
     """The surrogate's mean, the new weights of the rows of the pool and the tail's mass.
 
     Args:
+        shared: the pool.
+        j: which row of the segment.
         mean: the denoiser's, at the old state.
-        logs: of the weights there.
         moved: how far from there.
-        y: rows of the pool, less their `centre`.
-        centre: [b, d].
         variance: σ².
     """
+    y, centre, logs = shared.y, shared.centre, shared.logs[j]
     old = jnp.exp(logs)
     held = jnp.sum(old, axis=1)
     tail = 1 - held
