@@ -18,13 +18,7 @@ from gdiff.errors import require, require_one_of
 from gdiff.kernels import compensated
 from gdiff.kernels.distances import competing, exact_shares, heaviest
 from gdiff.kernels.fold import Chunk, Fold, Rows, chunk_size, denoised, fold, on_devices
-from gdiff.kernels.softmax import (
-    Leaders,
-    Moments,
-    merge,
-    moments_of,
-    weights_of,
-)
+from gdiff.kernels.softmax import Leaders, Moments, merge, moments_of, weights_of
 from gdiff.kernels.streamed import AUTO, ROWS
 from gdiff.parallel.mesh import DATA
 from gdiff.score.base import ScoreSpec
