@@ -132,15 +132,19 @@ def test_time_between_evaluations_is_on_account(swept):
 @pytest.mark.parametrize("method", ["ddim", "ancestral"])
 def test_a_long_trajectory_takes_few_rounds(method):
     grid = np.append(np.geomspace(20.0, 0.05, 150), 0.0)
-    driving = replace(METHODS[method], block_size="all", tolerance=1e-4, head=16)
+    driving = replace(METHODS[method], block_size="all", tolerance=1e-4)
     score, cut, (z, keys) = Few(jnp.array(POINTS)), driving.blocks(grid), start()
-    engine = ParallelEngine(score, cut, driving, make_mesh("batch:1"))
-    got = engine.sample(z, keys)
-    assert np.abs(got - Engine(score, cut.steps).sample(z, keys)).max() < 1e-3
-    picked = replace(driving, sweep="picard")
-    other = ParallelEngine(score, cut, picked, make_mesh("batch:1"))
-    other.sample(z, keys)
-    assert engine.account["sweeps"].max() < other.account["sweeps"].max() / 2
+    expected = Engine(score, cut.steps).sample(z, keys)
+
+    def rounds(**options):
+        engine = ParallelEngine(score, cut, replace(driving, **options), make_mesh("batch:1"))
+        assert np.abs(engine.sample(z, keys) - expected).max() < 1e-3
+        return engine.account["sweeps"].max()
+
+    # Of all rows the surrogate is the score itself, and the second round confirms the first.
+    assert rounds(head=4 * len(POINTS)) == 2
+    # Of some, from a poor start and without a mixture, it is still better than none.
+    assert rounds(head=16) < rounds(sweep="picard")
 
 
 @pytest.mark.slow
