@@ -50,6 +50,36 @@ class Denoiser(Protocol):
         """
 
 
+class Head(NamedTuple):
+    """The rows of a data set that weigh most in a posterior.
+
+    Attributes:
+        rows: [b, k] their numbers, the heaviest first.
+        log_weights: [b, k] of their posterior weights, which all rows together have a sum of 1 of;
+            -inf at places that are not used.
+    """
+
+    rows: Int[Array, "b k"]
+    log_weights: Float[Array, "b k"]
+
+
+@runtime_checkable
+class Headed(Protocol):
+    """A denoiser that is the posterior mean of rows, and tells which of them weigh most."""
+
+    def heads(self, z: Points, sigma: Sigma, k: int) -> tuple[Float[Array, "b *event"], Head]:
+        """The posterior mean, as by a call, and the k heaviest rows."""
+
+    def take(self, index: Int[Array, "b ..."]) -> Float[Array, "b ... d"]:
+        """Rows by their numbers, in model coordinates."""
+
+
+def headed(denoiser: Callable[..., Any]) -> Headed | None:
+    """What tells the heads of a denoiser's posteriors; None if nothing does."""
+    function = denoiser.function if isinstance(denoiser, _Adapted) else denoiser
+    return function if isinstance(function, Headed) else None
+
+
 def per_row(sigma: Sigma, z: Points) -> Float[Array, " b"]:
     """A noise level for every row of z, in the type in which JAX computes with z."""
     return jnp.broadcast_to(jnp.asarray(sigma, jnp.result_type(z, float)), z.shape[:1])

@@ -202,7 +202,7 @@ def _need_no_data(denoise: Any, sampler: SamplerSpec, schedule: ScheduleSpec, pr
         f"the score {type(denoise).__name__}": isinstance(denoise, ScoreSpec),
         f"the schedule {type(schedule).__name__}": follows,
         f"the prior {type(prior).__name__}": fitted,
-        "a first guess of blocks (start='wiener')": sampler.wants_guess,
+        "a first guess of blocks, other than start='constant',": sampler.wants_guess,
     }
     lacking = next((name for name, is_so in parts.items() if is_so), None)
     require(lacking is None, f"{lacking} is fitted to the data: give data=data")

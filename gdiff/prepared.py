@@ -15,7 +15,7 @@ from gdiff.clock import Clock
 from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.dataset.base import class_numbers
 from gdiff.dataset.placed import Placed
-from gdiff.denoiser import Denoiser
+from gdiff.denoiser import Denoiser, headed
 from gdiff.errors import require
 from gdiff.kernels.streamed import AUTO as ANYWHERE
 from gdiff.metrics import MetricsSpec
@@ -30,6 +30,7 @@ from gdiff.sampler.steps import Steps
 from gdiff.schedule.base import AUTO, ScheduleSpec
 from gdiff.schedule.losses import LossCurve
 from gdiff.score.base import ScoreSpec
+from gdiff.score.centres import Centres
 from gdiff.score.exact import Exact
 from gdiff.score.wiener import Wiener
 from gdiff.trajectory import Batches, ByClass
@@ -140,6 +141,7 @@ class Prepared:
     experiment: Experiment
     clock: Clock = field(default_factory=Clock)
     sigma: np.ndarray | None = None
+    _of: "Prepared | None" = field(default=None, init=False, repr=False)
     _classes: dict[int, "Prepared"] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
@@ -209,8 +211,7 @@ class Prepared:
         found = Prepared(replace(own, **changes), self.clock, self.grid)
         found.data, found.dataset = Placed(dataset, self.mesh, where, room), dataset
         found.mesh, found.blocks = self.mesh, self.blocks
-        if own.sampler.wants_guess:
-            found.guess = self.guess
+        found._of = self
         return found
 
     @cached_property
@@ -314,16 +315,33 @@ class Prepared:
             return ByClass(lambda index: ((part.batches, own) for part, own in parts(index)))
         return self.drawing(self.denoiser, self.batch_size)
 
+    def guess(self, start: str) -> Denoiser | None:
+        """What first guesses of the states come from; None if from the state before."""
+        if start == "constant":
+            return None
+        return self._centres if start == "mixture" else self._wiener
+
     @cached_property
-    def guess(self) -> Denoiser:
-        """What first guesses of the states come from."""
+    def _wiener(self) -> Denoiser:
+        """That of Gaussian data; classes share that of the whole."""
+        if self._of is not None:
+            return self._of._wiener
         with self.clock.phase("fit first guess"):
             return Wiener(rank=_GUESS_RANK).fit(self.data)
+
+    @cached_property
+    def _centres(self) -> Denoiser:
+        """That of balls about centres; classes have their own."""
+        with self.clock.phase("fit first guess"):
+            return Centres.fit(self.data)
 
     def drawing(self, denoiser: Denoiser, size: int) -> Batches:
         """What draws samples of this experiment with any denoiser, so many at a time."""
         sampler = self.experiment.sampler
-        guess = self.guess if sampler.wants_guess else None
+        guess = None
+        if sampler.wants_guess:
+            sampler = sampler.settled(has_heads=headed(denoiser) is not None)
+            guess = self.guess(sampler.start)
         engine = driver(denoiser, self.blocks, sampler, self.mesh, guess)
         return Batches(engine, self.prior, self.mesh, size, self.experiment.seed, self.clock)
 

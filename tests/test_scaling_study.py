@@ -144,6 +144,15 @@ def test_images_are_compared_with_their_data(study):
     assert 0 < found["sliced_w2"] < 1
 
 
+@pytest.mark.slow
+def test_surrogate_sweeps_take_fewer_rounds(study):
+    words = ["dataset.subset=60", "num_samples=4", "runtime.mesh=batch:1", "schedule.steps=40"]
+    few, many = (study.sweeps_row(words, "ddim", sweep) for sweep in ("surrogate", "picard"))
+    assert few["rows"] == many["rows"] == 60
+    assert 1 <= few["rounds"] <= few["rounds_max"] <= 4 < many["rounds"] < 40
+    assert few["evaluations"] < many["evaluations"]
+
+
 def test_plots_are_drawn(study):
     rounds = [
         dict.fromkeys(study.ROUNDS, 1.0) | {"measure": measure, "dim": d, "steps": d, "rounds": 5}

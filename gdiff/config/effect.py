@@ -44,7 +44,10 @@ _USES = (
         "it is about schedule.horizon=auto",
     ),
     _Use(
-        ("sampler.tolerance", "sampler.max_sweeps", "sampler.split", "sampler.start"),
+        (
+            *("sampler.tolerance", "sampler.max_sweeps", "sampler.sweep", "sampler.head"),
+            *("sampler.split", "sampler.start"),
+        ),
         lambda e: e.sampler.block_size != 1,
         "sampler.block_size=1 runs the steps one by one",
     ),

@@ -166,7 +166,7 @@ class Rows(eqx.Module):
         """Rows of this device by their numbers there: [..., d] as stored; inside `on_devices`."""
         return self.stored[index]
 
-    def take(self, index: Int[Array | np.ndarray, " b"]) -> Float[Array, "b d"]:
+    def take(self, index: Int[Array | np.ndarray, "b ..."]) -> Float[Array, "b ... d"]:
         """Any rows by their numbers, in model coordinates."""
 
         return (on_devices(self.mesh, _taken, self, index) - self.shift) / self.scale
@@ -180,7 +180,7 @@ def _taken(rows: Rows, index: Array) -> Array:
     place = index - rows.first
     is_here = (place >= 0) & (place < rows.count)
     own = rows.local(jnp.where(is_here, place, 0)).astype(jnp.result_type(float))
-    return jax.lax.psum(jnp.where(is_here[:, None], own, 0), DATA)
+    return jax.lax.psum(jnp.where(is_here[..., None], own, 0), DATA)
 
 
 class Chunk(NamedTuple):

@@ -12,7 +12,9 @@ from gdiff.errors import require, require_one_of
 from gdiff.sampler.corrector import DRAWS, corrector
 from gdiff.sampler.steps import Steps, joined
 
-SPLITS, STARTS = ("denoiser", "score"), ("constant", "wiener")
+AUTO = "auto"
+SWEEPS = (AUTO, "surrogate", "picard")
+SPLITS, STARTS = ("denoiser", "score"), (AUTO, "constant", "wiener", "mixture")
 # Block sizes with a name.
 ALL, BY_SCHEDULE = "all", "schedule"
 
@@ -41,9 +43,15 @@ class Driving:
             `max_sweeps` sweeps.
         max_sweeps: of a block; what has not converged then goes on step by step. None sets no
             limit: a block of M rows takes at most M sweeps.
-        split: what a sweep keeps of the last one: the "denoiser" output, or the "score".
+        sweep: what a sweep keeps of every posterior: its mean ("picard"), or its heaviest rows,
+            which answer at other states too ("surrogate"). "auto" is the latter where the score
+            tells them.
+        head: rows of the data that a surrogate weighs at a state.
+        split: what a Picard sweep keeps of the last one: the "denoiser" output, or the "score".
         start: the first guess of a block's states: the state before it ("constant"), or those that
-            a Gaussian with the data's mean and covariance has with the same noise ("wiener").
+            simpler data have with the same noise: a Gaussian with the data's mean and covariance
+            ("wiener"), or a "mixture" of some hundred balls. "auto" is a mixture for surrogate
+            sweeps, and the Gaussian for Picard sweeps.
         corrector: steps of underdamped Langevin dynamics after each block, at its last noise
             level; only for methods without noise.
         corrector_step: their size, in the units of time of the dynamics for u = z / sigma.
@@ -53,8 +61,10 @@ class Driving:
     block_size: int | str = 1
     tolerance: float | None = 1e-3
     max_sweeps: int | None = None
+    sweep: str = AUTO
+    head: int = 256
     split: str = "denoiser"
-    start: str = "wiener"
+    start: str = AUTO
     corrector: int = 0
     corrector_step: float = 0.5
     corrector_friction: float = 2.0
@@ -65,6 +75,8 @@ class Driving:
             size in (ALL, BY_SCHEDULE) if isinstance(size, str) else size >= 1,
             f"block_size={size} must be at least 1, or one of: {ALL}, {BY_SCHEDULE}",
         )
+        require_one_of("sweep", self.sweep, SWEEPS)
+        require(self.head >= 1, f"head={self.head} must be at least 1")
         require_one_of("split", self.split, SPLITS)
         require_one_of("start", self.start, STARTS)
         require(
@@ -86,8 +98,29 @@ class Driving:
 
     @property
     def wants_guess(self) -> bool:
-        """Whether sweeps start from what a Gaussian would do."""
-        return self.block_size != 1 and self.start == "wiener"
+        """Whether sweeps start from what simpler data would do."""
+        return self.block_size != 1 and self.start != "constant"
+
+    def settled(self, *, has_heads: bool) -> "Driving":
+        """The same with a sweep and a start in place of "auto".
+
+        Args:
+            has_heads: whether the denoiser tells the heaviest rows of its posteriors.
+
+        Raises:
+            UserError: surrogate sweeps of a denoiser that does not.
+        """
+        sweep, start = self.sweep, self.start
+        if sweep == AUTO:
+            sweep = "surrogate" if has_heads and self.split == "denoiser" else "picard"
+        require(
+            has_heads or sweep == "picard",
+            "sampler.sweep=surrogate needs a score that is the posterior of rows of the data: use "
+            "score=full or golden, or sampler.sweep=picard",
+        )
+        if start == AUTO:
+            start = "mixture" if sweep == "surrogate" else "wiener"
+        return replace(self, sweep=sweep, start=start)
 
     def ends(self, count: int, own: Sequence[int] | None) -> list[int]:
         """Numbers of steps after which a block ends; the last is `count`.

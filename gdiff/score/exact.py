@@ -9,22 +9,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
-from gdiff.denoiser import Points, Posterior, Sigma
+from gdiff.denoiser import Head, Points, Posterior, Sigma, per_row
 from gdiff.errors import require, require_one_of
 from gdiff.kernels import compensated
 from gdiff.kernels.distances import competing, exact_shares, heaviest
-from gdiff.kernels.fold import Chunk, Fold, Rows, chunk_size, denoised, fold
-from gdiff.kernels.softmax import (
-    Leaders,
-    Moments,
-    merge,
-    moments_of,
-    weights_of,
-)
+from gdiff.kernels.fold import Chunk, Fold, Rows, chunk_size, denoised, fold, on_devices
+from gdiff.kernels.softmax import Leaders, Moments, merge, moments_of, weights_of
 from gdiff.kernels.streamed import AUTO, ROWS
 from gdiff.parallel.mesh import DATA
 from gdiff.score.base import ScoreSpec
@@ -87,6 +81,28 @@ class ExactScan(eqx.Module):
         """Exact posterior at every row of z."""
         return denoised(self.rows.mesh, scan_rows, self, z, sigma)
 
+    def heads(self, z: Points, sigma: Sigma, k: int) -> tuple[Float[Array, "b *event"], Head]:
+        """The posterior mean and the k heaviest rows of every posterior, in the same pass."""
+        queries = (z.reshape(len(z), -1), per_row(sigma, z))
+        asked = _Asked(self, k)
+        posterior, head = on_devices(self.rows.mesh, _headed, asked, *queries)
+        return posterior.mean.reshape(z.shape), head
+
+    def take(self, index: Int[Array, "b ..."]) -> Float[Array, "b ... d"]:
+        """Rows by their numbers, in model coordinates."""
+        return self.rows.take(index)
+
+
+class _Asked(eqx.Module):
+    """A scan that is asked for heads of k rows."""
+
+    full: ExactScan
+    k: int = eqx.field(static=True)
+
+
+def _headed(asked: _Asked, z: Array, sigma: Array) -> tuple[Posterior, Head]:
+    return scan_heads(asked.full, z, sigma, asked.k)
+
 
 def is_delicate(
     rows: Rows, sigma: Float[Array, " b"], allowed: float | Float[Array, ""] = _LOGIT_ERROR
@@ -102,27 +118,49 @@ def is_delicate(
 
 def scan_rows(full: ExactScan, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Posterior:
     """The call on one device: `full` holds its part of the rows, z [b, d] its queries."""
+    return scan_heads(full, z, sigma, 0)[0]
+
+
+def scan_heads(
+    full: ExactScan, z: Float[Array, "b d"], sigma: Float[Array, " b"], k: int
+) -> tuple[Posterior, Head | None]:
+    """As `scan_rows`, with the k heaviest rows of all devices."""
     delicate = jnp.any(is_delicate(full.rows, sigma))
-    careful, plain = partial(_careful_scan, full), partial(_plain_scan, full)
+    careful, plain = partial(_careful_scan, full, k), partial(_plain_scan, full, k)
     return jax.lax.cond(delicate, careful, plain, z, sigma)
 
 
-def _plain_scan(full: ExactScan, z: Array, sigma: Array) -> Posterior:
+def _plain_scan(full: ExactScan, k: int, z: Array, sigma: Array) -> tuple[Posterior, Head | None]:
     """Posterior from the rows of all devices along `data`; z [b, d] in model coordinates."""
     rows = full.rows
     variance = (sigma * rows.scale) ** 2
     z = z * rows.scale + (rows.shift - rows.centre)
-    moments, _ = _stream(full, z, variance, 0)
+    moments, best = _stream(full, z, variance, k)
     peak = jax.lax.pmax(jax.lax.stop_gradient(moments.peak), DATA)
     moments = moments.rescaled(peak, variance)
     mass, first, second = jax.lax.psum(moments[1:], DATA)
     mean = first / mass[:, None]
     trace = jnp.maximum(second / mass - jnp.sum(mean**2, axis=1), 0)
     log_sum = jnp.log(mass) + (peak - 0.5 * jnp.sum(z**2, axis=1)) / variance
-    return _posterior(rows, mean, trace, log_sum, sigma)
+    head = _head_of(rows, best, _log_weights(best, peak, mass, variance), k)
+    return _posterior(rows, mean, trace, log_sum, sigma), head
 
 
-def _careful_scan(full: ExactScan, z: Array, sigma: Array) -> Posterior:
+def _log_weights(best: Leaders, peak: Array, mass: Array, variance: Array) -> Float[Array, "b k"]:
+    return (best.affinities - peak[:, None]) / variance[:, None] - jnp.log(mass)[:, None]
+
+
+def _head_of(rows: Rows, best: Leaders, log_weights: Float[Array, "b k"], k: int) -> Head | None:
+    """The k heaviest rows of all devices along `data`, from the leaders of each; None of none."""
+    if k == 0:
+        return None
+    found = best.rows[:, :k] + rows.first, log_weights[:, :k]
+    numbers, weights = (jax.lax.all_gather(x, DATA, axis=1, tiled=True) for x in found)
+    weights, place = jax.lax.top_k(weights, k)
+    return Head(jnp.take_along_axis(numbers, place, axis=1), weights)
+
+
+def _careful_scan(full: ExactScan, k: int, z: Array, sigma: Array) -> tuple[Posterior, Head | None]:
     """As `_plain_scan`, for noise levels at which logits in working precision are noise.
 
     The leading rows share the mass that the scan gave them by distances computed to twice the
@@ -132,7 +170,9 @@ def _careful_scan(full: ExactScan, z: Array, sigma: Array) -> Posterior:
     variance = (sigma * rows.scale) ** 2
     exact_z = compensated.affine(z, rows.scale, rows.shift)
     z = (exact_z.high - rows.centre) + exact_z.low
-    moments, best = _stream(full, z, variance, _leader_count(rows.count, d))
+    count = _leader_count(rows.count, d)
+    moments, found = _stream(full, z, variance, max(k, count))
+    best = Leaders(*(x[:, :count] for x in found))
 
     stored = rows.local(best.rows)
     used = jnp.isfinite(best.affinities)
@@ -162,6 +202,10 @@ def _careful_scan(full: ExactScan, z: Array, sigma: Array) -> Posterior:
 
     log_sum = shares.log_sum + jnp.log(mass / leader_mass)
     posterior = _posterior(rows, mean, trace, log_sum, sigma)
+    own = jnp.log(weights / mass[:, None])
+    log_weights = _log_weights(found, peak, mass, variance)
+    near = jnp.where(used & (weights > 0), own, log_weights[:, :count])
+    head = _head_of(rows, found, jnp.concatenate([near, log_weights[:, count:]], axis=1), k)
 
     rounding = rounding_of(z, rows)
     crowded = is_crowded(best.affinities, rounding, variance, rows.n)
@@ -188,7 +232,7 @@ def _careful_scan(full: ExactScan, z: Array, sigma: Array) -> Posterior:
 
         return jax.tree.map(pick, all_that_compete, posterior)
 
-    return jax.lax.cond(jnp.any(crowded), weighed, lambda: posterior)
+    return jax.lax.cond(jnp.any(crowded), weighed, lambda: posterior), head
 
 
 def rounding_of(z: Float[Array, "b d"], rows: Rows) -> Float[Array, " b"]:

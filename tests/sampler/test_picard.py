@@ -51,7 +51,7 @@ def start(b=B, seed=0):
 
 def engine_of(method, grid=GRID, layout="batch:1", denoiser=denoise, blocks=None, **options):
     sampler = dataclasses.replace(method, **options)
-    guess = gaussian if sampler.start == "wiener" else None
+    guess = None if sampler.start == "constant" else gaussian
     cut = sampler.blocks(grid, blocks)
     return ParallelEngine(denoiser, cut, sampler, make_mesh(layout), guess)
 

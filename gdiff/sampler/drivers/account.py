@@ -10,7 +10,9 @@ from gdiff.sampler.blocks import Blocks
 
 # What a driver counted for each sample of a batch, by name: [b, ...].
 Account = dict[str, np.ndarray]
-_COLUMNS = ("clip_rate", "sweeps", "evaluations", "residual", "unconverged")
+_COLUMNS = (
+    *("clip_rate", "sweeps", "evaluations", "residual", "unconverged", "surrogate_seconds"),
+)
 # Numbers of `summary` that stand for the whole run.
 TOTALS = ("denoiser_evaluations", "rounds", "speedup_in_rounds", "clip_rate")
 
@@ -24,6 +26,7 @@ def columns(blocks: Blocks, *, is_parallel: bool) -> dict[str, tuple[type, tuple
         each = (len(blocks.ends),)
         found |= {"sweeps": (np.integer, each), "evaluations": (np.integer, ())}
         found |= {"residual": (np.floating, each), "unconverged": (np.bool_, each)}
+        found["surrogate_seconds"] = (np.floating, ())
     return found
 
 
@@ -37,8 +40,9 @@ def summary(blocks: Blocks, accounts: Sequence[Account]) -> dict[str, Any]:
     Returns:
         sampling_seconds; denoiser_evaluations, for one sample on average; rounds, which is how
         many of them are made one after the other when all samples run together; for parallel
-        sampling speedup_in_rounds, over sequential sampling, and numbers of every block;
-        clip_rate for methods with a bounded part.
+        sampling speedup_in_rounds, over sequential sampling, surrogate_seconds, which is the part
+        of sampling_seconds between evaluations, and numbers of every block; clip_rate for methods
+        with a bounded part.
     """
     columns = {
         name: np.concatenate([account[name] for account in accounts])
@@ -56,6 +60,7 @@ def summary(blocks: Blocks, accounts: Sequence[Account]) -> dict[str, Any]:
         "denoiser_evaluations": float(columns["evaluations"].mean()),
         "rounds": rounds,
         "speedup_in_rounds": total / rounds,
+        "surrogate_seconds": float(columns["surrogate_seconds"].sum()),
         "blocks": [
             {
                 "rows": stop - start,

@@ -1,7 +1,8 @@
-"""The engine for blocks of more than one row: Picard sweeps, driven from the host."""
+"""The engine for blocks of more than one row: sweeps, driven from the host."""
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -13,17 +14,20 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
-from gdiff.denoiser import as_denoiser
+from gdiff.denoiser import as_denoiser, headed
 from gdiff.parallel import processes
 from gdiff.sampler.blocks import Blocks, Driving
 from gdiff.sampler.drivers import picard
 from gdiff.sampler.drivers.account import Account
-from gdiff.sampler.drivers.picard import Block, Iterate, Setting
+from gdiff.sampler.drivers.picard import Block, Fixed, Iterate, News, Setting
 from gdiff.sampler.drivers.rows import Carry, on_device
+from gdiff.sampler.drivers.surrogate import SEGMENT
 
 log = logging.getLogger(__name__)
 
 _SHORTEST = 8
+# Of the rows of the data that are weighed at a state, the part that is kept of every posterior.
+_KEPT = 4
 # Numbers in one array of states: more samples than that go one group after the other.
 _LARGEST_ARRAY = 2**26
 
@@ -44,7 +48,8 @@ class ParallelEngine:
         account: of the last batch, by block: `sweeps` [b, blocks], `residual` [b, blocks] largest
             change of a state that was accepted for changing little, `unconverged` [b, blocks]
             whether a sample went on step by step; `evaluations` [b] in all, and `clip_rate` [b]
-            for methods with a bounded part.
+            for methods with a bounded part; `surrogate_seconds` [b], a sample's share of the time
+            between the evaluations of surrogate sweeps.
     """
 
     splits_samples = False
@@ -58,16 +63,25 @@ class ParallelEngine:
         guess: Callable[..., object] | None = None,
     ) -> None:
         self.steps = blocks.steps
-        keeps_score = driving.split == "score"
+        self._denoiser = as_denoiser(denoiser, mesh)
+        driving = driving.settled(has_heads=headed(self._denoiser) is not None)
+        is_surrogate = driving.sweep == "surrogate"
+        keeps_score = driving.split == "score" and not is_surrogate
         if keeps_score:  # the weights of outputs become weights of states too
             missing = max(0, self.steps.b.shape[1] - self.steps.a.shape[1])
             self.steps = replace(self.steps, a=np.pad(self.steps.a, ((0, 0), (0, missing))))
         self.is_compiled = False
         self.account: Account = {}
         self._bounds = list(pairwise((0, *blocks.ends)))
-        self._denoiser, self._driving = as_denoiser(denoiser, mesh), driving
+        self._driving = driving
         self._guess = None if guess is None else as_denoiser(guess, mesh)
+        # The Wiener filter's answers have no bound: where few images weigh, sweeps would diverge.
+        self._far = self._guess if is_surrogate and driving.start == "mixture" else None
         self._setting = Setting(keeps_score, mesh)
+        if is_surrogate:
+            pool = max(driving.head, 2 * SEGMENT)
+            self._setting = Setting(False, mesh, -(-pool // _KEPT), pool)
+        self._surrogate_seconds = 0.0
         # Padded to a power of two, so that lengths share programs; the padding is not evaluated.
         longest = max(stop - start for start, stop in self._bounds)
         self._length = max(_SHORTEST, 1 << (longest - 1).bit_length())
@@ -101,7 +115,7 @@ class ParallelEngine:
         """
         ends, groups = self.steps.ends, self._groups(z)
         carries = [self._start(z, group) for group in groups]
-        accounts = []
+        accounts, self._surrogate_seconds = [], 0.0
         for block, (start, stop) in enumerate(self._bounds):
             inside = [k for k in sorted(stops) if start < ends[k] < stop]
             passed, found = [], []
@@ -118,6 +132,7 @@ class ParallelEngine:
                     report(done, _joined([carry.z for carry in carries], groups))
         self.account = {key: np.stack([x[key] for x in accounts], axis=1) for key in accounts[0]}
         self.account["evaluations"] = self.account["evaluations"].sum(axis=1)
+        self.account["surrogate_seconds"] = np.full(len(z), self._surrogate_seconds / len(z))
         if self.steps.clip is not None:
             clipped = processes.gathered(_joined([carry.clipped for carry in carries], groups))
             self.account["clip_rate"] = clipped / max(self.steps.corrections, 1)
@@ -140,8 +155,9 @@ class ParallelEngine:
         iterate = picard.begin(setting, self._guess, block, carry, drawn)
         judge = _Judge(self._driving, f"block {number + 1} of {total}", block, len(carry.z))
         while judge.sweeps == 0 or judge.base.min() < count:
-            fixed = (setting, self._denoiser, block, judge.tolerance(), carry.z.shape[1:])
-            iterate, news = picard.sweep(fixed, iterate)
+            event = carry.z.shape[1:]
+            fixed = Fixed(setting, self._denoiser, block, judge.tolerance(), event, self._far)
+            iterate, news = self._swept(fixed, iterate)
             if judge.sees(news) or is_empty:
                 iterate = _one_by_one((judge.gave_up, judge.is_broken), iterate)
             if report is not None:
@@ -156,6 +172,16 @@ class ParallelEngine:
             "unconverged": judge.gave_up,
         }
         return iterate, picard.finish(setting, block, iterate, carry), account
+
+    def _swept(self, fixed: Fixed, iterate: Iterate) -> tuple[Iterate, News]:
+        """After one sweep."""
+        if not fixed.setting.head:
+            return picard.sweep(fixed, iterate)
+        iterate = jax.block_until_ready(picard.evaluate(fixed, iterate))
+        begin = time.perf_counter()
+        found = jax.block_until_ready(picard.follow(fixed, iterate))
+        self._surrogate_seconds += time.perf_counter() - begin
+        return found
 
     def _block(self, start: int, stop: int) -> Block:
         """Rows of a block; all blocks have the same shapes."""
@@ -174,8 +200,9 @@ class ParallelEngine:
 
     def _groups(self, z: Array) -> list[slice]:
         """Samples that fit into memory together: ranges of one length, the last may overlap."""
-        b, d = len(z), math.prod(z.shape[1:])
-        count = -(-b // max(1, _LARGEST_ARRAY // (self._length * d)))
+        b, d, setting = len(z), math.prod(z.shape[1:]), self._setting
+        each = max(self._length * max(d, setting.head), setting.pool * d)
+        count = -(-b // max(1, _LARGEST_ARRAY // each))
         size = -(-b // count)
         starts = [min(i * size, b - size) for i in range(count)]
         return [slice(start, start + size) for start in starts]
@@ -204,7 +231,7 @@ class _Judge:
             tolerance = 0.0 if (self.sweeps + 1) % limit else -1.0
         return jnp.asarray(tolerance, self._block.scale.dtype)
 
-    def sees(self, news: tuple[Array, Array, Array]) -> bool:
+    def sees(self, news: News) -> bool:
         """Take in what a sweep tells; whether other samples go on step by step now.
 
         Raises:

@@ -1,13 +1,15 @@
 """Parallel sampling: the states of a block of rows are improved together, sweep by sweep.
 
 A sweep evaluates the denoiser at all states of a block at once, and redoes the recursion of the
-method's table with these outputs. Its fixed point is the sequential trajectory with the same noise.
+method's table with these outputs (Picard), or with what follows from them (`surrogate`). Its fixed
+point is the sequential trajectory with the same noise.
 The first k states are right after k sweeps at the latest; mostly all are right much sooner
 (Shih et al., "Parallel sampling of diffusion models", arXiv 2305.16317; Chen et al., arXiv
 2405.15986). Every sample converges on its own, so it does not depend on the batch.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -16,10 +18,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from gdiff.denoiser import Denoiser
+from gdiff.denoiser import Denoiser, headed
 from gdiff.parallel.mesh import BATCH
+from gdiff.sampler.drivers import surrogate
 from gdiff.sampler.drivers.recursion import earlier, trajectory
 from gdiff.sampler.drivers.rows import Carry, excess, noise_of
+from gdiff.sampler.drivers.surrogate import Heads
 from gdiff.sampler.steps import Steps
 
 # States of one call of the denoiser, on each device along the axis `batch`.
@@ -32,10 +36,14 @@ class Setting(NamedTuple):
     Attributes:
         keeps_score: whether a sweep keeps the last score, and not the denoiser's output.
         mesh: the devices; None for one.
+        head: rows of the data that a surrogate sweep keeps of every posterior; 0 for Picard sweeps.
+        pool: rows of the data that it weighs at a state.
     """
 
     keeps_score: bool
     mesh: Mesh | None
+    head: int = 0
+    pool: int = 0
 
     @property
     def devices(self) -> int:
@@ -51,10 +59,12 @@ class Setting(NamedTuple):
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*spec)))
 
     def flat(self, x: Array | None) -> Array | None:
-        """[r, b, *event] → [r, b, d], split over the devices by coordinates."""
-        if x is None:
-            return None
-        return self.placed(x.reshape(*x.shape[:2], math.prod(x.shape[2:])), None, None, BATCH)
+        """[r, b, *event] → [r, b, d], split over the devices."""
+        return None if x is None else self.split(x.reshape(*x.shape[:2], math.prod(x.shape[2:])))
+
+    def split(self, x: Float[Array, "r b d"]) -> Float[Array, "r b d"]:
+        """Split over the devices by coordinates; by samples where surrogates take whole points."""
+        return self.placed(x, None, *((BATCH,) if self.head else (None, BATCH)))
 
 
 class Block(eqx.Module):
@@ -76,7 +86,7 @@ class Iterate(NamedTuple):
 
     Attributes:
         x: [r + 1, b, d] states; the first one is given.
-        kept: [r, b, d] what the next sweep keeps of the denoiser: D, or D - x for the score.
+        kept: [r, b, d] what the recursion took for the denoiser: D, or D - x for the score.
         before: [h, b, d] states before the block, latest first.
         outputs: [h, b, d] denoiser outputs before the block, latest first.
         noise: [r, b, d] that each row adds; None if there is none.
@@ -86,6 +96,7 @@ class Iterate(NamedTuple):
         sweeps: [b] sweeps that a sample took part in.
         evaluations: [b] states that were evaluated.
         residual: [b] largest change of a state that was accepted for changing little.
+        heads: of all posteriors, for surrogate sweeps; None for Picard sweeps.
     """
 
     x: Float[Array, "r1 b d"]
@@ -99,6 +110,7 @@ class Iterate(NamedTuple):
     sweeps: Int[Array, " b"]
     evaluations: Int[Array, " b"]
     residual: Float[Array, " b"]
+    heads: Heads | None = None
 
 
 @eqx.filter_jit
@@ -137,6 +149,7 @@ def begin(
         rows = eqx.tree_at(lambda rows: rows.sigma, rows, inside)
         _, (x, outputs) = jax.lax.scan(follow, carry, (rows, noise, point))
     x = jnp.concatenate([carry.z[None], x])
+    heads = Heads.empty(setting.flat(x[:-1]), setting.head) if setting.head else None
     zeros = jnp.zeros(b, jnp.int32)
     return Iterate(
         x=setting.flat(x),
@@ -150,33 +163,102 @@ def begin(
         sweeps=zeros,
         evaluations=zeros,
         residual=jnp.zeros(b, carry.z.dtype),
+        heads=heads,
     )
 
 
-@eqx.filter_jit(donate="all-except-first")
-def sweep(
-    fixed: tuple[Setting, Denoiser, Block, Array, tuple[int, ...]], iterate: Iterate
-) -> tuple[Iterate, tuple[Array, Array, Array]]:
-    """Evaluate the states that have not converged, and redo the recursion.
+class Fixed(NamedTuple):
+    """What sweeps do not change.
 
-    Args:
-        fixed: setting, denoiser, block, tolerance [] and shape of a point; a negative tolerance
-            accepts every state.
-        iterate: is used up.
-
-    Returns:
-        The new states; and for the host, by samples [b]: rows that have converged, sweeps, and
-        the first row whose new state is not finite, the number of rows if there is none.
+    Attributes:
+        setting: of the driver.
+        denoiser: of the states.
+        block: their rows.
+        tolerance: [] largest change of a state that has converged; a negative one accepts all.
+        event: shape of a point.
+        far: denoiser after which the tails of surrogates move; None keeps them.
     """
-    setting, denoiser, block, tolerance, event = fixed
-    rows, count = block.rows, len(block.rows.sigma)
-    row = jnp.arange(count)[:, None]
-    limit = jnp.where(iterate.gave_up, jnp.minimum(iterate.base + 1, block.count), block.count)
-    is_active = (iterate.base <= row) & (row < limit)
-    kept = _evaluated(setting, denoiser, rows.sigma, event, iterate, is_active)
-    iterate = iterate._replace(kept=kept)
-    x = _recursion(setting, rows, iterate)
 
+    setting: Setting
+    denoiser: Denoiser
+    block: Block
+    tolerance: Float[Array, ""]
+    event: tuple[int, ...]
+    far: Denoiser | None = None
+
+
+# For the host, by samples [b]: rows that have converged, sweeps, and the first row whose new state
+# is not finite, the number of rows if there is none.
+News = tuple[Array, Array, Array]
+
+
+@eqx.filter_jit(donate="all-except-first")
+def sweep(fixed: Fixed, iterate: Iterate) -> tuple[Iterate, News]:
+    """Evaluate the states that have not converged, and redo the recursion; `iterate` is used up."""
+    setting, rows = fixed.setting, fixed.block.rows
+
+    def ask(z: Array, x: Array, sigma: Array) -> Array:
+        mean = fixed.denoiser(z.reshape(-1, *fixed.event), sigma).mean.reshape(z.shape)
+        return mean - x if setting.keeps_score else mean
+
+    kept = _evaluated(fixed, ask, iterate, iterate.kept)
+    iterate = iterate._replace(kept=kept)
+    return _judged(fixed, iterate, _recursion(setting, rows, iterate))
+
+
+@eqx.filter_jit(donate="all-except-first")
+def evaluate(fixed: Fixed, iterate: Iterate) -> Iterate:
+    """The first half of a surrogate sweep: new heads of states that have not converged."""
+    setting, score = fixed.setting, headed(fixed.denoiser)
+
+    def ask(z: Array, _: Array, sigma: Array) -> tuple[Array, Array, Array]:
+        mean, head = score.heads(z.reshape(-1, *fixed.event), sigma, setting.head)
+        return mean.reshape(z.shape), *head
+
+    is_active = _active(fixed.block, iterate)[:, :, None]
+    at = jnp.where(is_active, iterate.x[:-1], iterate.heads.at)
+    found = _evaluated(fixed, ask, iterate, iterate.heads[1:])
+    return iterate._replace(heads=Heads(at, *found))
+
+
+@eqx.filter_jit(donate="all-except-first")
+def follow(fixed: Fixed, iterate: Iterate) -> tuple[Iterate, News]:
+    """The second half: the recursion with the surrogate."""
+    block = fixed.block
+
+    def far(z: Array, sigma: Array) -> Array:
+        return fixed.far(z.reshape(-1, *fixed.event), sigma).mean.reshape(z.shape)
+
+    x, outputs = surrogate.recursion(
+        headed(fixed.denoiser),
+        None if fixed.far is None else far,
+        (block.rows, block.count),
+        iterate.heads,
+        jnp.minimum(jnp.min(iterate.base), block.count),
+        (iterate.before, iterate.outputs),
+        (iterate.noise, iterate.point),
+        (iterate.x, iterate.kept),
+        fixed.setting.pool,
+    )
+    return _judged(fixed, iterate._replace(kept=outputs), x[1:])
+
+
+def _active(block: Block, iterate: Iterate) -> Bool[Array, "r b"]:
+    """Which states are evaluated in a sweep."""
+    row = jnp.arange(len(block.rows.sigma))[:, None]
+    return (iterate.base <= row) & (row < _limit(block, iterate))
+
+
+def _limit(block: Block, iterate: Iterate) -> Int[Array, " b"]:
+    """The row before which a sweep ends."""
+    return jnp.where(iterate.gave_up, jnp.minimum(iterate.base + 1, block.count), block.count)
+
+
+def _judged(fixed: Fixed, iterate: Iterate, x: Float[Array, "r b d"]) -> tuple[Iterate, News]:
+    """With new states x after all rows, and which of them have converged."""
+    block, tolerance, count = fixed.block, fixed.tolerance, len(fixed.block.rows.sigma)
+    row = jnp.arange(count)[:, None]
+    is_active, limit = _active(block, iterate), _limit(block, iterate)
     change = jnp.sqrt(jnp.mean((x - iterate.x[1:]) ** 2, axis=2)) / block.scale[:, None]
     is_right = (change <= tolerance) | (row < iterate.base) | (tolerance < 0)
     leading = jnp.sum(jnp.cumprod(is_right & (row < limit), axis=0), axis=0, dtype=jnp.int32)
@@ -229,19 +311,22 @@ def _guessed(
 
 
 def _evaluated(
-    setting: Setting,
-    denoiser: Denoiser,
-    sigma: Float[Array, " r"],
-    event: tuple[int, ...],
-    iterate: Iterate,
-    is_active: Bool[Array, "r b"],
-) -> Float[Array, "r b d"]:
-    """`kept`, new where active; a fixed number of states at a time, and none of the others.
+    fixed: Fixed, ask: Callable[[Array, Array, Array], Any], iterate: Iterate, old: Any
+) -> Any:
+    """`old`, new where active; a fixed number of states at a time, and none of the others.
 
     States come row by row, so that those of a call, on each device, have as few and as near
     noise levels as they can: a denoiser may do for all of them what the dearest one needs.
+
+    Args:
+        fixed: setting and rows.
+        ask: what is to be known of points [p, d] of states [p, d] at levels [p].
+        iterate: the states.
+        old: [r, b, …] a tree of what is known so far.
     """
-    count, b, d = iterate.kept.shape
+    setting, sigma = fixed.setting, fixed.block.rows.sigma
+    is_active = _active(fixed.block, iterate)
+    (count, b), d = is_active.shape, iterate.x.shape[2]
     x = iterate.x[:-1].reshape(count * b, d)
     points = x if iterate.point is None else x + iterate.point.reshape(count * b, d)
     size = min(POINTS, -(-count * b // setting.devices)) * setting.devices
@@ -249,19 +334,19 @@ def _evaluated(
     total = jnp.sum(is_active)
     order = jnp.pad(order, (0, -len(order) % size))
 
-    def part(i: Array, kept: Array) -> Array:
+    def part(i: Array, known: Any) -> Any:
         counts = i * size + jnp.arange(size) < total
         # What the last part lacks repeats its last state: others are of other levels, or may be
         # hard to evaluate.
         chosen = jax.lax.dynamic_slice_in_dim(order, i * size, size)
         chosen = jnp.where(counts, chosen, order[total - 1])
-        z = setting.placed(points[chosen], BATCH).reshape(size, *event)
-        mean = denoiser(z, sigma[chosen // b]).mean.reshape(size, d)
-        new = mean - x[chosen] if setting.keeps_score else mean
-        return kept.at[jnp.where(counts, chosen, count * b)].set(new, mode="drop")
+        new = ask(setting.placed(points[chosen], BATCH), x[chosen], sigma[chosen // b])
+        place = jnp.where(counts, chosen, count * b)
+        return jax.tree.map(lambda old, new: old.at[place].set(new, mode="drop"), known, new)
 
-    kept = jax.lax.fori_loop(0, -(-total // size), part, iterate.kept.reshape(count * b, d))
-    return setting.placed(kept.reshape(count, b, d), None, None, BATCH)
+    flat = jax.tree.map(lambda old: old.reshape(count * b, -1), old)
+    found = jax.lax.fori_loop(0, -(-total // size), part, flat)
+    return jax.tree.map(lambda new: setting.split(new.reshape(count, b, -1)), found)
 
 
 def _recursion(setting: Setting, rows: Steps, iterate: Iterate) -> Float[Array, "r b d"]:

@@ -25,8 +25,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from gdiff.denoiser import Head as PosteriorHead
 from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.kernels import compensated
 from gdiff.kernels.fold import denoised, split
@@ -35,6 +36,7 @@ from gdiff.kernels.softmax import weights_of
 from gdiff.parallel.mesh import DATA
 from gdiff.score.exact import ExactScan, is_delicate, scan_rows
 from gdiff.score.golden import bounds
+from gdiff.score.golden.heads import heads
 from gdiff.score.golden.opening import Sums, head_of, log_variation, opened, summed
 from gdiff.score.golden.sums import ROUNDING, TINY, Head, Index, Query, Tail, row_weights
 from gdiff.score.golden.work import Plan
@@ -84,6 +86,16 @@ class GoldenScan(eqx.Module):
     def __call__(self, z: Points, sigma: Sigma) -> Posterior:
         """Approximate posterior; `log_density` is None."""
         return denoised(self.full.rows.mesh, _by_parts, self, z, sigma)
+
+    def heads(
+        self, z: Points, sigma: Sigma, k: int
+    ) -> tuple[Float[Array, "b *event"], PosteriorHead]:
+        """The mean, as by a call, and about the k heaviest rows of every posterior."""
+        return self(z, sigma).mean, heads(self, z, sigma, k)
+
+    def take(self, index: Int[Array, "b ..."]) -> Float[Array, "b ... d"]:
+        """Rows by their numbers, in model coordinates."""
+        return self.full.take(index)
 
     def denoise(self, z: Float[Array, "b d"], sigma: Float[Array, " b"]) -> Posterior:
         """The call on one device: by the plan, and with more work where the estimate says so.

@@ -1,0 +1,267 @@
+"""Surrogate sweeps: the recursion is redone with posteriors over a few rows, step after step.
+
+A Picard sweep keeps the outputs D(z_k) and moves the states. Here a sweep keeps, of the posterior
+at every state, its *head*: the rows that weigh most, and how much. Between two rounds of
+evaluations the recursion is redone with the posterior of these rows at the new state, so a decision
+between images is followed down the whole trajectory at once. Where a state has not moved the
+surrogate is D(z_k) itself: the fixed point is the sequential trajectory, and the first r states are
+right after r rounds. Our construction; of the kind of the parareal algorithm.
+
+Of the posterior w at a state, with head H, all rows but H count as one row: their mean t with their
+mass τ = 1 - Σ_H w. After a move by Δ row i has the weight w'_i ~ w_i exp(y_i·Δ / σ²), and so has t,
+
+    D' = D + Σ_H (w'_i - w_i) y_i + (τ' - τ) t.
+
+Neighbouring states share their heads: a *segment* of rows of the table has one pool of rows of the
+data, gathered once, which the heaviest ones of the segment before it join.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from gdiff.denoiser import Headed
+from gdiff.sampler.drivers.rows import Carry
+from gdiff.sampler.steps import Steps
+
+# Rows of the table that share a pool, and rows of the data that the next segment hears of.
+SEGMENT = 8
+_PASSED_ON = 16
+# Mass of a tail below which its mean is rounding.
+_NO_TAIL = 1e3
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Heads(NamedTuple):
+    """What the last evaluation of every row of the table found.
+
+    Attributes:
+        at: [r, b, d] states at which it was.
+        mean: [r, b, d] the denoiser's outputs.
+        rows: [r, b, k] rows of the data that weigh most, the heaviest first.
+        log_weights: [r, b, k] of their weights, -inf where unused.
+    """
+
+    at: Float[Array, "r b d"]
+    mean: Float[Array, "r b d"]
+    rows: Int[Array, "r b k"]
+    log_weights: Float[Array, "r b k"]
+
+    @classmethod
+    def empty(cls, x: Float[Array, "r b d"], k: int) -> "Heads":
+        """Before any evaluation."""
+        shape = (*x.shape[:2], k)
+        return cls(x, x, jnp.zeros(shape, jnp.int32), jnp.full(shape, -jnp.inf, x.dtype))
+
+
+# What simpler data would answer at points [p, d] and levels [p].
+Far = Callable[[Array, Array], Array]
+
+
+def recursion(
+    score: Headed,
+    far: Far | None,
+    table: tuple[Steps, Int[Array, ""]],
+    heads: Heads,
+    start: Int[Array, ""],
+    before: tuple[Float[Array, "h b d"], Float[Array, "g b d"]],
+    added: tuple[Float[Array, "r b d"] | None, Float[Array, "r b d"] | None],
+    line: tuple[Float[Array, "r1 b d"], Float[Array, "r b d"]],
+    pool: int,
+) -> tuple[Float[Array, "r1 b d"], Float[Array, "r b d"]]:
+    """New states and outputs from the segment of a row on.
+
+    Args:
+        score: whose rows these are.
+        far: after which tails move; None keeps them.
+        table: rows of the block, and how many of them count.
+        heads: of all rows.
+        start: the row before which nothing changes.
+        before: states and outputs before the block, latest first.
+        added: noise that each row adds, and what it adds before the evaluation; None if nothing.
+        line: the states so far, the first one given, and the outputs.
+        pool: rows of the data that are weighed at a state.
+
+    Returns:
+        `line` anew.
+    """
+    (rows, count), (noise, point) = table, added
+    size = min(SEGMENT, len(rows.sigma))
+    b, k = heads.rows.shape[1:]
+    # Rows of padding have no noise level.
+    sigma = jnp.where(rows.sigma > 0, rows.sigma, 1)
+    first = start // size
+    seed = jax.lax.dynamic_index_in_dim(heads.rows, first * size, keepdims=False)
+    passed = min(_PASSED_ON, pool - size, k)
+    state = (*line, _carry(rows, first * size, before, line), seed[:, :passed])
+
+    def segment(i: Array, state: tuple) -> tuple:
+        x, outputs, carry, known = state
+
+        def here(values: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(values, i * size, size)
+
+        own, levels = jax.tree.map(here, heads), here(sigma)
+        spots = own.at if point is None else own.at + here(point)
+        shared = _shared(score, own, spots, levels**2, known, pool)
+        if far is not None:
+            flat = far(spots.reshape(size * b, -1), jnp.repeat(levels, b))
+            there = flat.reshape(spots.shape)
+
+        def follow(j: Array, state: tuple) -> tuple:
+            x, outputs, carry, _ = state
+            at = i * size + j
+            moved = carry.z - own.at[j]
+            mean, weights, tail = _surrogate(shared, j, own.mean[j], moved, levels[j] ** 2)
+            if far is not None:
+                gone = far(spots[j] + moved, jnp.full(b, levels[j])) - there[j]
+                is_moved = jnp.any(moved != 0, axis=1, keepdims=True)
+                mean = mean + jnp.where(is_moved, tail[:, None] * gone, 0)
+            row = jax.tree.map(lambda column: column[at], rows)
+            carry = carry.advanced(row, mean, None if noise is None else noise[at])
+            return x.at[at + 1].set(carry.z), outputs.at[at].set(mean), carry, weights
+
+        state = (x, outputs, carry, jnp.zeros((b, pool), x.dtype))
+        x, outputs, carry, weights = jax.lax.fori_loop(0, size, follow, state)
+        best = jax.lax.top_k(weights, passed)[1]
+        return x, outputs, carry, jnp.take_along_axis(shared.numbers, best, axis=1)
+
+    stop = -(-count // size)
+    return jax.lax.fori_loop(first, jnp.maximum(stop, first), segment, state)[:2]
+
+
+class _Shared(NamedTuple):
+    """The pool of a segment.
+
+    Attributes:
+        numbers: [b, k] of its rows of the data.
+        y: [b, k, d] the rows, less their `centre` [b, d].
+        logs: [s, b, k] of their weights where the segment's rows were evaluated.
+    """
+
+    numbers: Int[Array, "b k"]
+    y: Float[Array, "b k d"]
+    centre: Float[Array, "b d"]
+    logs: Float[Array, "s b k"]
+
+
+def _shared(
+    score: Headed,
+    own: Heads,
+    spots: Float[Array, "s b d"],
+    variance: Float[Array, " s"],
+    known: Int[Array, "b m"],
+    count: int,
+) -> _Shared:
+    """The pool of a segment.
+
+    Args:
+        score: whose rows these are.
+        own: heads of the segment.
+        spots: where they were evaluated.
+        variance: σ² there.
+        known: rows of the data from the segment before.
+        count: rows of the pool.
+    """
+    numbers, is_used = _pooled(own, known, count)
+    y = score.take(numbers).astype(spots.dtype)
+    centre = jnp.mean(y, axis=1)
+    y = y - centre[:, None]
+    half = 0.5 * jnp.sum(y**2, axis=2)
+    affinities = jnp.einsum("sbd,bkd->sbk", spots - centre, y, precision=_HIGHEST) - half
+    affinities = jnp.where(is_used, affinities, -jnp.inf)
+    # Weights follow from that of the heaviest row, which is in the pool.
+    top = jnp.argmax(numbers == own.rows[:, :, :1], axis=2)[:, :, None]
+    behind = affinities - jnp.take_along_axis(affinities, top, axis=2)
+    logs = own.log_weights[:, :, :1] + behind / variance[:, None, None]
+    return _Shared(numbers, y, centre, logs)
+
+
+def _surrogate(
+    shared: _Shared,
+    j: Int[Array, ""],
+    mean: Float[Array, "b d"],
+    moved: Float[Array, "b d"],
+    variance: Float[Array, ""],
+) -> tuple[Float[Array, "b d"], Float[Array, "b k"], Float[Array, " b"]]:
+    """The surrogate's mean, the new weights of the rows of the pool and the tail's mass.
+
+    Args:
+        shared: the pool.
+        j: which row of the segment.
+        mean: the denoiser's, at the old state.
+        moved: how far from there.
+        variance: σ².
+    """
+    y, centre, logs = shared.y, shared.centre, shared.logs[j]
+    old = jnp.exp(logs)
+    held = jnp.sum(old, axis=1)
+    tail = 1 - held
+    has_tail = tail > _NO_TAIL * jnp.finfo(y.dtype).eps
+    along = jnp.einsum("bkd,bd->bk", y, moved, precision=_HIGHEST)
+    # t·Δ from D = Σ_H w y + τ t, all about the centre.
+    rest = jnp.sum((mean - centre) * moved, axis=1) - jnp.sum(old * along, axis=1)
+    safe = jnp.where(has_tail, tail, 1)
+    far = jnp.where(has_tail, jnp.log(safe) + rest / safe / variance, -jnp.inf)
+    new = logs + along / variance
+    peak = jnp.maximum(jnp.max(new, axis=1), far)
+    new, far = jnp.exp(new - peak[:, None]), jnp.exp(far - peak)
+    mass = jnp.sum(new, axis=1) + far
+    new, far = new / mass[:, None], far / mass
+    # Without a tail the head holds all, but for rounding.
+    share = jnp.where(has_tail, far / safe, 1)
+    base = jnp.where(has_tail, 1, 1 / held)
+    change = new - old * (share * base)[:, None]
+    # The same number twice gives the same mean.
+    is_still = jnp.all(moved == 0, axis=1)
+    shift = jnp.einsum("bk,bkd->bd", change, y, precision=_HIGHEST)
+    shift = shift + (share - 1)[:, None] * (mean - centre)
+    return mean + jnp.where(is_still[:, None], 0, shift), new, far
+
+
+def _pooled(
+    heads: Heads, known: Int[Array, "b m"], count: int
+) -> tuple[Int[Array, "b pool"], Array]:
+    """Distinct rows of the data for a segment, and which places are used.
+
+    The heaviest row of every state and those that are `known` come first, then the others by
+    their largest weight at any state.
+    """
+    size, b, k = heads.rows.shape
+    heaviness = -heads.log_weights
+    heaviness = heaviness.at[:, :, 0].set(-jnp.inf)
+
+    def flat(x: Array) -> Array:
+        return x.swapaxes(0, 1).reshape(b, size * k)
+
+    numbers = jnp.concatenate([known, flat(heads.rows)], axis=1)
+    order = jnp.concatenate([jnp.full(known.shape, -jnp.inf), flat(heaviness)], axis=1)
+    numbers, order = jax.lax.sort((numbers, order.astype(heaviness.dtype)), num_keys=2)
+    is_new = jnp.pad(numbers[:, 1:] != numbers[:, :-1], [(0, 0), (1, 0)], constant_values=True)
+    order = jnp.where(is_new, order, jnp.inf)
+    missing = max(0, count - order.shape[1])
+    order = jnp.pad(order, [(0, 0), (0, missing)], constant_values=jnp.inf)
+    numbers = jnp.pad(numbers, [(0, 0), (0, missing)])
+    order, place = jax.lax.top_k(-order, count)
+    return jnp.take_along_axis(numbers, place, axis=1), order > -jnp.inf
+
+
+def _carry(
+    rows: Steps,
+    start: Int[Array, ""],
+    before: tuple[Float[Array, "h b d"], Float[Array, "g b d"]],
+    line: tuple[Float[Array, "r1 b d"], Float[Array, "r b d"]],
+) -> Carry:
+    """What the recursion carries along before a row."""
+
+    def latest(values: Array, before: Array) -> Array:
+        whole = jnp.concatenate([before[::-1], values])
+        return whole[start + len(before) - 1 - jnp.arange(len(before))]
+
+    x, outputs = line
+    z = jax.lax.dynamic_index_in_dim(x, start, keepdims=False)
+    clipped = None if rows.clip is None else jnp.zeros(len(z), jnp.int32)
+    return Carry(z, latest(x[:-1], before[0]), latest(outputs, before[1]), clipped)
