@@ -9,6 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gdiff import memory
+from gdiff.budget.forecast import GaussianForecast
+from gdiff.budget.gaussian import FRECHET, Spectrum
 from gdiff.budget.initialization import shortest
 from gdiff.budget.losses import measure
 from gdiff.clock import Clock
@@ -116,8 +118,8 @@ class Experiment:
         if spec.horizon == AUTO:
             spec = spec.reaching(float(levels[0]) * (1 - _ROUNDING / 10), self.process)
         grid = spec.grid(self.process)
-        ends = [0, -1]  # where it follows the loss, only these are known without the data
-        kept = ends if spec.needs_losses else slice(None)
+        follows_data = spec.needs_losses or spec.needs_forecast
+        kept = spec.known_ends if follows_data else slice(None)
         return len(grid) == len(levels) and np.allclose(grid[kept], levels[kept], _ROUNDING, 0)
 
     def blocks(self) -> Blocks:
@@ -227,18 +229,34 @@ class Prepared:
             UserError: no horizon meets the tolerance, or the loss cannot be had.
         """
         spec, process = self.experiment.schedule, self.experiment.process
-        if spec.horizon == AUTO and self.sigma is not None:
-            return spec.starting_at(float(self.sigma[0]))
+        if self.sigma is not None:
+            return spec.starting_at(float(self.sigma[0])) if spec.horizon == AUTO else spec
         if spec.horizon == AUTO:
             levels = spec.grid(process)
-            ends = (float(levels[0]), spec.sigma_min or float(levels[levels > 0][-1]))
+            ends = (float(levels[0]), float(levels[levels > 0][-1]))
             with self.clock.phase("horizon"):
                 prior, tolerance = self.experiment.prior, spec.horizon_tolerance
                 spec = spec.reaching(shortest(self.data, prior, tolerance, ends), process)
-        if spec.needs_losses and self.sigma is None:
-            ends = (spec.first_level(process), spec.sigma_min)
-            spec = spec.adapted(self.losses(ends), process)
-        return spec
+        losses = None
+        if spec.needs_losses:
+            losses = self.losses((spec.first_level(process), spec.started(process).sigma_min))
+        if spec.needs_forecast:
+            with self.clock.phase("forecast"):
+                forecast = self.forecast(getattr(spec, "objective", FRECHET))
+                if spec.is_optimal:
+                    return spec.found(forecast, process)
+                spec = spec.settled(forecast, process, losses)
+        return spec if losses is None else spec.adapted(losses, process)
+
+    def forecast(self, objective: str) -> GaussianForecast:
+        """How far Gaussian data with the spectrum of these come out, by the grid.
+
+        Args:
+            objective: one of `gdiff.schedule.optimal.OBJECTIVES`.
+        """
+        own = self.experiment
+        spectrum = Spectrum.of(self.dataset, own.prior)
+        return GaussianForecast(spectrum, own.sampler, own.schedule.to_zero, objective)
 
     @cached_property
     def grid(self) -> np.ndarray:

@@ -14,7 +14,7 @@ from gdiff.schedule.edm import EDM
 from gdiff.schedule.entropic import Entropic
 from gdiff.schedule.logsnr import LogSNR
 from gdiff.schedule.losses import LossCurve
-from gdiff.schedule.optimal import FINE_LEVELS, Optimum
+from gdiff.schedule.programme import FINE_LEVELS, Optimum
 from gdiff.schedule.time import UniformTime
 from gdiff.schedule.uniform import UniformSigma
 

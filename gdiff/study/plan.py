@@ -24,7 +24,7 @@ from gdiff.progress import track
 from gdiff.sampler.methods.ancestral import Ancestral
 from gdiff.schedule.las import LAS
 from gdiff.schedule.losses import LossCurve
-from gdiff.schedule.optimal import Optimum
+from gdiff.schedule.programme import Optimum
 from gdiff.score.exact import Exact
 from gdiff.score.golden.spec import Golden
 from gdiff.trajectory import Queries

@@ -3,7 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from gdiff.schedule.optimal import Optimum, Programme, optimal_sums, refined
+from gdiff.schedule.programme import Optimum, Programme, optimal_sums, refined
 
 from .curves import ENDS, MEMORISED, NORMAL, TWO_POINTS
 
