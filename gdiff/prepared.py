@@ -248,6 +248,11 @@ class Prepared:
                 spec = spec.settled(forecast, process, losses)
         return spec if losses is None else spec.adapted(losses, process)
 
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """Variances of the data by direction, and of the prior."""
+        return Spectrum.of(self.dataset, self.experiment.prior)
+
     def forecast(self, objective: str) -> GaussianForecast:
         """How far Gaussian data with the spectrum of these come out, by the grid.
 
@@ -255,8 +260,7 @@ class Prepared:
             objective: one of `gdiff.schedule.optimal.OBJECTIVES`.
         """
         own = self.experiment
-        spectrum = Spectrum.of(self.dataset, own.prior)
-        return GaussianForecast(spectrum, own.sampler, own.schedule.to_zero, objective)
+        return GaussianForecast(self.spectrum, own.sampler, own.schedule.to_zero, objective)
 
     @cached_property
     def grid(self) -> np.ndarray:

@@ -115,24 +115,46 @@ def schedule(
     horizon: Annotated[
         bool, typer.Option("--horizon", help="Also compare priors, by the time that they start at.")
     ] = False,
+    spectrum: Annotated[
+        Path | None,
+        typer.Option(help="Variances of data by direction (.npy, .json, text), instead of data."),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Only write the levels of this schedule: FILE.json or FILE.npy."),
+    ] = None,
     config_dir: ConfigDir = None,
     plugin: Plugins = None,
 ) -> None:
-    """Compare grids of schedule.steps steps by the KL divergence that they cost on the data."""
+    """Compare grids of schedule.steps steps: nats, and how far samples will be from the data.
+
+    `gdiff schedule optimal …` is short for schedule=optimal. With --spectrum no data set is read:
+    for a network elsewhere, the variances of its data along their principal directions will do.
+    """
     from gdiff import config, progress
     from gdiff.store import outputs
     from gdiff.study import schedule as study
 
     overrides = overrides or []
+    if overrides and re.fullmatch(r"\w+", overrides[0]):
+        overrides = [f"schedule={overrides[0]}", *overrides[1:]]
+    if spectrum is not None and horizon:
+        raise UserError("--horizon compares priors on data: leave out --spectrum")
+    if export is not None and not (export.suffix in (".json", ".npy") and export.parent.is_dir()):
+        raise UserError(f"--export {export}: give FILE.json or FILE.npy in a folder that exists")
     progress.configure(quiet=as_json)
     with config.composer(config_dir, plugin or ()) as composer:
         experiment, folder = composer.plan(overrides)
         chosen = composer.choice("schedule", overrides)
         priors = _priors(composer, overrides) if horizon else {}
     launch.say([experiment.schedule.doubt(experiment.process)])
+    prepared = study.prepare(experiment, spectrum)
+    if export is not None:
+        print(study.export(prepared, export, chosen))
+        return
     with outputs.vacant(folder, "hydra.run.dir") if not as_json else nullcontext():
         folder = None if as_json else folder
-        result = study.main(experiment, priors, folder, chosen=chosen)
+        result = study.main(prepared, priors, folder, chosen=chosen)
     study.show(result, as_json=as_json)
     if folder is not None:
         print(shown(folder))

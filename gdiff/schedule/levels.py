@@ -67,7 +67,7 @@ class Levels(ScheduleSpec):
             UserError: they are no decreasing noise levels.
         """
         named = f"levels={self.levels}" if self.file is None else f"file={self.file}"
-        values = self.levels if self.file is None else _read(self.file, named)
+        values = self.levels if self.file is None else read_numbers(self.file, named)
         sigma = np.asarray(values, np.float64).reshape(-1)
         sigma = sigma[:-1] if len(sigma) and sigma[-1] == 0 else sigma
         is_whole = len(sigma) > (not self.to_zero) and np.all(np.isfinite(sigma) & (sigma > 0))
@@ -106,8 +106,16 @@ class Levels(ScheduleSpec):
         return self.starting_at(high[high >= sigma].min(initial=high[0]))
 
 
-def _read(path: Path, named: str) -> np.ndarray:
-    """The numbers in a file."""
+def read_numbers(path: Path, named: str) -> np.ndarray:
+    """The numbers in a file: .npy, .json (a list, or an object with a list `sigmas`), or text.
+
+    Args:
+        path: of the file.
+        named: what to call it in an error.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
     try:
         if path.suffix == ".npy":
             return np.asarray(np.load(path, allow_pickle=False), np.float64)
@@ -121,4 +129,4 @@ def _read(path: Path, named: str) -> np.ndarray:
     except OSError as error:
         raise UserError(f"{named} cannot be read ({error.strerror}): give another file") from error
     except (ValueError, TypeError, EOFError) as error:
-        raise UserError(f"{named} holds no list of numbers: write noise levels into it") from error
+        raise UserError(f"{named} holds no list of numbers: .npy, .json and text can") from error
