@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gdiff.dataset import Dataset
-from gdiff.dataset.statistics import statistics
+from gdiff.dataset.statistics import Statistics, statistics
 from gdiff.errors import UserError, require
 from gdiff.prior.base import PriorSpec
 from gdiff.prior.ppca import PPCA
@@ -56,11 +56,9 @@ class Spectrum:
         The prior is taken to be what it is if it is `Standard` or `PPCA`; all others are fitted to
         the noised data, and taken to have their mean and covariance.
         """
-        found, dim = statistics(dataset), dataset.dim
-        rest = dim - len(found.eigenvalues)
-        variance, count = found.eigenvalues, np.ones(len(found.eigenvalues))
-        if rest:
-            variance, count = np.append(variance, found.tail), np.append(count, rest)
+        found = statistics(dataset)
+        variance, count = _entries(found, dataset.dim)
+        rest = len(variance) - len(found.eigenvalues)
         clean, shift = variance, np.zeros(len(variance))
         if isinstance(prior, PPCA):
             own = found.truncated(prior.rank)
@@ -72,6 +70,12 @@ class Spectrum:
             along = (gap @ found.eigenvectors) ** 2
             shift = np.append(along, max(gap @ gap - along.sum(), 0.0)) if rest else along
         return cls(variance, count, clean, shift)
+
+    @classmethod
+    def along(cls, found: Statistics, dim: int) -> "Spectrum":
+        """That of given statistics, started from the noised data's own law."""
+        variance, count = _entries(found, dim)
+        return cls(variance, count, variance, np.zeros(len(variance)))
 
     @classmethod
     def read(cls, values: Float[np.ndarray, " L"], prior: PriorSpec) -> "Spectrum":
@@ -113,6 +117,13 @@ class Spectrum:
         return LossCurve(
             sigma, (self.variance * variance / (self.variance + variance)) @ self.count
         )
+
+
+def _entries(found: Statistics, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Variances [L] of data of so many dimensions, and how many directions have each."""
+    variance, rest = found.eigenvalues, dim - len(found.eigenvalues)
+    count = np.ones(len(variance))
+    return (np.append(variance, found.tail), np.append(count, rest)) if rest else (variance, count)
 
 
 class Law(NamedTuple):

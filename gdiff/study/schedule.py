@@ -42,8 +42,8 @@ import json, numpy as np, torch
 # diffusers, schedulers that take sigmas (Euler, Heun, DPM++ …)
 pipe.scheduler.set_timesteps(sigmas=sigmas, device="cuda")  # or pipe(prompt, sigmas=sigmas)
 # k-diffusion
-sigmas = torch.tensor(sigmas, device="cuda")
-x = k_diffusion.sampling.sample_heun(model, torch.randn(shape, device="cuda") * sigmas[0], sigmas)"""
+x = torch.randn(shape) * sigmas[0]
+x = k_diffusion.sampling.sample_heun(model, x, torch.tensor(sigmas))"""
 # Standard errors by which an estimate must be below the tolerance.
 _ERRORS = 2.0
 
@@ -133,20 +133,27 @@ def _optimal(prepared: Prepared, count: int, *, to_zero: bool) -> np.ndarray | N
         return None
 
 
-def _predictions(
-    prepared: Prepared, curve: LossCurve, count: int, names: Sequence[str]
-) -> dict[str, Any]:
-    """Distances that the run's sampler will have on Gaussian data, for grids as a run has them.
+def run_grids(prepared: Prepared, curve: LossCurve, count: int) -> dict[str, np.ndarray]:
+    """Grids [K + 1] of every kind as a run has them, with `optimal` where the sampler allows it.
 
-    Where a run ends with a step onto 0, its grid of so many steps has one positive level less than
-    that of a comparison in nats.
+    Where a run ends with a step onto 0, its grid of K steps has one positive level less than that
+    of a comparison in nats.
     """
     own, to_zero = prepared.experiment, prepared.experiment.schedule.to_zero
     inner = count - to_zero
-    found = compare(curve, own.process, inner, *prepared.ends) if inner else {}
+    if not inner:  # a single level: all are the same
+        return {}
+    found = compare(curve, own.process, inner, *prepared.ends)
     grids = {name: np.append(grid, [0.0] * to_zero) for name, grid in found.items()}
-    if grids and (best := _optimal(prepared, count, to_zero=to_zero)) is not None:
-        grids["optimal"] = best
+    best = _optimal(prepared, count, to_zero=to_zero)
+    return grids if best is None else {"optimal": best} | grids
+
+
+def _predictions(
+    prepared: Prepared, curve: LossCurve, count: int, names: Sequence[str]
+) -> dict[str, Any]:
+    """Distances that the run's sampler will have on Gaussian data, for grids as a run has them."""
+    grids = run_grids(prepared, curve, count)
     grids = {name: grids[name] for name in names if name in grids}
     distances: dict[str, dict[str, float]] = {name: {} for name in DISTANCES}
     for objective, values in distances.items():
@@ -156,7 +163,8 @@ def _predictions(
             except UserError as error:
                 log.info("no forecast for %s: %s", name, error)
     levels = {name: grid.tolist() for name, grid in grids.items()}
-    return distances | {"run_grids": levels, "sampler": type(own.sampler).__name__}
+    sampler = type(prepared.experiment.sampler).__name__
+    return distances | {"run_grids": levels, "sampler": sampler}
 
 
 def export(prepared: Prepared, path: Path, chosen: str) -> str:
