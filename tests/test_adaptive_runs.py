@@ -50,8 +50,8 @@ def test_without_the_account_nothing_of_it_is_there_and_it_can_be_had_later():
     assert "kl_initialization" in read(folder, "metrics.json")
 
 
-def test_the_loss_adaptive_grid_costs_least():
-    words = ("schedule=las,edm,logsnr", "sampler=ancestral", "schedule.steps=8")
+def test_the_loss_adaptive_grid_for_nats_costs_least():
+    words = ("schedule=las_nats,edm,logsnr", "sampler=ancestral", "schedule.steps=8")
     words += ("schedule.loss_samples=null",)
     result = gdiff("sample", "-q", "-m", *JOB, *words, "hydra.sweep.dir=s")
     assert result.code == 0, result.err

@@ -52,6 +52,8 @@ def descended(
             state, (value, slope), still = method.init(u), evaluate(u), 0
             for _ in range(_MOST_ROUNDS):
                 change, state = direct(slope, state, u)
+                if jnp.vdot(change, slope) >= 0:  # no way down: what was learned misleads
+                    change, state = direct(slope, method.init(u), u)
                 size = min(1.0, _LONGEST / max(float(jnp.abs(change).max()), _LEAST))
                 for _ in range(_HALVINGS):
                     found, its_slope = evaluate(u + size * change)

@@ -159,7 +159,7 @@ class _Search:
     def las(self, setting: Setting) -> LAS:
         """The schedule of a setting."""
         ends = {"sigma_max": setting.sigma_max, "sigma_min": self.sigma_min}
-        return LAS(steps=setting.evaluations, **ends)
+        return LAS(steps=setting.evaluations, measure="snr", **ends)
 
     def with_golden(
         self, starts: Sequence[tuple[str, float, Nats]], exact: Setting
@@ -285,7 +285,7 @@ def main(experiment: Experiment, priors: Mapping[str, PriorSpec], tolerance: flo
         "times_fewer_evaluations": usual and usual.evaluations / setting.evaluations,
         "seconds": seconds,
     }
-    choices = {"sampler": "ancestral", "schedule": "las", "prior": setting.prior}
+    choices = {"sampler": "ancestral", "schedule": "las_nats", "prior": setting.prior}
     schedule = replace(search.las(setting), loss_samples=samples)
     parts = {"prior": priors[setting.prior], "sampler": Ancestral(), "schedule": schedule}
     if is_golden:

@@ -10,7 +10,7 @@ from gdiff.dataset.placed import Placed
 from gdiff.dataset.toy import Gaussians, Moons, TwoPoints
 from gdiff.errors import UserError
 from gdiff.parallel.mesh import make_mesh
-from gdiff.schedule.optimal import Optimum
+from gdiff.schedule.programme import Optimum
 from gdiff.score.exact import Exact
 from gdiff.score.wiener import Wiener
 
@@ -51,7 +51,7 @@ def test_the_table_of_two_points_is_reproduced_to_three_digits(mesh, steps, las,
 
     curve = measure(Exact(), Placed(TwoPoints().load(), mesh), ENDS)
     grids = compare(curve, VPLinear(), steps, *ENDS)
-    assert curve.discretization(grids["las"]) == pytest.approx(las, rel=1e-3)
+    assert curve.discretization(grids["las_nats"]) == pytest.approx(las, rel=1e-3)
     assert curve.discretization(grids["logsnr"]) == pytest.approx(logsnr, rel=2e-3)
 
 

