@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Everything heavy is imported in the verb that needs it, so that --help is instant.
 
+# What gdiff plan goes by, and its default.
+_GOAL, _NATS = "objective", "nats"
 # Priors that take no training, and no data at run time.
 _PRIORS = ("standard", "gaussian", "ppca", "gmm", "dpgmm")
 
@@ -166,8 +168,8 @@ def plan(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="tolerance=NATS OVERRIDES",
-            help="The KL divergence from data to samples that is allowed, and Hydra overrides.",
+            metavar="tolerance=X [objective=nats|frechet|sliced_w2] OVERRIDES",
+            help="How far samples may be from the data, and Hydra overrides.",
             show_default=False,
         ),
     ] = None,
@@ -175,25 +177,36 @@ def plan(
     config_dir: ConfigDir = None,
     plugin: Plugins = None,
 ) -> None:
-    """Find the cheapest horizon, prior, grid and score tolerance within a budget in nats."""
+    """Find the cheapest horizon, prior, grid and score tolerance within a budget in nats.
+
+    With objective=frechet (squared) or sliced_w2, the shortest grid from which the sampler brings
+    Gaussian data with the spectrum of these so near to them.
+    """
     from gdiff import config, progress
+    from gdiff.errors import require_one_of
     from gdiff.report import show
+    from gdiff.study import distance
     from gdiff.study import plan as study
+    from gdiff.study import schedule as schedule_study
 
     words = overrides or []
-    given = [word for word in words if word.startswith("tolerance=")]
-    overrides = [word for word in words if word not in given]
-    if len(given) != 1:
-        raise UserError("gdiff plan needs one tolerance in nats: gdiff plan tolerance=0.1 …")
+    given = {key: [w for w in words if w.startswith(f"{key}=")] for key in ("tolerance", _GOAL)}
+    overrides = [word for word in words if word.partition("=")[0] not in given]
+    if len(given["tolerance"]) != 1:
+        raise UserError("gdiff plan needs one tolerance: gdiff plan tolerance=0.1 …")
     try:
-        tolerance = float(given[0].partition("=")[2])
+        tolerance = float(given["tolerance"][0].partition("=")[2])
     except ValueError:
-        raise UserError(f"{given[0]} is not a number of nats") from None
+        raise UserError(f"{given['tolerance'][0]} is not a number") from None
+    goal = [*given[_GOAL], f"{_GOAL}={_NATS}"][0].partition("=")[2]
+    require_one_of(_GOAL, goal, (_NATS, *schedule_study.DISTANCES))
     progress.configure(quiet=as_json)
     with config.composer(config_dir, plugin or ()) as composer:
         experiment = composer.experiment(overrides)
-        priors = _priors(composer, overrides)
-        found = study.main(experiment, priors, tolerance)
+        if goal == _NATS:
+            found = study.main(experiment, _priors(composer, overrides), tolerance)
+        else:
+            found = distance.main(experiment, tolerance, goal)
         words = composer.with_parts(overrides, found.choices, found.experiment)
     if as_json:
         print(json.dumps(found.result | {"overrides": words}))

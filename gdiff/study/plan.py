@@ -297,9 +297,10 @@ def table(result: Mapping[str, Any]) -> Table:
     """The result for the screen."""
     found, usual = result["setting"], result["usual"] or {}
     ratio = result["times_fewer_evaluations"]
+    of = result.get("objective")
     return report.table(
         ("", "found", "usual"),
         [(key.replace("_", " "), value, usual.get(key)) for key, value in found.items()],
-        title=f"budget of {result['tolerance']:g} nats",
+        title=f"budget of {result['tolerance']:g} {'nats' if of is None else f'by {of}'}",
         caption=None if ratio is None else f"{ratio:.3g} times fewer evaluations",
     )

@@ -74,3 +74,46 @@ def test_a_curve_from_a_file_is_used():
     found = json.loads(gdiff("schedule", *words).out)
     assert found["kl_disc"]["las_nats"] == pytest.approx(2.793, rel=2e-3)
     assert found["kl_disc_standard_error"]["las_nats"] is None
+
+
+def test_both_objectives_are_there_for_every_grid():
+    words = (*TWO, "score=wiener", "schedule.steps=5", "--json")
+    found = json.loads(gdiff("schedule", *words).out)
+    names = found["kl_disc"].keys()
+    assert {"las", "las_nats", "optimal"} < names
+    assert found["frechet"].keys() == found["sliced_w2"].keys() == names
+    assert min(found["frechet"], key=found["frechet"].get) == "optimal"
+    assert found["frechet"]["las"] < found["frechet"]["las_nats"]
+    # In nats five steps end on sigma_min; of a run the last one goes on to 0.
+    assert {grid[-1] for grid in found["grids"].values()} == {0.05}
+    assert {(len(grid), *grid[-2:]) for grid in found["run_grids"].values()} == {(6, 0.05, 0)}
+
+
+def test_a_spectrum_takes_the_place_of_data(monkeypatch):
+    monkeypatch.setattr("gdiff.prepared.Prepared.dataset", None)
+    np.save("spectrum.npy", np.geomspace(10, 1e-3, 6))
+    words = ("--spectrum", "spectrum.npy", "schedule.steps=6", "sampler=heun")
+    found = json.loads(gdiff("schedule", "optimal", *words, "--json").out)
+    assert found["entropy"] is None
+    assert min(found["frechet"], key=found["frechet"].get) == "optimal"
+    result = gdiff("schedule", "optimal", *words, "--export", "sigmas.json")
+    assert result.code == 0, result.err
+    assert "set_timesteps(sigmas=sigmas" in result.out
+    sigmas = json.loads(Path("sigmas.json").read_text())["sigmas"]
+    assert sigmas == found["run_grids"]["optimal"]
+    assert gdiff("schedule", "edm", *words, "--export", "edm.npy").code == 0
+    assert np.load("edm.npy").tolist() == pytest.approx(found["run_grids"]["edm"])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--spectrum", "none.npy"), "--spectrum none.npy: cannot be read"),
+        (("--spectrum", "none.npy", "--horizon"), "leave out --spectrum"),
+        (("--export", "sigmas.png"), "give FILE.json or FILE.npy"),
+        (("nonsense",), "no such option"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_line(words, message):
+    result = gdiff("schedule", *words)
+    assert (result.code, message in result.err.splitlines()[-1]) == (2, True)
