@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 
 from gdiff import memory
 from gdiff.budget.forecast import GaussianForecast
-from gdiff.budget.gaussian import FRECHET, Spectrum
 from gdiff.budget.initialization import shortest
 from gdiff.budget.losses import measure
+from gdiff.budget.spectrum import Spectrum
 from gdiff.clock import Clock
 from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.dataset.base import class_numbers
@@ -242,7 +242,7 @@ class Prepared:
             losses = self.losses((spec.first_level(process), spec.started(process).sigma_min))
         if spec.needs_forecast:
             with self.clock.phase("forecast"):
-                forecast = self.forecast(getattr(spec, "objective", FRECHET))
+                forecast = self.forecast(getattr(spec, "objective", "frechet"))
                 if spec.is_optimal:
                     return spec.found(forecast, process)
                 spec = spec.settled(forecast, process, losses)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from gdiff.budget.gaussian import Law, Spectrum, divergence, frechet, outputs, sliced_w2
+from gdiff.budget.gaussian import Law, divergence, frechet, outputs, sliced_w2
+from gdiff.budget.spectrum import Spectrum
 from gdiff.errors import UserError, require
 from gdiff.sampler.base import SamplerSpec
 from gdiff.sampler.traced import Traced, bare

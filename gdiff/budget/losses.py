@@ -5,8 +5,8 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from gdiff.budget.gaussian import Spectrum
 from gdiff.budget.noised import REPLICATES, at_levels, draw, rounded
+from gdiff.budget.spectrum import Spectrum
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import statistics

@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,8 @@ import numpy as np
 from rich.table import Table
 
 from gdiff import figures, report
-from gdiff.budget.forecast import GaussianForecast
-from gdiff.budget.gaussian import Spectrum
 from gdiff.budget.initialization import Noised
+from gdiff.budget.spectrum import Spectrum
 from gdiff.errors import Failures, UserError
 from gdiff.metrics.chunks import evenly
 from gdiff.prepared import Experiment, Prepared
@@ -95,11 +94,12 @@ def main(
     is_given = isinstance(prepared, _OfSpectrum)
     entropy = None if is_given else math.log(len(prepared.dataset))
     grids = compare(curve, experiment.process, count, *prepared.ends)
-    if (best := _optimal(prepared, count, to_zero=False)) is not None:
-        grids["optimal"] = best
+    run = run_grids(prepared, curve, count)
+    if "optimal" in run:
+        grids["optimal"] = _with_levels(run["optimal"], count + 1)
     result = _summary(curve, grids, entropy)
     result |= {"steps": count, "sigma": list(prepared.ends)}
-    result |= _predictions(prepared, curve, count, list(result["kl_disc"]))
+    result |= _predictions(prepared, {name: run[name] for name in result["kl_disc"] if run})
     if priors:
         result["horizon"] = _horizons(prepared, priors)
     if folder is not None:
@@ -119,18 +119,28 @@ def main(
     return result
 
 
-def _optimal(prepared: Prepared, count: int, *, to_zero: bool) -> np.ndarray | None:
+def _optimal(prepared: Prepared, count: int) -> np.ndarray | None:
     """The optimal grid of so many steps; None where the sampler has no closed form."""
     own = prepared.experiment
     high, low = prepared.ends
-    spec = Optimal(steps=count, sigma_max=high, sigma_min=low, to_zero=to_zero)
+    ends = {"sigma_max": high, "sigma_min": low, "to_zero": own.schedule.to_zero}
     try:
-        forecast = GaussianForecast(prepared.spectrum, own.sampler, to_zero)
         with prepared.clock.phase("forecast"):
-            return spec.found(forecast, own.process).grid(own.process)
+            found = Optimal(steps=count, **ends).found(prepared.forecast("frechet"), own.process)
+        return found.grid(own.process)
     except UserError as error:
         log.info("no optimal grid: %s", error)
         return None
+
+
+def _with_levels(grid: np.ndarray, count: int) -> np.ndarray:
+    """The positive levels of a grid, or so many with the same spacing."""
+    levels = grid[grid > 0]
+    if len(levels) == count:
+        return levels
+    places = np.linspace(0, len(levels) - 1, count)
+    inner = np.exp(np.interp(places, np.arange(len(levels)), np.log(levels)))[1:-1]
+    return np.concatenate([levels[:1], inner, levels[-1:]])
 
 
 def run_grids(prepared: Prepared, curve: LossCurve, count: int) -> dict[str, np.ndarray]:
@@ -145,16 +155,12 @@ def run_grids(prepared: Prepared, curve: LossCurve, count: int) -> dict[str, np.
         return {}
     found = compare(curve, own.process, inner, *prepared.ends)
     grids = {name: np.append(grid, [0.0] * to_zero) for name, grid in found.items()}
-    best = _optimal(prepared, count, to_zero=to_zero)
+    best = _optimal(prepared, count)
     return grids if best is None else {"optimal": best} | grids
 
 
-def _predictions(
-    prepared: Prepared, curve: LossCurve, count: int, names: Sequence[str]
-) -> dict[str, Any]:
+def _predictions(prepared: Prepared, grids: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Distances that the run's sampler will have on Gaussian data, for grids as a run has them."""
-    grids = run_grids(prepared, curve, count)
-    grids = {name: grids[name] for name in names if name in grids}
     distances: dict[str, dict[str, float]] = {name: {} for name in DISTANCES}
     for objective, values in distances.items():
         for name, grid in grids.items():

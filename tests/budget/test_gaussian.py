@@ -11,7 +11,8 @@ from sampler.methods import METHODS, unclipped
 from sampler.reference import gaussian_denoiser, gaussian_law, run
 
 from gdiff.budget.forecast import GaussianForecast
-from gdiff.budget.gaussian import Spectrum, divergence, frechet, outputs, sliced_w2
+from gdiff.budget.gaussian import divergence, frechet, outputs, sliced_w2
+from gdiff.budget.spectrum import Spectrum
 from gdiff.dataset import Dataset
 from gdiff.errors import UserError
 from gdiff.prior.gaussian import Gaussian

@@ -151,7 +151,7 @@ def test_over_log_snr_the_nodes_of_a_normal_law_are_uniform_in_the_arctangent():
         gaps = -np.diff(np.arctan(grid))[1:]
         if steps > 32:  # a left sum makes the first steps longer
             gaps = gaps[5:]
-        assert gaps == pytest.approx(gaps.mean(), rel=1e-3 if steps < 32 else 0.1)
+        assert gaps == pytest.approx(gaps.mean(), rel=1e-3 if steps < 32 else 0.15)
 
 
 @CURVES

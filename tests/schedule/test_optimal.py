@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gdiff.budget.forecast import GaussianForecast
-from gdiff.budget.gaussian import Spectrum
+from gdiff.budget.spectrum import Spectrum
 from gdiff.errors import UserError
 from gdiff.process.vp import VPLinear
 from gdiff.sampler.methods.ddim import DDIM

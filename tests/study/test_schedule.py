@@ -82,7 +82,7 @@ def test_both_objectives_are_there_for_every_grid():
     names = found["kl_disc"].keys()
     assert {"las", "las_nats", "optimal"} < names
     assert found["frechet"].keys() == found["sliced_w2"].keys() == names
-    assert min(found["frechet"], key=found["frechet"].get) == "optimal"
+    assert found["frechet"]["optimal"] <= 1.001 * min(found["frechet"].values())
     assert found["frechet"]["las"] < found["frechet"]["las_nats"]
     # In nats five steps end on sigma_min; of a run the last one goes on to 0.
     assert {grid[-1] for grid in found["grids"].values()} == {0.05}
