@@ -101,10 +101,12 @@ class Spectrum:
     def losses(self, ends: tuple[float, float]) -> LossCurve:
         """The denoising loss of the Gaussian between two noise levels: Σ λσ² / (λ + σ²)."""
         sigma = np.geomspace(*ends, _LEVELS)
+        return LossCurve(sigma, self.loss(sigma))
+
+    def loss(self, sigma: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """That at noise levels [n]."""
         variance = sigma[:, None] ** 2
-        return LossCurve(
-            sigma, (self.variance * variance / (self.variance + variance)) @ self.count
-        )
+        return (self.variance * variance / (self.variance + variance)) @ self.count
 
 
 def _entries(found: Statistics, dim: int) -> tuple[np.ndarray, np.ndarray]:
