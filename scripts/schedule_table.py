@@ -107,7 +107,8 @@ def rows_of(prepared, judge, counts, names, options, distances):
     sampler, seconds = options
     rows, longest = [], 0.0
     for count in counts:
-        grids = run_grids(prepared, prepared.losses(), count)
+        has_optimal = "optimal" in names
+        grids = run_grids(prepared, prepared.losses(), count, has_optimal=has_optimal)
         for name in names:
             if name not in grids:
                 continue

@@ -65,10 +65,12 @@ class ScheduleSpec(abc.ABC):
         is_count = self.steps is not None and self.steps >= 1
         require(is_count or self.finds_steps, f"steps={self.steps} must be at least 1")
         require_room(_STEP_BYTES * (self.steps or 0), f"steps={self.steps}")
+        if isinstance(self.sigma_min, int):
+            object.__setattr__(self, "sigma_min", float(self.sigma_min))
         ends = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
         given = {key: sigma for key, sigma in ends.items() if sigma not in (None, AUTO)}
         for key, sigma in given.items():
-            require(not isinstance(sigma, str), f"{key}={sigma} is neither a number nor {AUTO}")
+            require(not isinstance(sigma, str), f"{key}={sigma} is not a number, nor {AUTO}")
             require(0 < sigma < math.inf, f"{key}={sigma} must be positive and finite")
             require(0 < sigma * sigma < math.inf, f"{key}={sigma}: its square has no number")
         require(

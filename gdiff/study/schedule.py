@@ -143,7 +143,9 @@ def _with_levels(grid: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([levels[:1], inner, levels[-1:]])
 
 
-def run_grids(prepared: Prepared, curve: LossCurve, count: int) -> dict[str, np.ndarray]:
+def run_grids(
+    prepared: Prepared, curve: LossCurve, count: int, *, has_optimal: bool = True
+) -> dict[str, np.ndarray]:
     """Grids [K + 1] of every kind as a run has them, with `optimal` where the sampler allows it.
 
     Where a run ends with a step onto 0, its grid of K steps has one positive level less than that
@@ -155,7 +157,7 @@ def run_grids(prepared: Prepared, curve: LossCurve, count: int) -> dict[str, np.
         return {}
     found = compare(curve, own.process, inner, *prepared.ends)
     grids = {name: np.append(grid, [0.0] * to_zero) for name, grid in found.items()}
-    best = _optimal(prepared, count)
+    best = _optimal(prepared, count) if has_optimal else None
     return grids if best is None else {"optimal": best} | grids
 
 

@@ -81,7 +81,12 @@ def test_a_clipped_part_is_shortened_by_the_mean_square_lengths():
     assert outputs(many, free, GRID[0]).variance != pytest.approx(samples.var(), rel=0.1)
 
 
-@pytest.mark.parametrize("name", METHODS)
+FEW = ("ddim", "midpoint", "li_cai", "accelerated_ode")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in METHODS]
+)
 def test_tables_are_differentiated_as_they_are(name):
     """One program for each: the values of the table, and a slope by differences."""
     method, weights = METHODS[name], np.random.default_rng(0).standard_normal(7)

@@ -96,5 +96,5 @@ def test_options_that_cannot_be_are_refused_in_one_line():
         Optimal(objective="looks")
     with pytest.raises(UserError, match=r"^sigma_min=auto: divergences"):
         Optimal(objective="kl", sigma_min="auto")
-    with pytest.raises(UserError, match=r"^sigma_min=low is neither a number nor auto$"):
+    with pytest.raises(UserError, match=r"^sigma_min=low is not a number, nor auto$"):
         EDM(sigma_min="low")

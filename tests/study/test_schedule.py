@@ -11,6 +11,12 @@ TWO = ("dataset=two_points", "schedule.sigma_max=80", "schedule.sigma_min=0.05")
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
+@pytest.fixture
+def without_optimal(monkeypatch):
+    """Nothing is compiled to find a grid that the test does not look at."""
+    monkeypatch.setattr("gdiff.study.schedule._optimal", lambda *_: None)
+
+
 # Discretisation in nats, from the closed forms by quadrature.
 @pytest.mark.parametrize(
     "score, steps, expected",
@@ -22,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("in_empty_folder")
         ("wiener", 20, {"las_nats": 0.4975, "logsnr": 1.164, "edm": 1.97, "cosine": 2.33}),
     ],
 )
-def test_the_command_prints_the_known_table(score, steps, expected):
+def test_the_command_prints_the_known_table(without_optimal, score, steps, expected):
     result = gdiff("schedule", *TWO, f"score={score}", f"schedule.steps={steps}", "--json")
     assert (result.code, result.err) == (0, "")
     found = json.loads(result.out)
@@ -35,7 +41,7 @@ def test_the_command_prints_the_known_table(score, steps, expected):
     assert not any(Path().iterdir())
 
 
-def test_tables_and_pictures_are_left_in_a_folder():
+def test_tables_and_pictures_are_left_in_a_folder(without_optimal):
     words = ("dataset=moons", "dataset.num_points=100", "schedule.loss_samples=16", "--horizon")
     result = gdiff("schedule", *words, "schedule.steps=6", "hydra.run.dir=out")
     assert result.code == 0, result.err
@@ -51,7 +57,7 @@ def test_tables_and_pictures_are_left_in_a_folder():
     assert kl["gaussian"][-1] < kl["standard"][-1]
 
 
-def test_a_picture_that_fails_does_not_cost_the_comparison(monkeypatch):
+def test_a_picture_that_fails_does_not_cost_the_comparison(without_optimal, monkeypatch):
     def fail(*_):
         raise ValueError("no ink")
 
@@ -66,7 +72,7 @@ def test_a_picture_that_fails_does_not_cost_the_comparison(monkeypatch):
     assert not Path("out/schedule.png").exists()
 
 
-def test_a_curve_from_a_file_is_used():
+def test_a_curve_from_a_file_is_used(without_optimal):
     sigma = np.geomspace(100, 0.01, 60)
     rows = "\n".join(f"{s},{1 / (1 + s**-2.0)}" for s in sigma)
     Path("curve.csv").write_text(f"sigma,loss\n{rows}\n")
