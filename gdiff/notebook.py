@@ -27,8 +27,8 @@ from gdiff.process.base import ProcessSpec
 from gdiff.process.vp import VPLinear
 from gdiff.runtime import Runtime
 from gdiff.sampler.base import SamplerSpec
-from gdiff.schedule.adaptive import Levels
 from gdiff.schedule.base import AUTO, ScheduleSpec
+from gdiff.schedule.levels import Levels
 from gdiff.score.base import ScoreSpec
 
 if TYPE_CHECKING:
@@ -183,20 +183,14 @@ def _levels(sigma: ArrayLike) -> Levels:
     )
     require(bool(np.all(np.diff(sigma) < 0)), "noise levels must decrease")
     ends_at_zero = sigma[-1] == 0
-    levels = tuple(sigma[: len(sigma) - ends_at_zero].tolist())
-    low = levels[-1] if len(levels) > 1 else None
-    return Levels(
-        levels=levels,
-        steps=len(sigma) - 1,
-        sigma_max=levels[0],
-        sigma_min=low,
-        to_zero=bool(ends_at_zero),
-    )
+    levels = sigma[: len(sigma) - ends_at_zero].tolist()
+    return Levels(levels=levels, to_zero=bool(ends_at_zero))
 
 
 def _need_no_data(denoise: Any, sampler: SamplerSpec, schedule: ScheduleSpec, prior: Any) -> None:
     """Raise `UserError` if a part is to be fitted to data."""
-    follows = schedule.horizon == AUTO or (schedule.needs_losses and schedule.loss_file is None)
+    follows = schedule.horizon == AUTO or schedule.needs_forecast
+    follows |= schedule.needs_losses and schedule.loss_file is None
     fitted = isinstance(prior, PriorSpec) and not isinstance(prior, Standard)
     parts = {
         f"the score {type(denoise).__name__}": isinstance(denoise, ScoreSpec),

@@ -9,8 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gdiff import memory
+from gdiff.budget.forecast import GaussianForecast
 from gdiff.budget.initialization import shortest
 from gdiff.budget.losses import measure
+from gdiff.budget.spectrum import Spectrum
 from gdiff.clock import Clock
 from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.dataset.base import class_numbers
@@ -117,8 +119,8 @@ class Experiment:
         if spec.horizon == AUTO:
             spec = spec.reaching(float(levels[0]) * (1 - _ROUNDING / 10), self.process)
         grid = spec.grid(self.process)
-        ends = [0, -1]  # where it follows the loss, only these are known without the data
-        kept = ends if spec.needs_losses else slice(None)
+        follows_data = spec.needs_losses or spec.needs_forecast
+        kept = spec.known_ends if follows_data else slice(None)
         return len(grid) == len(levels) and np.allclose(grid[kept], levels[kept], _ROUNDING, 0)
 
     def blocks(self) -> Blocks:
@@ -228,18 +230,38 @@ class Prepared:
             UserError: no horizon meets the tolerance, or the loss cannot be had.
         """
         spec, process = self.experiment.schedule, self.experiment.process
-        if spec.horizon == AUTO and self.sigma is not None:
-            return spec.starting_at(float(self.sigma[0]))
+        if self.sigma is not None:
+            return spec.starting_at(float(self.sigma[0])) if spec.horizon == AUTO else spec
         if spec.horizon == AUTO:
             levels = spec.grid(process)
-            ends = (float(levels[0]), spec.sigma_min or float(levels[levels > 0][-1]))
+            ends = (float(levels[0]), float(levels[levels > 0][-1]))
             with self.clock.phase("horizon"):
                 prior, tolerance = self.experiment.prior, spec.horizon_tolerance
                 spec = spec.reaching(shortest(self.data, prior, tolerance, ends), process)
-        if spec.needs_losses and self.sigma is None:
-            ends = (spec.first_level(process), spec.sigma_min)
-            spec = spec.adapted(self.losses(ends), process)
-        return spec
+        losses = None
+        if spec.needs_losses:
+            losses = self.losses((spec.first_level(process), spec.started(process).sigma_min))
+        if spec.needs_forecast:
+            with self.clock.phase("forecast"):
+                forecast = self.forecast(getattr(spec, "objective", "frechet"))
+                if spec.is_optimal:
+                    return spec.found(forecast, process)
+                spec = spec.settled(forecast, process, losses)
+        return spec if losses is None else spec.adapted(losses, process)
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """Variances of the data by direction, and of the prior."""
+        return Spectrum.of(self.dataset, self.experiment.prior)
+
+    def forecast(self, objective: str) -> GaussianForecast:
+        """How far Gaussian data with the spectrum of these come out, by the grid.
+
+        Args:
+            objective: one of `gdiff.schedule.optimal.OBJECTIVES`.
+        """
+        own = self.experiment
+        return GaussianForecast(self.spectrum, own.sampler, own.schedule.to_zero, objective)
 
     @cached_property
     def grid(self) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from commands import gdiff, sampled
 
+from gdiff import config
 from gdiff.budget.terms import METRICS
 from gdiff.trajectory import Batches
 
@@ -50,8 +51,8 @@ def test_without_the_account_nothing_of_it_is_there_and_it_can_be_had_later():
     assert "kl_initialization" in read(folder, "metrics.json")
 
 
-def test_the_loss_adaptive_grid_costs_least():
-    words = ("schedule=las,edm,logsnr", "sampler=ancestral", "schedule.steps=8")
+def test_the_loss_adaptive_grid_for_nats_costs_least():
+    words = ("schedule=las_nats,edm,logsnr", "sampler=ancestral", "schedule.steps=8")
     words += ("schedule.loss_samples=null",)
     result = gdiff("sample", "-q", "-m", *JOB, *words, "hydra.sweep.dir=s")
     assert result.code == 0, result.err
@@ -118,3 +119,25 @@ def test_a_sweep_may_minimise_the_total():
     assert gdiff("sample", "-q", *JOB, *words, "hydra.run.dir=run").code == 0
     result = gdiff("sample", "-q", *JOB, "objective=kl_total", "metrics.budget=false")
     assert (result.code, "objective=" in result.err) == (2, True)
+
+
+def test_a_run_on_the_optimal_grid_goes_on_without_finding_it_again(monkeypatch):
+    words = ("schedule=optimal", "schedule.steps=3", "schedule.sigma_min=auto", "metrics=none")
+    whole = sample("run", *words)
+    levels = read(whole)["sigma"]
+    assert levels[-2] > 0.002
+    (whole / "samples.npz").unlink()
+    monkeypatch.setattr("gdiff.schedule.optimal.Optimal.found", None)
+    assert gdiff("sample", "-q", "--resume", "run").code == 0
+    assert read("run")["sigma"] == levels
+
+
+def test_a_folder_from_before_has_the_grid_for_nats():
+    folder = sample("run", "schedule=las_nats", "schedule.steps=4", "metrics=none")
+    text = (folder / "config.yaml").read_text()
+    assert "measure: snr" in text
+    (folder / "config.yaml").write_text(text.replace("  measure: snr\n", ""))
+    assert config.load(folder).schedule.measure == "snr"
+    levels = read(folder)["sigma"]
+    assert gdiff("sample", "-q", "--resume", "run").code == 0
+    assert read("run")["sigma"] == levels

@@ -26,6 +26,7 @@ FILES = sorted(config.config_dir().glob("*/*.yaml"))
 OPTIONS = [path for path in FILES if path.parent.name != "experiment"]
 # Options that mean nothing without a value of the user's.
 NEEDED = {
+    "schedule=levels": ["schedule.levels=[80,20,5,1]"],
     "dataset=array": ["dataset.path=x.npy"],
     "dataset=folder": ["dataset.path=."],
     "dataset=tfds": ["dataset.name=mnist"],

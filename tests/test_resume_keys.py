@@ -172,6 +172,7 @@ SCHEDULES = sorted(path.stem for path in (config.config_dir() / "schedule").glob
 def test_the_noise_levels_that_a_run_may_have_are_known_without_its_data(name, horizon):
     process = ["process=ddpm"] if name.startswith("ddpm") else []
     words = [f"schedule={name}", f"schedule.horizon={horizon}", *process]
+    words += ["schedule.levels=[80,40,20,5,1]"] * (name == "levels")
     with config.composer() as composer:
         experiment = composer.experiment(words)
     spec, process = experiment.schedule, experiment.process
@@ -180,10 +181,11 @@ def test_the_noise_levels_that_a_run_may_have_are_known_without_its_data(name, h
     levels = spec.grid(process)
     assert experiment.may_have(levels)
     assert experiment.may_have(levels * (1 + 1e-9))
-    assert not experiment.may_have(levels[1:])
+    # A list may begin at any of its levels.
+    assert experiment.may_have(levels[1:]) == (name == "levels" and horizon == "auto")
     assert not experiment.may_have(np.append(levels[:-1], [levels[-1] + 1e-4, levels[-1]]))
     if horizon == "null":
         assert not experiment.may_have(levels * 1.1)
     inner = levels.copy()
     inner[1] *= 0.99
-    assert experiment.may_have(inner) == spec.needs_losses
+    assert experiment.may_have(inner) == (spec.needs_losses or spec.needs_forecast)

@@ -5,17 +5,20 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from gdiff.budget.noised import REPLICATES, at_levels, draw, rounded
+from gdiff.budget.noised import REPLICATES, Points, at_levels, draw, rounded
+from gdiff.budget.spectrum import Spectrum
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
+from gdiff.dataset.statistics import WHOLE_DIM, statistics
 from gdiff.denoiser import Denoiser
 from gdiff.errors import require
 from gdiff.schedule.losses import LossCurve
 from gdiff.score.base import ScoreSpec
+from gdiff.score.wiener import Wiener
 from gdiff.store import cache
 
 # Part of the key: to be raised when what is stored changes.
-_VERSION = 5
+_VERSION = 6
 # A grid is made for the points that its loss was measured on, and does better on them than on
 # others: it should be judged on those.
 GRID_SEED, JUDGE_SEED = 0, 3
@@ -58,7 +61,9 @@ def measure(
 
     The same points and noise serve at all levels, so that the curve is smooth. For the exact score
     on its own data the trace of the posterior covariance is averaged instead, which has the same
-    mean and less variance (Rao–Blackwell).
+    mean and less variance (Rao–Blackwell). That of the Wiener filter is known in closed form, and
+    the losses of other scores are corrected by its own on the same points: which points these are
+    matters for both alike.
 
     Args:
         score: what is measured.
@@ -72,7 +77,7 @@ def measure(
             without it they are unbiased.
 
     Returns:
-        A curve with 8 replicates, to five digits.
+        A curve with 8 replicates, to five digits; without any where it is exact.
 
     Raises:
         UserError: the square of a level is beyond the arithmetic.
@@ -87,6 +92,8 @@ def measure(
     dataset = data.dataset
     usual, count = effort(dataset, samples)
     levels = levels or usual
+    if isinstance(score, Wiener) and test is None:
+        return Spectrum.along(statistics(dataset, score.rank), dataset.dim).losses(ends)
     sigma, wanted = _lattice(levels, ends)
     where = "train" if test is None else test.fingerprint()
     what = (score, where, sigma[0], sigma[-1], levels, count, seed, jnp.result_type(float))
@@ -98,7 +105,9 @@ def measure(
         points = test if test is not None else dataset
         chosen = draw(points, count, seed, _SPREAD if points.dim <= _FEW else 1.0)
         loss = Partial(_trace if is_posterior else _squared_error, denoiser)
-        return at_levels(loss, data, chosen, sigma, "denoising loss")
+        found = at_levels(loss, data, chosen, sigma, "denoising loss")
+        is_known = test is None and dataset.dim <= WHOLE_DIM
+        return found if is_posterior or not is_known else _controlled(found, data, chosen, sigma)
 
     replicates = cache.cached(key, build)
     replicates = np.array(replicates)
@@ -120,6 +129,16 @@ def _lattice(levels: int, ends: tuple[float, float]) -> tuple[np.ndarray, slice]
     start, stop = min(0, first), max(levels - 1, last)
     sigma = high * np.exp(-step * np.arange(start, stop + 1))
     return sigma, slice(first - start, last - start + 1)
+
+
+def _controlled(
+    replicates: np.ndarray, data: Placed, points: Points, sigma: np.ndarray
+) -> np.ndarray:
+    """Losses [R, L] times what the Wiener filter's loss is, over what it is on these points."""
+    loss = Partial(_squared_error, Wiener().fit(data))
+    found = at_levels(loss, data, points, sigma, "denoising loss of the Wiener filter")
+    known = Spectrum.along(statistics(data.dataset), data.dataset.dim).loss(sigma)
+    return replicates * np.divide(known, found, out=np.ones_like(found), where=found > 0)
 
 
 def _with_tail(sigma: np.ndarray, replicates: np.ndarray) -> np.ndarray:

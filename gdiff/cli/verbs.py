@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Everything heavy is imported in the verb that needs it, so that --help is instant.
 
+# What gdiff plan goes by, and its default.
+_GOAL, _NATS = "objective", "nats"
 # Priors that take no training, and no data at run time.
 _PRIORS = ("standard", "gaussian", "ppca", "gmm", "dpgmm")
 
@@ -115,24 +117,46 @@ def schedule(
     horizon: Annotated[
         bool, typer.Option("--horizon", help="Also compare priors, by the time that they start at.")
     ] = False,
+    spectrum: Annotated[
+        Path | None,
+        typer.Option(help="Variances of data by direction (.npy, .json, text), instead of data."),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Only write the levels of this schedule: FILE.json or FILE.npy."),
+    ] = None,
     config_dir: ConfigDir = None,
     plugin: Plugins = None,
 ) -> None:
-    """Compare grids of schedule.steps steps by the KL divergence that they cost on the data."""
+    """Compare grids of schedule.steps steps: nats, and how far samples will be from the data.
+
+    `gdiff schedule optimal …` is short for schedule=optimal. With --spectrum no data set is read:
+    for a network elsewhere, the variances of its data along their principal directions will do.
+    """
     from gdiff import config, progress
     from gdiff.store import outputs
     from gdiff.study import schedule as study
 
     overrides = overrides or []
+    if overrides and re.fullmatch(r"\w+", overrides[0]):
+        overrides = [f"schedule={overrides[0]}", *overrides[1:]]
+    if spectrum is not None and horizon:
+        raise UserError("--horizon compares priors on data: leave out --spectrum")
+    if export is not None and not (export.suffix in (".json", ".npy") and export.parent.is_dir()):
+        raise UserError(f"--export {export}: give FILE.json or FILE.npy in a folder that exists")
     progress.configure(quiet=as_json)
     with config.composer(config_dir, plugin or ()) as composer:
         experiment, folder = composer.plan(overrides)
         chosen = composer.choice("schedule", overrides)
         priors = _priors(composer, overrides) if horizon else {}
     launch.say([experiment.schedule.doubt(experiment.process)])
+    prepared = study.prepare(experiment, spectrum)
+    if export is not None:
+        print(study.export(prepared, export, chosen))
+        return
     with outputs.vacant(folder, "hydra.run.dir") if not as_json else nullcontext():
         folder = None if as_json else folder
-        result = study.main(experiment, priors, folder, chosen=chosen)
+        result = study.main(prepared, priors, folder, chosen=chosen)
     study.show(result, as_json=as_json)
     if folder is not None:
         print(shown(folder))
@@ -144,8 +168,8 @@ def plan(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="tolerance=NATS OVERRIDES",
-            help="The KL divergence from data to samples that is allowed, and Hydra overrides.",
+            metavar="tolerance=X [objective=nats|frechet|sliced_w2] OVERRIDES",
+            help="How far samples may be from the data, and Hydra overrides.",
             show_default=False,
         ),
     ] = None,
@@ -153,25 +177,36 @@ def plan(
     config_dir: ConfigDir = None,
     plugin: Plugins = None,
 ) -> None:
-    """Find the cheapest horizon, prior, grid and score tolerance within a budget in nats."""
+    """Find the cheapest horizon, prior, grid and score tolerance within a budget in nats.
+
+    With objective=frechet (squared) or sliced_w2, the shortest grid from which the sampler brings
+    Gaussian data with the spectrum of these so near to them.
+    """
     from gdiff import config, progress
+    from gdiff.errors import require_one_of
     from gdiff.report import show
+    from gdiff.study import distance
     from gdiff.study import plan as study
+    from gdiff.study import schedule as schedule_study
 
     words = overrides or []
-    given = [word for word in words if word.startswith("tolerance=")]
-    overrides = [word for word in words if word not in given]
-    if len(given) != 1:
-        raise UserError("gdiff plan needs one tolerance in nats: gdiff plan tolerance=0.1 …")
+    given = {key: [w for w in words if w.startswith(f"{key}=")] for key in ("tolerance", _GOAL)}
+    overrides = [word for word in words if word.partition("=")[0] not in given]
+    if len(given["tolerance"]) != 1:
+        raise UserError("gdiff plan needs one tolerance: gdiff plan tolerance=0.1 …")
     try:
-        tolerance = float(given[0].partition("=")[2])
+        tolerance = float(given["tolerance"][0].partition("=")[2])
     except ValueError:
-        raise UserError(f"{given[0]} is not a number of nats") from None
+        raise UserError(f"{given['tolerance'][0]} is not a number") from None
+    goal = [*given[_GOAL], f"{_GOAL}={_NATS}"][0].partition("=")[2]
+    require_one_of(_GOAL, goal, (_NATS, *schedule_study.DISTANCES))
     progress.configure(quiet=as_json)
     with config.composer(config_dir, plugin or ()) as composer:
         experiment = composer.experiment(overrides)
-        priors = _priors(composer, overrides)
-        found = study.main(experiment, priors, tolerance)
+        if goal == _NATS:
+            found = study.main(experiment, _priors(composer, overrides), tolerance)
+        else:
+            found = distance.main(experiment, tolerance, goal)
         words = composer.with_parts(overrides, found.choices, found.experiment)
     if as_json:
         print(json.dumps(found.result | {"overrides": words}))

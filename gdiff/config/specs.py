@@ -43,6 +43,8 @@ _MOVED = {
 }
 # Keys of older run folders that are no more, with the value that meant that they were not used.
 _GONE = {"sampler.window": None, "sampler.anderson": 0}
+# Keys that run folders had not yet, with the value that stands for what was done then.
+_SINCE = {"gdiff.schedule.las.LAS": {"measure": "snr"}}
 _DEEPEST = 20  # of the parts in a configuration, more than any has
 _WORDS = {
     int: "a whole number",
@@ -261,6 +263,10 @@ def load(folder: Path, overrides: Sequence[str] = (), sources: Sources | None = 
         require_plain_yaml(path)
         cfg = OmegaConf.load(path)
         require(isinstance(cfg, DictConfig), f"{path} is not a configuration")
+        for node in cfg.values():
+            if isinstance(node, DictConfig):
+                for key, value in _SINCE.get(node.get(TARGET), {}).items():
+                    node.setdefault(key, value)
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not a configuration: {str(error).splitlines()[0]}") from error
     for override in overrides:

@@ -9,6 +9,7 @@ from gdiff.dataset.base import Dataset
 from gdiff.figures.budget import budget_figure
 from gdiff.figures.curve import score_error
 from gdiff.figures.encode import figure_png, png
+from gdiff.figures.grids import grids_figure
 from gdiff.figures.horizon import horizon_figure
 from gdiff.figures.images import captioned, class_grid, image_grid, paired_grid
 from gdiff.figures.points import (
@@ -24,6 +25,7 @@ from gdiff.figures.trajectory import trajectory_gif
 
 __all__ = [
     "budget_figure",
+    "grids_figure",
     "horizon_figure",
     "image_grid",
     "neighbours",

@@ -41,10 +41,13 @@ class Standard(PriorSpec):
         """The prior for points shaped like the data set's."""
         data = Placed.of(data)
         dataset, mesh = data.dataset, data.mesh
-        variance = dataset.size**2 if self.data_variance is None else self.data_variance
-        std = replicated((variance + sigma**2) ** 0.5, mesh)
+        std = replicated((self.variance(dataset) + sigma**2) ** 0.5, mesh)
         mean = replicated(dataset.centre, mesh) if np.any(dataset.centre) else None
         return IsotropicGaussian(dataset.event_shape, std, mean)
+
+    def variance(self, dataset: Dataset) -> float:
+        """What `data_variance` is for these data."""
+        return dataset.size**2 if self.data_variance is None else self.data_variance
 
 
 class IsotropicGaussian(eqx.Module):

@@ -81,9 +81,18 @@ class SamplerSpec(Driving, abc.ABC):
         )
         return self.corrected(self._table, grid, ends)
 
+    def coefficients(self, levels: np.ndarray, *, to_zero: bool) -> Steps:
+        """The table on positive levels [n ≥ 1], with one more step onto 0 if asked for; unchecked.
+
+        Levels may be `sampler.traced.Traced`, through which the coefficients can be differentiated.
+        """
+        table = self.table(levels)
+        return _onto_zero(table, levels[-1]) if to_zero else table
+
     def _table(self, grid: np.ndarray) -> Steps:
         """Like `table`, but the last level may be 0."""
-        return self.table(grid) if grid[-1] > 0 else _onto_zero(self.table(grid[:-1]), grid[-2])
+        to_zero = bool(grid[-1] <= 0)
+        return self.coefficients(grid[:-1] if to_zero else grid, to_zero=to_zero)
 
 
 def _onto_zero(steps: Steps, sigma: float) -> Steps:

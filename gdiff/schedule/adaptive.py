@@ -1,29 +1,15 @@
 """What schedules that follow the data's denoising loss have in common."""
 
 import abc
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from gdiff.process.base import ProcessSpec
 from gdiff.schedule.base import ScheduleSpec
+from gdiff.schedule.levels import Levels
 from gdiff.schedule.losses import LossCurve
-
-
-@dataclass(frozen=True, kw_only=True)
-class Levels(ScheduleSpec):
-    """Nodes that are known: what an adaptive schedule becomes.
-
-    Attributes:
-        levels: positive noise levels in decreasing order.
-    """
-
-    levels: tuple[float, ...]
-
-    def nodes(self, process: ProcessSpec, count: int) -> np.ndarray:
-        """The levels."""
-        return np.array(self.levels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +42,4 @@ class Adaptive(ScheduleSpec):
             UserError: the curve does not cover sigma_max to sigma_min.
         """
         spec, count = self.started(process), self.node_count
-        nodes = spec.place(losses, count) if count > 1 else np.array([spec.sigma_max])
-        shared = {field.name: getattr(spec, field.name) for field in fields(ScheduleSpec)}
-        return Levels(**shared, levels=tuple(nodes.tolist()))
+        return Levels.of(spec, spec.place(losses, count) if count > 1 else [spec.sigma_max])

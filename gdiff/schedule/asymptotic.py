@@ -6,7 +6,7 @@ import numpy as np
 
 from gdiff.schedule.adaptive import Adaptive
 from gdiff.schedule.losses import LossCurve
-from gdiff.schedule.quantiles import quantiles
+from gdiff.schedule.programme import smooth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +15,10 @@ class Asymptotic(Adaptive):
 
     Where steps are small, a step Δ costs Δ²(-dℓ/dγ)/4 nats by the objective of Aghapour et al.
     (arXiv 2601.21943), whose sum this density makes least; that is our derivation. With few steps
-    it is far from the best grid: use schedule=las there. The slope of the loss must be known well.
+    it is far from the best grid: use schedule=las_nats there. The slope of the loss must be known
+    well.
     """
 
     def place(self, losses: LossCurve, count: int) -> np.ndarray:
         """Quantiles of ∫ √(-dℓ/dγ) dγ."""
-        return quantiles(losses.root_integrals, self.sigma_max, self.sigma_min, count)
+        return smooth(losses, self.sigma_max, self.sigma_min, count)

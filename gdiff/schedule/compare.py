@@ -12,9 +12,10 @@ from gdiff.schedule.asymptotic import Asymptotic
 from gdiff.schedule.base import ScheduleSpec
 from gdiff.schedule.edm import EDM
 from gdiff.schedule.entropic import Entropic
+from gdiff.schedule.las import LAS
 from gdiff.schedule.logsnr import LogSNR
 from gdiff.schedule.losses import LossCurve
-from gdiff.schedule.optimal import FINE_LEVELS, Optimum
+from gdiff.schedule.programme import FINE_LEVELS, Optimum
 from gdiff.schedule.time import UniformTime
 from gdiff.schedule.uniform import UniformSigma
 
@@ -49,10 +50,10 @@ def comparisons(
     fine_levels = max(FINE_LEVELS, max(counts) + 1)
     optimum = Optimum(losses, sigma_max, sigma_min, fine_levels)
     return [
-        {"las": optimum.nodes(count + 1)}
+        {"las_nats": optimum.nodes(count + 1)}
         | {
             name: spec.adapted(losses, process).grid(process)
-            for name, spec in _specs(process, ends | {"steps": count}).items()
+            for name, spec in _specs(process, ends | {"steps": count}, fine_levels).items()
         }
         for count in counts
     ]
@@ -65,13 +66,14 @@ def compare(
     return comparisons(losses, process, [count], sigma_max, sigma_min)[0]
 
 
-def _specs(process: ProcessSpec, ends: dict) -> dict[str, ScheduleSpec]:
+def _specs(process: ProcessSpec, ends: dict, fine_levels: int) -> dict[str, ScheduleSpec]:
     """The schedules that can have these ends."""
     clocks = {"cosine": Cosine(), "vp": VPLinear()}
     if process not in clocks.values():
         clocks["time"] = process
     timed = {name: UniformTime(process=clock, **ends) for name, clock in clocks.items()}
     return {
+        "las": LAS(fine_levels=fine_levels, **ends),
         "entropic": Entropic(**ends),
         "asymptotic": Asymptotic(**ends),
         "logsnr": LogSNR(**ends),

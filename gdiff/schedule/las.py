@@ -7,22 +7,35 @@ import numpy as np
 from gdiff.errors import require
 from gdiff.schedule.adaptive import Adaptive
 from gdiff.schedule.losses import LossCurve
-from gdiff.schedule.optimal import FINE_LEVELS, Optimum
+from gdiff.schedule.programme import FINE_LEVELS, Optimum, smooth
+
+# Exponents g of the measure dγ/γ^g that have a name.
+MEASURES = {"snr": 0.0, "log_snr": 1.0}
+# From so many nodes on the programme is as good as the density, or better, for g > 0 too.
+_MANY = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class LAS(Adaptive):
-    """Nodes that minimise the discretisation's share of the path KL of ancestral sampling.
+    """Nodes that minimise the left Riemann sum of the denoising loss over a measure of noise.
 
-    The objective is that of Aghapour et al. (arXiv 2601.21943): the left Riemann sum of the
-    denoising loss over the signal-to-noise ratio. How it is minimised is our construction and not
-    the paper's own update of the nodes: dynamic programming, exact over candidate levels, after
-    which the nodes move in between.
+    Over dγ, γ = 1/sigma² the signal-to-noise ratio, the sum is the discretisation's share of the
+    path KL of ancestral sampling: the objective of Aghapour et al. (arXiv 2601.21943). Nats weigh
+    low noise so heavily that samples on that grid are poor. Over d log γ the sum is the loss in the
+    data's own units, octave of noise by octave; its grids are within a few per cent of the best in
+    Fréchet distance for DDIM on Gaussian data. Changing the measure is our construction, and so is
+    how the sum is minimised: not by the paper's own update of the nodes, but
+
+    - by dynamic programming, exact over candidate levels, after which the nodes move in between;
+    - by the density that is best for small steps, if there are fewer than 32 nodes and the measure
+      is not dγ: a left sum charges long steps with more than they cost samples.
 
     Attributes:
-        fine_levels: candidate levels, at least as many as nodes.
+        measure: "log_snr" for samples, "snr" for nats, or g of dγ/γ^g, for which these are 1 and 0.
+        fine_levels: candidate levels of the programme, at least as many as nodes.
     """
 
+    measure: float | int | str = "log_snr"
     fine_levels: int = FINE_LEVELS
 
     def __post_init__(self) -> None:
@@ -33,7 +46,16 @@ class LAS(Adaptive):
             f"{self.node_count} noise levels of steps={self.steps}: raise it, or lower "
             "the steps",
         )
+        is_name = isinstance(self.measure, str)
+        require(
+            self.measure in MEASURES if is_name else 0 <= self.measure <= 2,
+            f"measure={self.measure} is neither {' nor '.join(MEASURES)} nor a number from 0 to 2",
+        )
 
     def place(self, losses: LossCurve, count: int) -> np.ndarray:
         """The best nodes."""
-        return Optimum(losses, self.sigma_max, self.sigma_min, self.fine_levels).nodes(count)
+        g = float(MEASURES.get(self.measure, self.measure))
+        ends = (self.sigma_max, self.sigma_min)
+        if g > 0 and count < _MANY:
+            return smooth(losses, *ends, count, g)
+        return Optimum(losses, *ends, self.fine_levels, g).nodes(count)

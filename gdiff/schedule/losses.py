@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from gdiff.errors import UserError, require, require_one_of
 if TYPE_CHECKING:
     from scipy.interpolate import PchipInterpolator
 
-KINDS = ("x0", "eps", "v")
+KINDS = ("x0", "eps", "v", "flow")
 # Losses of scores that memorise underflow; their logarithm must not.
 _FLOOR = 1e-300
 # Levels given as text are rounded.
@@ -72,7 +72,9 @@ class LossCurve:
         Args:
             path: of the file; levels in increasing or decreasing order, other columns ignored.
             kind: what the loss is the squared error of, summed over coordinates: "x0"; "eps", the
-                noise (ℓ = loss/γ); or "v" of a variance-preserving process (ℓ = loss/(1 + γ)).
+                noise (ℓ = loss/γ); "v" of a variance-preserving process (ℓ = loss/(1 + γ)); or
+                "flow", the velocity ε - x_0 of x_t = (1 - t) x_0 + t ε (ℓ = t² loss, with
+                t = sigma / (1 + sigma)).
 
         Raises:
             UserError: there is no such file, or its numbers cannot be a curve.
@@ -100,7 +102,8 @@ class LossCurve:
             sigma, loss = sigma[::-1], loss[::-1]
         require(bool(np.all(np.diff(sigma) < 0)), f"{named} is unsorted: sort its rows by sigma")
         snr = sigma**-2.0
-        return cls(sigma, loss / {"x0": 1.0, "eps": snr, "v": 1 + snr}[kind])
+        factors = {"x0": 1.0, "eps": snr, "v": 1 + snr, "flow": (1 + 1 / sigma) ** 2}
+        return cls(sigma, loss / factors[kind])
 
     @cached_property
     def _log_loss(self) -> "PchipInterpolator":
@@ -147,9 +150,9 @@ class LossCurve:
         """[K] integrals of ℓ dγ over the steps of a strictly decreasing grid [K + 1]."""
         return self._integrated(self._energy, sigma)
 
-    def root_integrals(self, sigma: np.ndarray) -> np.ndarray:
-        """[K] integrals of √(-dℓ/dγ) dγ over the steps of a strictly decreasing grid [K + 1]."""
-        return self._integrated(self._root, sigma)
+    def root_integrals(self, sigma: np.ndarray, measure: float = 0.0) -> np.ndarray:
+        """[K] integrals of √(-dℓ/dγ) γ^(-g/2) dγ, g = `measure`, over the steps of a grid."""
+        return self._integrated(partial(self._root, measure=measure), sigma)
 
     def integral(self, sigma_max: float, sigma_min: float) -> float:
         """∫ ℓ dγ between the signal-to-noise ratios of two noise levels."""
@@ -161,6 +164,10 @@ class LossCurve:
         C = (∫ √(-dℓ/dγ) dγ)² / 4.
         """
         return float(self.root_integrals(np.array([sigma_max, sigma_min])).sum() ** 2 / 4)
+
+    def sum(self, grid: np.ndarray, measure: float) -> float:
+        """Left Riemann sum of ℓ over the measure dγ/γ^g, g = `measure`, on a grid [K + 1] > 0."""
+        return float(np.diff(clock(grid, measure)) @ self.at(grid[:-1]))
 
     def discretization(self, grid: np.ndarray) -> float:
         """KL divergence that the steps of a grid cost ancestral sampling.
@@ -189,10 +196,10 @@ class LossCurve:
         """ℓ dγ/dx of x = -log sigma."""
         return 2 * np.exp(self._log_loss(-x) + 2 * x)
 
-    def _root(self, x: np.ndarray) -> np.ndarray:
-        """√(-dℓ/dγ) dγ/dx of x = -log sigma."""
+    def _root(self, x: np.ndarray, measure: float) -> np.ndarray:
+        """√(-dℓ/dγ) γ^(-g/2) dγ/dx of x = -log sigma."""
         slope = np.maximum(self._slope(-x), 0.0)
-        return np.sqrt(2 * slope * np.exp(self._log_loss(-x) + 2 * x))
+        return np.sqrt(2 * slope * np.exp(self._log_loss(-x) + 2 * (1 - measure) * x))
 
     def _integrated(
         self, density: Callable[[np.ndarray], np.ndarray], sigma: np.ndarray
@@ -208,6 +215,13 @@ class LossCurve:
         half = np.diff(edges)[:, None] / 2
         pieces = (density(edges[:-1, None] + half * (1 + _NODES)) * half) @ _WEIGHTS
         return np.add.reduceat(pieces, np.searchsorted(edges, ends[:-1])) if len(pieces) else pieces
+
+
+def clock(sigma: np.ndarray, measure: float) -> np.ndarray:
+    """∫ dγ/γ^g up to noise levels, g = `measure`: γ itself for 0, log γ for 1."""
+    if measure == 1:
+        return -2 * np.log(sigma)
+    return sigma ** (-2.0 * (1 - measure)) / (1 - measure)
 
 
 def _standard_error(replicates: np.ndarray) -> np.ndarray:

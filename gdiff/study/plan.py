@@ -24,7 +24,7 @@ from gdiff.progress import track
 from gdiff.sampler.methods.ancestral import Ancestral
 from gdiff.schedule.las import LAS
 from gdiff.schedule.losses import LossCurve
-from gdiff.schedule.optimal import Optimum
+from gdiff.schedule.programme import Optimum
 from gdiff.score.exact import Exact
 from gdiff.score.golden.spec import Golden
 from gdiff.trajectory import Queries
@@ -159,7 +159,7 @@ class _Search:
     def las(self, setting: Setting) -> LAS:
         """The schedule of a setting."""
         ends = {"sigma_max": setting.sigma_max, "sigma_min": self.sigma_min}
-        return LAS(steps=setting.evaluations, **ends)
+        return LAS(steps=setting.evaluations, measure="snr", **ends)
 
     def with_golden(
         self, starts: Sequence[tuple[str, float, Nats]], exact: Setting
@@ -285,7 +285,7 @@ def main(experiment: Experiment, priors: Mapping[str, PriorSpec], tolerance: flo
         "times_fewer_evaluations": usual and usual.evaluations / setting.evaluations,
         "seconds": seconds,
     }
-    choices = {"sampler": "ancestral", "schedule": "las", "prior": setting.prior}
+    choices = {"sampler": "ancestral", "schedule": "las_nats", "prior": setting.prior}
     schedule = replace(search.las(setting), loss_samples=samples)
     parts = {"prior": priors[setting.prior], "sampler": Ancestral(), "schedule": schedule}
     if is_golden:
@@ -297,9 +297,10 @@ def table(result: Mapping[str, Any]) -> Table:
     """The result for the screen."""
     found, usual = result["setting"], result["usual"] or {}
     ratio = result["times_fewer_evaluations"]
+    of = result.get("objective")
     return report.table(
         ("", "found", "usual"),
         [(key.replace("_", " "), value, usual.get(key)) for key, value in found.items()],
-        title=f"budget of {result['tolerance']:g} nats",
+        title=f"budget of {result['tolerance']:g} {'nats' if of is None else f'by {of}'}",
         caption=None if ratio is None else f"{ratio:.3g} times fewer evaluations",
     )

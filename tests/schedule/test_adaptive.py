@@ -19,6 +19,8 @@ CURVES = pytest.mark.parametrize("losses", [NORMAL, TWO_POINTS, MEMORISED])
 
 
 def spec(schedule, steps, **fields):
+    if schedule is LAS:
+        fields = {"measure": "snr"} | fields
     return schedule(steps=steps, sigma_max=80.0, sigma_min=0.05, **fields)
 
 
@@ -140,3 +142,38 @@ def test_more_nodes_than_candidates_are_refused_in_one_line(fields):
 def test_as_many_nodes_as_candidates_are_possible():
     grid = spec(LAS, 60, fine_levels=60).adapted(TWO_POINTS, OU()).grid(OU())
     assert len(grid) == 61
+
+
+def test_over_log_snr_the_nodes_of_a_normal_law_are_uniform_in_the_arctangent():
+    # The density σ γ √(-dℓ/dγ) is σ^-1 / (1 + σ^-2) per log σ: that of arctan σ.
+    for steps in (20, 60):  # by density, and by the programme
+        grid = spec(LAS, steps, measure="log_snr", to_zero=False).adapted(NORMAL, OU()).grid(OU())
+        gaps = -np.diff(np.arctan(grid))[1:]
+        if steps > 32:  # a left sum makes the first steps longer
+            gaps = gaps[5:]
+        assert gaps == pytest.approx(gaps.mean(), rel=1e-3 if steps < 32 else 0.15)
+
+
+@CURVES
+def test_measures_go_from_nats_to_samples(losses):
+    grids = {
+        g: spec(LAS, 12, measure=g).adapted(losses, OU()).grid(OU())
+        for g in (0, "snr", 0.5, 1, "log_snr")
+    }
+    assert grids[0].tolist() == grids["snr"].tolist()
+    assert grids[1].tolist() == grids["log_snr"].tolist()
+    # The less low noise weighs, the higher the levels.
+    assert np.all(grids[0.5][1:-2] <= grids[1][1:-2] * (1 + 1e-6))
+
+
+def test_the_programme_over_log_snr_makes_its_own_sum_least():
+    best = spec(LAS, 40, measure=1, to_zero=False).adapted(TWO_POINTS, OU()).grid(OU())
+    nats = spec(LAS, 40, to_zero=False).adapted(TWO_POINTS, OU()).grid(OU())
+    assert TWO_POINTS.sum(best, 1.0) < TWO_POINTS.sum(nats, 1.0)
+    assert TWO_POINTS.sum(best, 0.0) > TWO_POINTS.sum(nats, 0.0)
+
+
+@pytest.mark.parametrize("measure", ["nats", -1, 3.0])
+def test_what_is_no_measure_is_refused_in_one_line(measure):
+    with pytest.raises(UserError, match=r"^measure=.* is neither snr nor log_snr nor .*$"):
+        LAS(measure=measure)

@@ -155,7 +155,10 @@ def test_losses_of_noise_and_of_velocity_become_those_of_the_data(tmp_path):
     v = write(tmp_path / "v.csv", sigma, np.ones(9))
     assert LossCurve.read(eps, "eps").loss == pytest.approx(normal_loss(sigma))
     assert LossCurve.read(v, "v").loss == pytest.approx(normal_loss(sigma))
-    with pytest.raises(UserError, match=r"^schedule\.loss_type='u' is not one of: x0, eps, v$"):
+    # Its flow has u = ε - x_0, which is known up to (1 + σ)² / (1 + σ²).
+    flow = write(tmp_path / "flow.csv", sigma, (1 + sigma) ** 2 / (1 + sigma**2))
+    assert LossCurve.read(flow, "flow").loss == pytest.approx(normal_loss(sigma))
+    with pytest.raises(UserError, match=r"^schedule\.loss_type='u' is not one of: x0, .*flow$"):
         LossCurve.read(eps, "u")
 
 

@@ -1,92 +1,100 @@
-from itertools import combinations
+"""Grids that are found by descent."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdiff.schedule.optimal import Optimum, Programme, optimal_sums, refined
+from gdiff.budget.forecast import GaussianForecast
+from gdiff.budget.spectrum import Spectrum
+from gdiff.errors import UserError
+from gdiff.process.vp import VPLinear
+from gdiff.sampler.methods.ddim import DDIM
+from gdiff.sampler.methods.dpmpp_2m import DPMpp2M
+from gdiff.schedule.compare import compare
+from gdiff.schedule.descent import descended
+from gdiff.schedule.edm import EDM
+from gdiff.schedule.optimal import Optimal
 
-from .curves import ENDS, MEMORISED, NORMAL, TWO_POINTS
-
-CURVES = pytest.mark.parametrize("losses", [NORMAL, TWO_POINTS, MEMORISED])
-
-
-def riemann(snr, loss, index):
-    index = np.array(index)
-    return np.diff(snr[index]) @ loss[index[:-1]]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_programme_finds_the_best_of_all_grids(seed):
-    rng = np.random.default_rng(seed)
-    count = rng.integers(2, 11)
-    snr = np.cumsum(rng.exponential(size=count))
-    # Some losses are equal, some vanish.
-    loss = np.sort(np.maximum(rng.normal(size=count).round(1), 0))[::-1]
-    programme = Programme(snr, loss)
-    for steps in range(1, count):
-        inner = combinations(range(1, count - 1), steps - 1)
-        best = min(riemann(snr, loss, [0, *chosen, count - 1]) for chosen in inner)
-        index = programme.indices(steps)
-        assert (index[0], index[-1], len(index)) == (0, count - 1, steps + 1)
-        assert np.all(np.diff(index) > 0)
-        assert riemann(snr, loss, index) == pytest.approx(best, rel=1e-12, abs=1e-12)
-        assert programme.sums(steps)[-1] == pytest.approx(best, rel=1e-12, abs=1e-12)
+ENDS = {"sigma_max": 80.0, "sigma_min": 0.002}
+VARIANCE = np.geomspace(20, 1e-4, 12)
+SPECTRUM = Spectrum(VARIANCE, np.ones(12), VARIANCE, np.zeros(12))
 
 
-def test_a_layer_is_that_of_all_pairs():
-    sigma = np.geomspace(*ENDS, 300)
-    snr, loss = sigma**-2.0, TWO_POINTS.at(sigma)
-    value = (snr - snr[0]) * loss[0]
-    costs = np.triu((snr - snr[:, None]) * loss[:, None], 1) + np.tril(np.full((300, 300), np.inf))
-    expected = [value[-1]]
-    for _ in range(30):
-        value = (value[:, None] + costs).min(axis=0)
-        expected.append(value[-1])
-    assert Programme(snr, loss).sums(31) == pytest.approx(expected, rel=1e-12)
+def test_descent_finds_the_best_levels_of_a_sum_that_is_known():
+    """Σ log² of the ratios is least where they are equal; with a free end, where it says so."""
+
+    def spread(levels):
+        return 1 + jnp.sum(jnp.diff(jnp.log(levels)) ** 2)
+
+    start = np.array([10.0, 9.0, 2.0, 0.1])
+    [found] = descended(spread, [start])
+    assert found == pytest.approx(np.geomspace(10, 0.1, 4), rel=1e-3)
+    [found] = descended(lambda x: 1 + (x[-1] - 3) ** 2 + spread(x), [start], is_free=True)
+    assert found[0] == pytest.approx(10)
+    assert np.all(np.diff(found) < 0)
+    assert found[-1] > 3
 
 
-@CURVES
-def test_refined_nodes_are_no_worse_and_in_order(losses):
-    for count in (2, 3, 10, 100):
-        grid = np.geomspace(*ENDS, count)
-        moved = refined(losses.at, grid, 0.05)
-        assert moved[[0, -1]].tolist() == list(ENDS)
-        assert np.all(np.diff(moved) < 0)
-        assert losses.discretization(moved) <= losses.discretization(grid)
+@pytest.mark.parametrize("method", [DDIM(), DPMpp2M()])
+def test_the_optimum_is_below_all_other_grids(method):
+    forecast = GaussianForecast(SPECTRUM, method)
+    grid = Optimal(steps=6, **ENDS).found(forecast, VPLinear()).grid(VPLinear())
+    assert (len(grid), *grid[[0, -2, -1]]) == (7, 80, 0.002, 0)
+    others = compare(SPECTRUM.losses((80, 0.002)), VPLinear(), 5, 80, 0.002)
+    costs = {name: forecast.of(np.append(nodes, 0)) for name, nodes in others.items()}
+    assert forecast.of(grid) < min(costs.values())
+    if isinstance(method, DDIM):  # where the density of las is nearly the best
+        assert costs["las"] < 1.05 * forecast.of(grid)
+        again = Optimal(steps=6, **ENDS).found(forecast, VPLinear()).grid(VPLinear())
+        assert again.tolist() == grid.tolist()
 
 
-def test_refined_nodes_approach_the_stationary_grid():
-    geometric = np.geomspace(1 + 80**-2, 1 + 0.05**-2, 11)
-    best = np.append(80.0, (geometric[1:] - 1) ** -0.5)
-    start = best * np.exp(0.05 * np.sin(np.arange(11)) * (np.arange(11) % 10 > 0))
-    found = refined(NORMAL.at, start, 0.05)
-    excess = [NORMAL.discretization(grid) - NORMAL.discretization(best) for grid in (start, found)]
-    assert -1e-6 < excess[1] < 0.01 * excess[0]
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["frechet", "sliced_w2", "kl"])
+def test_every_objective_is_least_on_its_own_grid(objective):
+    names = ("frechet", "sliced_w2", "kl")
+    forecasts = {name: GaussianForecast(SPECTRUM, DDIM(), objective=name) for name in names}
+    grids = {
+        name: Optimal(steps=6, objective=name, **ENDS).found(forecasts[name], VPLinear())
+        for name in names
+    }
+    costs = {name: forecasts[objective].of(g.grid(VPLinear())) for name, g in grids.items()}
+    assert min(costs, key=costs.get) == objective
 
 
-@CURVES
-def test_the_values_of_all_counts_are_those_of_grids(losses):
-    sums = optimal_sums(losses, *ENDS, 200)
-    assert np.all(np.diff(sums) < 0)
-    optimum = Optimum(losses, *ENDS)
-    for steps in (1, 2, 5, 20, 200):
-        nats = losses.discretization(optimum.nodes(steps + 1))
-        assert nats <= sums[steps - 1] * (1 + 1e-6)
-        assert nats == pytest.approx(sums[steps - 1], rel=0.02)
+@pytest.mark.slow
+def test_a_free_end_does_better_than_a_fixed_one():
+    forecast = GaussianForecast(SPECTRUM, DDIM())
+    fixed = Optimal(steps=5, **ENDS).found(forecast, VPLinear()).grid(VPLinear())
+    free = Optimal(steps=5, sigma_min="auto").found(forecast, VPLinear()).grid(VPLinear())
+    assert free[0] == 80
+    assert free[-2] > 0.002
+    assert forecast.of(free) < forecast.of(fixed)
 
 
-@CURVES
-def test_many_steps_reach_the_asymptotic_constant(losses):
-    constant = losses.asymptotic_constant(*ENDS)
-    optimum = Optimum(losses, *ENDS)
-    nats = [losses.discretization(optimum.nodes(steps + 1)) for steps in (100, 400)]
-    assert nats[1] * 400 == pytest.approx(constant, rel=0.02)
-    assert abs(nats[1] * 400 - constant) < abs(nats[0] * 100 - constant)
+def test_few_levels_leave_nothing_to_find():
+    forecast = GaussianForecast(SPECTRUM, DDIM())
+    for steps, levels in ((1, [80, 0]), (2, [80, 0.002, 0])):
+        found = Optimal(steps=steps, **ENDS).found(forecast, VPLinear())
+        assert found.grid(VPLinear()).tolist() == levels
 
 
-def test_a_loss_that_vanishes_everywhere_leaves_grids_of_any_size():
-    losses = type(NORMAL)(NORMAL.sigma, np.zeros(len(NORMAL.sigma)))
-    for count in (2, 3, 63, 64):
-        nodes = Optimum(losses, *ENDS, 64).nodes(count)
-        assert (len(nodes), *nodes[[0, -1]]) == (count, *ENDS)
-        assert np.all(np.diff(nodes) < 0)
+def test_the_lowest_level_is_high_for_few_steps():
+    forecast = GaussianForecast(SPECTRUM, DDIM())
+    lowest = []
+    for steps in (4, 10, 40):
+        spec = EDM(steps=steps, sigma_min="auto")
+        assert spec.needs_forecast
+        assert spec.grid(VPLinear())[-2] == 0.002  # until it is found
+        lowest.append(spec.settled(forecast, VPLinear()).sigma_min)
+    assert lowest[0] > lowest[1] > lowest[2]
+    assert EDM().settled(forecast, VPLinear()) == EDM()
+
+
+def test_options_that_cannot_be_are_refused_in_one_line():
+    with pytest.raises(UserError, match=r"^objective='looks' is not one of: frechet"):
+        Optimal(objective="looks")
+    with pytest.raises(UserError, match=r"^sigma_min=auto: divergences"):
+        Optimal(objective="kl", sigma_min="auto")
+    with pytest.raises(UserError, match=r"^sigma_min=low is not a number, nor auto$"):
+        EDM(sigma_min="low")

@@ -77,6 +77,8 @@ def test_the_command_finds_the_users_own_parts_again(tmp_path, monkeypatch):
         (("tolerance=-1",), "tolerance=-1.0 must be positive"),
         (("tolerance=1", "score=wiener"), "is about the exact score"),
         (("tolerance=1", "schedule=las"), "finds the grid itself"),
+        (("tolerance=1", "objective=frechet", "schedule=las"), "finds the grid itself"),
+        (("tolerance=1", "objective=looks"), "is not one of: nats, frechet, sliced_w2"),
         (("tolerance=1e-12", *MOONS), "the nearest prior"),
         pytest.param(
             ("tolerance=1e-4", *MOONS, "schedule.sigma_max=1000"),
@@ -89,3 +91,16 @@ def test_what_cannot_be_planned_is_said_in_one_line(words, message):
     result = gdiff("plan", *words)
     assert result.code == 2
     assert message in result.err.splitlines()[-1]
+
+
+def test_a_distance_is_met_by_fewer_evaluations_than_usual():
+    words = ("tolerance=0.2", "objective=sliced_w2", *MOONS, "prior=gaussian")
+    result = gdiff("plan", *words, "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert found["setting"]["distance"] <= 0.2
+    assert found["setting"]["evaluations"] < found["usual"]["evaluations"]
+    assert {"schedule=optimal", "schedule.sigma_min=auto"} < set(found["overrides"])
+    steps = f"schedule.steps={found['setting']['steps']}"
+    assert steps in found["overrides"]
+    assert gdiff("sample", *found["overrides"], "--dry-run").code == 0

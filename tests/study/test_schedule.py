@@ -11,18 +11,24 @@ TWO = ("dataset=two_points", "schedule.sigma_max=80", "schedule.sigma_min=0.05")
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
+@pytest.fixture
+def without_optimal(monkeypatch):
+    """Nothing is compiled to find a grid that the test does not look at."""
+    monkeypatch.setattr("gdiff.study.schedule._optimal", lambda *_: None)
+
+
 # Discretisation in nats, from the closed forms by quadrature.
 @pytest.mark.parametrize(
     "score, steps, expected",
     [
-        ("full", 5, {"las": 0.5627, "logsnr": 4.00, "edm": 10.4, "cosine": 2.66, "vp": 45.4}),
-        ("full", 20, {"las": 0.0885, "logsnr": 0.332, "edm": 0.451, "cosine": 0.148, "vp": 0.311}),
+        ("full", 5, {"las_nats": 0.5627, "logsnr": 4.00, "edm": 10.4, "cosine": 2.66, "vp": 45.4}),
+        ("full", 20, {"las_nats": 0.0885, "logsnr": 0.332, "edm": 0.451, "cosine": 0.148}),
         # The linear score of two points ±1 is that of N(0, 1), and so is its loss.
-        ("wiener", 5, {"las": 2.793, "logsnr": 10.91, "edm": 33.8, "cosine": 22.0, "vp": 63.7}),
-        ("wiener", 20, {"las": 0.4975, "logsnr": 1.164, "edm": 1.97, "cosine": 2.33, "vp": 6.45}),
+        ("wiener", 5, {"las_nats": 2.793, "logsnr": 10.91, "edm": 33.8, "cosine": 22.0}),
+        ("wiener", 20, {"las_nats": 0.4975, "logsnr": 1.164, "edm": 1.97, "cosine": 2.33}),
     ],
 )
-def test_the_command_prints_the_known_table(score, steps, expected):
+def test_the_command_prints_the_known_table(without_optimal, score, steps, expected):
     result = gdiff("schedule", *TWO, f"score={score}", f"schedule.steps={steps}", "--json")
     assert (result.code, result.err) == (0, "")
     found = json.loads(result.out)
@@ -35,7 +41,7 @@ def test_the_command_prints_the_known_table(score, steps, expected):
     assert not any(Path().iterdir())
 
 
-def test_tables_and_pictures_are_left_in_a_folder():
+def test_tables_and_pictures_are_left_in_a_folder(without_optimal):
     words = ("dataset=moons", "dataset.num_points=100", "schedule.loss_samples=16", "--horizon")
     result = gdiff("schedule", *words, "schedule.steps=6", "hydra.run.dir=out")
     assert result.code == 0, result.err
@@ -51,7 +57,7 @@ def test_tables_and_pictures_are_left_in_a_folder():
     assert kl["gaussian"][-1] < kl["standard"][-1]
 
 
-def test_a_picture_that_fails_does_not_cost_the_comparison(monkeypatch):
+def test_a_picture_that_fails_does_not_cost_the_comparison(without_optimal, monkeypatch):
     def fail(*_):
         raise ValueError("no ink")
 
@@ -66,11 +72,54 @@ def test_a_picture_that_fails_does_not_cost_the_comparison(monkeypatch):
     assert not Path("out/schedule.png").exists()
 
 
-def test_a_curve_from_a_file_is_used():
+def test_a_curve_from_a_file_is_used(without_optimal):
     sigma = np.geomspace(100, 0.01, 60)
     rows = "\n".join(f"{s},{1 / (1 + s**-2.0)}" for s in sigma)
     Path("curve.csv").write_text(f"sigma,loss\n{rows}\n")
     words = (*TWO, "schedule.steps=5", "schedule.loss_file=curve.csv", "--json")
     found = json.loads(gdiff("schedule", *words).out)
-    assert found["kl_disc"]["las"] == pytest.approx(2.793, rel=2e-3)
-    assert found["kl_disc_standard_error"]["las"] is None
+    assert found["kl_disc"]["las_nats"] == pytest.approx(2.793, rel=2e-3)
+    assert found["kl_disc_standard_error"]["las_nats"] is None
+
+
+def test_both_objectives_are_there_for_every_grid():
+    words = (*TWO, "score=wiener", "schedule.steps=5", "--json")
+    found = json.loads(gdiff("schedule", *words).out)
+    names = found["kl_disc"].keys()
+    assert {"las", "las_nats", "optimal"} < names
+    assert found["frechet"].keys() == found["sliced_w2"].keys() == names
+    assert found["frechet"]["optimal"] <= 1.001 * min(found["frechet"].values())
+    assert found["frechet"]["las"] < found["frechet"]["las_nats"]
+    # In nats five steps end on sigma_min; of a run the last one goes on to 0.
+    assert {grid[-1] for grid in found["grids"].values()} == {0.05}
+    assert {(len(grid), *grid[-2:]) for grid in found["run_grids"].values()} == {(6, 0.05, 0)}
+
+
+def test_a_spectrum_takes_the_place_of_data(monkeypatch):
+    monkeypatch.setattr("gdiff.prepared.Prepared.dataset", None)
+    np.save("spectrum.npy", np.geomspace(10, 1e-3, 6))
+    words = ("--spectrum", "spectrum.npy", "schedule.steps=6", "sampler=heun")
+    found = json.loads(gdiff("schedule", "optimal", *words, "--json").out)
+    assert found["entropy"] is None
+    assert min(found["frechet"], key=found["frechet"].get) == "optimal"
+    result = gdiff("schedule", "optimal", *words, "--export", "sigmas.json")
+    assert result.code == 0, result.err
+    assert "set_timesteps(sigmas=sigmas" in result.out
+    sigmas = json.loads(Path("sigmas.json").read_text())["sigmas"]
+    assert sigmas == found["run_grids"]["optimal"]
+    assert gdiff("schedule", "edm", *words, "--export", "edm.npy").code == 0
+    assert np.load("edm.npy").tolist() == pytest.approx(found["run_grids"]["edm"])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--spectrum", "none.npy"), "--spectrum none.npy: cannot be read"),
+        (("--spectrum", "none.npy", "--horizon"), "leave out --spectrum"),
+        (("--export", "sigmas.png"), "give FILE.json or FILE.npy"),
+        (("nonsense",), "no such option"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_line(words, message):
+    result = gdiff("schedule", *words)
+    assert (result.code, message in result.err.splitlines()[-1]) == (2, True)

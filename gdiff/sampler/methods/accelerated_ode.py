@@ -39,7 +39,10 @@ def _overshoot(sigma: np.ndarray, s: np.ndarray) -> np.ndarray:
     """Integral from sigma to s of ᾱ less its value at sigma; s < sigma, so it is negative."""
     angle = (sigma - s) / (1 + sigma * s)  # tangent of arctan sigma - arctan s
     square = sigma * (sigma - s) ** 2 / ((1 + sigma * s) * (1 + sigma**2))
-    series = angle**3 * np.polynomial.Polynomial([1 / 3, -1 / 5, 1 / 7, -1 / 9])(angle**2)
+    square_of, series = angle**2, -1 / 9
+    for weight in (1 / 7, -1 / 5, 1 / 3):
+        series = weight + series * square_of
+    series = angle**3 * series
     curved = np.where(angle < 0.02, series, angle - np.arctan(angle))  # a difference cancels
     return curved - square
 
