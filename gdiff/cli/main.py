@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gdiff.cli import data, verbs
+from gdiff.cli import data, past, verbs
 from gdiff.cli.endings import SIGNALS, Commands, ending, signal_of
 from gdiff.errors import interrupt_in
 
@@ -23,7 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (verbs.sample, verbs.evaluate, verbs.schedule, verbs.plan, verbs.info, verbs.bench):
+for verb in (
+    *(verbs.sample, verbs.evaluate, verbs.schedule, verbs.plan, verbs.info, verbs.bench),
+    *(past.runs,),
+):
     app.command()(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(data.cache_app, name="cache")

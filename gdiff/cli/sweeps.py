@@ -51,6 +51,7 @@ def _multirun(
 ) -> None:
     """All runs of a sweep that are not complete, and then the table of all."""
     from gdiff import report
+    from gdiff.runs import sweep
     from gdiff.store import outputs
 
     with with_folder:
@@ -60,12 +61,13 @@ def _multirun(
         except KeyboardInterrupt as error:  # in a run, or while a launcher waits for its own
             raise Interrupted(folder) from error
         finally:  # also of the runs before an error or an interrupt
-            rows = report.sweep_rows(folder)
+            rows = sweep.rows(folder)
             if rows:
-                outputs.write_csv(folder / report.SWEEP, report.columns(rows), rows)
+                table = [*rows, *sweep.averages(rows)]
+                outputs.write_csv(folder / sweep.TABLE, sweep.columns(table), table)
     if not quiet:
         report.show(report.sweep_table(rows))
-    print(shown(folder / report.SWEEP))
+    print(shown(folder / sweep.TABLE))
     # In the folder of an undone one there may be a complete run with other settings.
     names = {str(path.relative_to(folder)) for path in undone}
     failed = [r["run"] for r in rows if r["status"] == "failed" or r["run"] in names]

@@ -19,6 +19,7 @@ from gdiff.config.sources import Sources
 from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
+from gdiff.store.yamls import require_plain_yaml
 
 TARGET = "_target_"
 # Where the data of a run may be another time.
@@ -43,7 +44,6 @@ _MOVED = {
 }
 # Keys of older run folders that are no more, with the value that meant that they were not used.
 _GONE = {"sampler.window": None, "sampler.anderson": 0}
-_DEEPEST = 20  # of the parts in a configuration, more than any has
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -279,17 +279,6 @@ def _with(cfg: DictConfig, override: str) -> DictConfig:
         return OmegaConf.merge(cfg, OmegaConf.from_dotlist([override]))
     OmegaConf.update(cfg, key, value)
     return cfg
-
-
-def require_plain_yaml(path: Path) -> None:
-    """Refuse what a few bytes may blow up: parts that stand for others, and very deep ones."""
-    depth = 0
-    for event in yaml.parse(path.read_text(encoding="utf-8")):
-        if isinstance(event, yaml.AliasEvent):
-            raise UserError(f"{path} has parts that stand for others (*name): write them out")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        require(depth < _DEEPEST, f"{path} is not a configuration: it is nested too deep")
 
 
 def differences(a: Experiment, b: Experiment) -> list[str]:

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gdiff.config.specs import require_plain_yaml
 from gdiff.config.words import key_of
 from gdiff.errors import UserError, require
+from gdiff.store.yamls import require_plain_yaml
 
 # What Hydra writes into a sweep's folder before the first run.
 _RECORD = "multirun.yaml"

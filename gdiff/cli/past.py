@@ -1,0 +1,82 @@
+"""Verbs about runs of the past: find them, compare them, draw them."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gdiff.cli.endings import shown
+from gdiff.errors import UserError
+
+if TYPE_CHECKING:
+    from gdiff.runs import PastRun
+
+OUTPUTS = Path("outputs")
+_PAGE = Path("report.html")
+
+Folders = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="FOLDER...",
+        help="Runs, sweeps, or folders of them; by default outputs/.",
+        show_default=False,
+    ),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Only runs with sampler=ddim, schedule.steps>10, status!=failed, …; once for each.",
+        show_default=False,
+    ),
+]
+Last = Annotated[int | None, typer.Option("--last", min=1, help="Only so many, the newest.")]
+
+
+def runs(
+    folders: Folders = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(help="A metric, a setting, or age, name, size, status.", show_default=False),
+    ] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="The largest first.")] = False,
+    where: Where = None,
+    last: Last = None,
+) -> None:
+    """List past runs: what tells them apart, how they ended, their age, size and metrics.
+
+    Examples:
+
+        gdiff runs --sort sliced_w2 --where dataset=moons
+
+        gdiff runs outputs/multirun --where 'schedule.steps>10' --last 20
+    """
+    from gdiff import report
+    from gdiff.runs import ordered
+
+    found = _found(folders, where, last)
+    if sort is not None:
+        found = ordered(found, sort)
+    report.show(report.runs_table(found[::-1] if reverse else found, sort))
+
+
+def _found(
+    folders: Sequence[Path] | None, where: Sequence[str] | None, last: int | None
+) -> "list[PastRun]":
+    """The runs that are meant, one at least; what is damaged is named on stderr."""
+    from gdiff.runs import chosen, find, newest
+
+    folders = folders if folders else [OUTPUTS]
+    found, damaged = find(folders)
+    for line in damaged:
+        print(f"warning: left out: {line}", file=sys.stderr, flush=True)
+    places = ", ".join(str(shown(folder)) for folder in folders)
+    if not found:
+        raise UserError(f"there are no runs in {places}: gdiff sample makes some")
+    found = chosen(found, where or ())
+    if not found:
+        raise UserError(f"no run in {places} meets {' and '.join(where or ())}: ask for less")
+    return found if last is None else newest(found, last)
