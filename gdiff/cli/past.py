@@ -57,16 +57,53 @@ def runs(
     from gdiff import report
     from gdiff.runs import ordered
 
-    found = _found(folders, where, last)
+    found, _ = _found(folders, where, last)
     if sort is not None:
         found = ordered(found, sort)
     report.show(report.runs_table(found[::-1] if reverse else found, sort))
 
 
+def report(
+    folders: Folders = None,
+    output: Annotated[
+        Path, typer.Option("-o", metavar="FILE.html", help="Where to write it.")
+    ] = _PAGE,
+    where: Where = None,
+    last: Last = None,
+) -> None:
+    """Compare runs on one HTML page that needs no network and no files beside it.
+
+    Examples:
+
+        gdiff report outputs/multirun/2026-01-31/12-00-00-000000
+
+        gdiff report --last 4 -o last.html
+    """
+    from gdiff.report import page
+
+    _require_file(output, (".html", ".htm"))
+    found, damaged = _found(folders, where, last)
+    title = ", ".join(folder.resolve().name for folder in folders or [OUTPUTS])
+    page.write(output, found, damaged, title)
+    print(shown(output))
+
+
+def _require_file(output: Path, suffixes: Sequence[str]) -> None:
+    """Raise `UserError` unless a file of such a kind can be written there."""
+    known = ", ".join(suffixes)
+    if output.suffix.lower() not in suffixes:
+        raise UserError(f"-o {output}: give a file whose name ends in one of {known}")
+    parent = output.absolute().parent
+    if not parent.is_dir():
+        raise UserError(f"-o {output}: there is no folder {parent}")
+    if output.is_dir():
+        raise UserError(f"-o {output} is a folder: give a file in it")
+
+
 def _found(
     folders: Sequence[Path] | None, where: Sequence[str] | None, last: int | None
-) -> "list[PastRun]":
-    """The runs that are meant, one at least; what is damaged is named on stderr."""
+) -> "tuple[list[PastRun], list[str]]":
+    """The runs that are meant, one at least; what is damaged is also named on stderr."""
     from gdiff.runs import chosen, find, newest
 
     folders = folders if folders else [OUTPUTS]
@@ -79,4 +116,4 @@ def _found(
     found = chosen(found, where or ())
     if not found:
         raise UserError(f"no run in {places} meets {' and '.join(where or ())}: ask for less")
-    return found if last is None else newest(found, last)
+    return found if last is None else newest(found, last), damaged

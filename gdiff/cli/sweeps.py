@@ -1,5 +1,6 @@
 """Sweeps, new or continued: each of its runs in a folder of its own, and one table of all."""
 
+import logging
 import os
 import sys
 import traceback
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from gdiff.config import Composer, Place, Sources
+
+log = logging.getLogger(__name__)
 
 
 def sweep(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
@@ -67,12 +70,35 @@ def _multirun(
                 outputs.write_csv(folder / sweep.TABLE, sweep.columns(table), table)
     if not quiet:
         report.show(report.sweep_table(rows))
+    made = _page_of(folder)
+    if made and not quiet:
+        print(shown(made))
     print(shown(folder / sweep.TABLE))
     # In the folder of an undone one there may be a complete run with other settings.
     names = {str(path.relative_to(folder)) for path in undone}
     failed = [r["run"] for r in rows if r["status"] == "failed" or r["run"] in names]
     if failed:
         raise UserError(f"{len(failed)} of {len(rows)} runs failed: {', '.join(failed)}")
+
+
+def _page_of(folder: Path) -> Path | None:
+    """The page that compares the runs, unless they say report=false; a sweep is whole without."""
+    from gdiff import runs
+
+    found, damaged = runs.find([folder])
+    if not any(run.settings.get("report", True) for run in found):
+        return None
+    from gdiff.report import page
+
+    path = folder / page.FILE
+    try:
+        page.write(path, found, damaged, folder.name)
+    except Exception as error:
+        log.info("%s could not be made", page.FILE, exc_info=True)
+        line = " ".join(f"warning: {page.FILE} could not be made: {error}".split())
+        print(line, file=sys.stderr, flush=True)
+        return None
+    return path
 
 
 def _job(

@@ -58,6 +58,7 @@ _TEXTS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.n
 # What may be another when a run is continued: also who works on it, and how much at a time.
 FREE = (
     "batch_size",
+    "report",
     *PLACES,
     "runtime.mesh",
     "runtime.distributed",

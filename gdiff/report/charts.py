@@ -96,7 +96,7 @@ def bar_chart(
     """
     names = list(dict.fromkeys(name for _, _, parts in rows for name, _ in parts))
     totals = [sum(size for _, size in parts) for _, _, parts in rows]
-    left, step, width = 150, 24, 720
+    left, step, width = 190, 24, 760
     axis = _axis([0.0, *totals], (left, width - 70), is_log=False, padding=0.0)
     height = _TOP + step * len(rows) + _BOTTOM
     foot = height - _BOTTOM
@@ -115,7 +115,7 @@ def bar_chart(
                 .format(names.index(name), _n(x), y, _n(max(end - x, 0.6)), step - 8, _tip(tip))
             )  # fmt: skip
             at += size
-        bars.append(_text(left - 8, y + 12, _short(label, 22), "tick", "end"))
+        bars.append(_text(left - 8, y + 12, _short(label, 28), "tick", "end"))
         bars.append(_text(axis.place(at) + 6, y + 12, f"{at:.3g}", "tick", "start"))
         found.append(Markup('<g data-runs="{}">{}</g>').format(run, Markup("").join(bars)))
     return _svg(title, width, height, found)

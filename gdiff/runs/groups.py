@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gdiff.runs.differ import differing
-from gdiff.runs.past import COMPLETE, PARTIAL, PastRun
+from gdiff.runs.past import PastRun
 
 SEED = "seed"
 
@@ -61,7 +61,7 @@ def seeds_apart(runs: Sequence[PastRun]) -> list[Group]:
     differences = [d for d in differing(runs) if d.key != SEED]
     found: dict[tuple[str | None, ...], Group] = {}
     for place, run in enumerate(runs):
-        if run.status in (COMPLETE, PARTIAL):
+        if run.is_done:
             values = tuple(d.values[place] for d in differences)
             names: Mapping[str, str | None] = dict(
                 zip((d.key for d in differences), values, strict=True)

@@ -61,6 +61,11 @@ class PastRun:
     changed: float = 0.0
 
     @property
+    def is_done(self) -> bool:
+        """Whether it has come to its end, with its metrics."""
+        return self.status in (COMPLETE, PARTIAL)
+
+    @property
     def age(self) -> float:
         """Seconds since it was last written to."""
         return max(0.0, time.time() - self.changed)
@@ -239,10 +244,10 @@ def _runs_below(folder: Path, depth: int = 0) -> Iterator[Path]:
             yield from _runs_below(Path(entry.path), depth + 1)
 
 
-def natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[bool, int, str]]:
     """By which names sort as people expect: run 9 before run 10."""
-    pieces = re.findall(r"\d+|\D+", name)
-    return [(int(p), "") if p.isdecimal() and len(p) < 20 else (-1, p) for p in pieces]
+    pieces = [(piece, piece.isdecimal()) for piece in re.findall(r"\d+|\D+", name)]
+    return [(not is_n, len(p.lstrip("0")) if is_n else 0, p) for p, is_n in pieces]
 
 
 def _name(folder: Path, above: Path, is_one_of_many: bool) -> str:

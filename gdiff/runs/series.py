@@ -7,7 +7,7 @@ from gdiff.errors import UserError
 from gdiff.runs.choose import require_known, value_of
 from gdiff.runs.differ import Difference, differing, number_of
 from gdiff.runs.groups import SEED, mean
-from gdiff.runs.past import COMPLETE, PARTIAL, PastRun
+from gdiff.runs.past import PastRun
 
 # By which most sweeps are read, if runs differ in it.
 _STEPS = "schedule.steps"
@@ -86,7 +86,7 @@ def series(runs: Sequence[PastRun], metric: str, chosen: Axes) -> list[Line]:
     for run in runs:
         label, place = line_of(run, chosen), _place(run, chosen)
         points = found.setdefault(label, {})
-        if place is None or metric not in run.metrics or run.status not in (COMPLETE, PARTIAL):
+        if place is None or metric not in run.metrics or not run.is_done:
             continue
         points.setdefault(place, []).append(run.metrics[metric])
     lines = []
