@@ -18,7 +18,7 @@ ROOMS = {
     "cli": {
         "artefacts",
         *("config", "run", "prepared", "store", "report", "bench", "dataset", "study"),
-        *("parallel", "runs"),
+        *("parallel", "runs", "figures"),
     },
     "config": {"prepared", "dataset", "store"},
     "notebook": {

@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 for verb in (
     *(verbs.sample, verbs.evaluate, verbs.schedule, verbs.plan, verbs.info, verbs.bench),
-    *(past.runs, past.report),
+    *(past.runs, past.report, past.plot),
 ):
     app.command()(verb)
 app.add_typer(data.app, name="data")

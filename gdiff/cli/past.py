@@ -19,7 +19,7 @@ _PAGE = Path("report.html")
 Folders = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="FOLDER...",
+        metavar="FOLDER",
         help="Runs, sweeps, or folders of them; by default outputs/.",
         show_default=False,
     ),
@@ -85,6 +85,59 @@ def report(
     found, damaged = _found(folders, where, last)
     title = ", ".join(folder.resolve().name for folder in folders or [OUTPUTS])
     page.write(output, found, damaged, title)
+    print(shown(output))
+
+
+def plot(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER", help="Sweeps or runs.", show_default=False),
+    ],
+    metric: Annotated[str, typer.Argument(help="A name in metrics.json.", show_default=False)],
+    x: Annotated[
+        str | None,
+        typer.Option("--x", help="The setting along the axis; by default the one that suits."),
+    ] = None,
+    line: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--line",
+            help="A setting that tells lines apart, once for each; by default all that differ.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", metavar="FILE", help="A .pdf, .svg or .png; by default METRIC.pdf."),
+    ] = None,
+    where: Where = None,
+) -> None:
+    """Draw a metric of a sweep against a setting; seeds become means with standard errors.
+
+    Examples:
+
+        gdiff plot outputs/multirun/2026-01-31/12-00-00-000000 sliced_w2
+
+        gdiff plot SWEEP kl_total --x schedule.steps --line sampler -o kl.svg
+    """
+    from gdiff.figures.lines import lines_figure
+    from gdiff.runs import series
+    from gdiff.store.files import replacing
+
+    output = Path(f"{metric}.pdf") if output is None else output
+    _require_file(output, (".pdf", ".svg", ".png"))
+    found, _ = _found(folders, where, None)
+    axes = series.axes(found, x, line)
+    if axes.x is None:
+        raise UserError("these runs differ in nothing but their seeds: name a setting with --x")
+    lines = series.series(found, metric, axes)
+    numbers = [number for each in lines for number in each.y]
+    places = [place for each in lines for place in each.x]
+    log = (not axes.names and series.is_wide(places, "x"), series.is_wide(numbers, "y"))
+    look = {"legend": ", ".join(axes.lines), "names": axes.names, "log": log}
+    kind = output.suffix.lower().removeprefix(".")
+    with replacing(output) as file:
+        file.write(lines_figure(lines, (axes.x, metric), kind=kind, **look))
     print(shown(output))
 
 
