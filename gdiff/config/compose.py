@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -45,6 +45,7 @@ from gdiff.config.sweeps import Sweep, recorded, require_own_folders
 from gdiff.config.words import as_typed, key_of, quoted, shown
 from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
+from gdiff.store.yamls import first_comment
 
 _ROOT = "config"
 # What logging says of a configuration of its own.
@@ -66,6 +67,13 @@ FREE = (
     "runtime.process_id",
     "runtime.num_processes",
 )
+
+
+class About(NamedTuple):
+    """An option of a group, and what its file says of it."""
+
+    option: str
+    about: str
 
 
 class Composer:
@@ -177,6 +185,21 @@ class Composer:
             *(f"~{key}" for key in gone),
             *(f"{k}={shown(v)}" for k, v in other.items()),
         ]
+
+    def about(self, group: str) -> list[About]:
+        """The options of a group, with those of the user.
+
+        Raises:
+            UserError: there is no such group.
+        """
+        if group not in self._groups():
+            raise UserError(no_key(group, self._groups()))
+        found = {
+            path.stem: first_comment(path)
+            for folder in (config_dir(), *self._own_dirs)
+            for path in (folder / group).glob("*.yaml")
+        }
+        return [About(name, found.get(name, "")) for name in self._options(group)]
 
     def plan(self, overrides: Sequence[str]) -> tuple[Experiment, Path]:
         """The typed experiment and, by hydra.run.dir, the folder of its run."""

@@ -19,6 +19,7 @@ from gdiff.config.sources import Sources
 from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
+from gdiff.store.places import config_dir
 from gdiff.store.yamls import require_plain_yaml
 
 TARGET = "_target_"
@@ -71,13 +72,6 @@ def build(cfg: DictConfig, sources: Sources) -> Experiment:
     missing = sorted(OmegaConf.missing_keys(cfg))
     require(not missing, f"{', '.join(missing)} is missing: give it a value")
     return _build(cfg, Experiment, "", sources)
-
-
-def config_dir() -> Path:
-    """Folder of the configurations: inside the package if installed, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def load_dataset(option: str, /, **keys: Any) -> Dataset:

@@ -94,8 +94,8 @@ class _Page:
     def __post_init__(self) -> None:
         self._axes = series.axes(self.runs)
         self._lines = list(dict.fromkeys(self._line(run) for run in self.runs))
-        along = (str(run.settings.get(self._axes.x, "")) for run in self.runs)
-        self._places = list(dict.fromkeys(along)) if self._axes.lines else [""]
+        along = _unique(map(self._along, self.runs))
+        self._places = along if self._axes.lines else [""]
         self.differences = differing(self.runs)
         self.common = common(self.runs)
         names = dict.fromkeys(name for run in self.runs for name in run.metrics)
@@ -111,14 +111,19 @@ class _Page:
 
     def _line(self, run: PastRun) -> str:
         """What tells a run from those of other colours."""
-        return series.line_of(run, self._axes) or str(run.settings.get(self._axes.x, ""))
+        return series.line_of(run, self._axes) or self._along(run)
+
+    def _along(self, run: PastRun) -> str:
+        """Where a run stands on the axis."""
+        x = self._axes.x
+        return as_text(run.settings[x]) if x in run.settings else ""
 
     def colour(self, run: PastRun) -> int:
         """Number of a run's colour."""
         return self._lines.index(self._line(run)) % COLOURS
 
     def _dash(self, run: PastRun) -> int:
-        value = str(run.settings.get(self._axes.x, ""))
+        value = self._along(run)
         return self._places.index(value) if value in self._places else 0
 
     @property
@@ -252,7 +257,8 @@ class _Page:
                 continue
             for x, y, error in zip(line.x, line.y, line.error, strict=True):
                 label = self._axes.names[int(x)]
-                found.append(Curve(label, [x], [y], [error], self._lines.index(label), 0, own))
+                colour = self._lines.index(label) if label in self._lines else 0
+                found.append(Curve(label, [x], [y], [error], colour, 0, own))
         return [curve for curve in found if curve.x]
 
     @property

@@ -44,6 +44,16 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({reason}): remove it") from None
 
 
+def first_comment(path: Path) -> str:
+    """What the first comment of a file of options says of it; empty where it has none."""
+    try:
+        lines = _text(path).splitlines()
+    except (OSError, ValueError, UserError):
+        return ""
+    notes = (line[1:].strip() for line in lines if line.startswith("#"))
+    return next((note for note in notes if not note.startswith("@")), "")
+
+
 def _text(path: Path) -> str:
     return read_bytes(path, _LARGEST).decode("utf-8")
 
