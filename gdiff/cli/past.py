@@ -36,6 +36,10 @@ Where = Annotated[
 Last = Annotated[int | None, typer.Option("--last", min=1, help="Only so many, the newest.")]
 
 
+class _NoneMeetsError(UserError):
+    """There are runs, but none that is meant: for a list that is an answer."""
+
+
 def runs(
     folders: Folders = None,
     sort: Annotated[
@@ -57,7 +61,11 @@ def runs(
     from gdiff import report
     from gdiff.runs import ordered
 
-    found, _ = _found(folders, where, last)
+    try:
+        found, _ = _found(folders, where, last)
+    except _NoneMeetsError as error:
+        print(error, file=sys.stderr)
+        return
     if sort is not None:
         found = ordered(found, sort)
     report.show(report.runs_table(found[::-1] if reverse else found, sort))
@@ -168,5 +176,5 @@ def _found(
         raise UserError(f"there are no runs in {places}: gdiff sample makes some")
     found = chosen(found, where or ())
     if not found:
-        raise UserError(f"no run in {places} meets {' and '.join(where or ())}: ask for less")
+        raise _NoneMeetsError(f"no run in {places} meets {' and '.join(where or ())}: ask for less")
     return found if last is None else newest(found, last), damaged

@@ -9,6 +9,7 @@ from gdiff.figures.axes import COLOURS, empty_figure, quieten
 # Text as text, which other programs can change, and the same bytes for the same figure.
 _SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "gdiff", "pdf.fonttype": 42}
 _MARKS = "os^Dv"
+_ROOM = 40  # letters along the axis
 _LEGEND = 6  # lines beyond which it stands beside the axes
 
 
@@ -55,7 +56,8 @@ def lines_figure(
     quieten(axes, "y" if names else "both")
     axes.set(xlabel=labels[0], ylabel=labels[1])
     if names:
-        axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 5 else 0)
+        slant = {"rotation": 35, "ha": "right"} if sum(map(len, names)) > _ROOM else {}
+        axes.set_xticks(range(len(names)), names, **slant)
         axes.set_xlim(-0.5, len(names) - 0.5)
     places = sorted({x for line in lines for x in line.x})
     if not names and len(places) <= 8:

@@ -15,6 +15,8 @@ from gdiff.runs.series import is_wide
 COLOURS = 10  # that the page's style has
 _DASHES = ("none", "7 3", "2 3", "9 3 2 3")
 _WIDTH, _HEIGHT = 440, 264
+# Letters that there is room for along the axis, and pixels for those that do not stand upright.
+_ROOM, _SLANTED = 48, 64
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 10, 44
 
 
@@ -73,6 +75,8 @@ def line_chart(
     xs, ys = [x for x, _ in points], [y for _, y in points]
     ends = [y + s * e for c in curves for y, e in zip(c.y, c.error, strict=False) for s in (-1, 1)]
     is_log = is_wide(ys, "y")
+    is_crowded = sum(map(len, names)) > _ROOM
+    height = _HEIGHT + (_SLANTED if is_crowded else 0)
     ys += [end for end in ends if math.isfinite(end) and (end > 0 or not is_log)]
     if names:
         ticks = [(float(place), name) for place, name in enumerate(names)]
@@ -80,8 +84,9 @@ def line_chart(
     else:
         across = _axis(xs, (_LEFT, _WIDTH - _RIGHT), is_log=is_wide(xs, "x"), padding=0.04)
     up = _axis(ys, (_HEIGHT - _BOTTOM, _TOP), is_log=is_log, padding=0.08)
-    parts = [*_frame(across, up, x_label), *(_curve(c, across, up, bool(names)) for c in curves)]
-    return _svg(title, _WIDTH, _HEIGHT, parts)
+    frame = _frame(across, up, x_label, height, is_crowded=is_crowded)
+    parts = [*frame, *(_curve(c, across, up, bool(names)) for c in curves)]
+    return _svg(title, _WIDTH, height, parts)
 
 
 def bar_chart(
@@ -155,20 +160,27 @@ def _curve(curve: Curve, across: _Axis, up: _Axis, is_of_names: bool) -> Markup:
     )
 
 
-def _frame(across: _Axis, up: _Axis, x_label: str) -> list[Markup]:
+def _frame(
+    across: _Axis, up: _Axis, x_label: str, height: float, *, is_crowded: bool
+) -> list[Markup]:
     foot, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     parts = [
-        _tick(across.place(v), foot, across.place(v), _TOP, _short(text, 12), "x")
+        _tick(across.place(v), foot, across.place(v), _TOP, text, "slanted" if is_crowded else "x")
         for v, text in across.ticks
     ]
     parts += [_tick(_LEFT, up.place(v), right, up.place(v), text, "y") for v, text in up.ticks]
-    return [*parts, _text((_LEFT + right) / 2, _HEIGHT - 8, x_label, "label", "middle")]
+    return [*parts, _text((_LEFT + right) / 2, height - 8, x_label, "label", "middle")]
 
 
 def _tick(x1: float, y1: float, x2: float, y2: float, text: str, axis: str) -> Markup:
     line = Markup('<line class="grid" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
         *map(_n, (x1, y1, x2, y2))
     )
+    if axis == "slanted":
+        turned = Markup('<g transform="translate({} {}) rotate(-40)">{}</g>')
+        return line + turned.format(
+            _n(x1 + 3), _n(y1 + 13), _text(0, 0, _short(text, 18), "tick", "end")
+        )
     if axis == "x":
         return line + _text(x1, y1 + 17, text, "tick", "middle")
     return line + _text(x1 - 7, y1 + 4, text, "tick", "end")

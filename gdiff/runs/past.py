@@ -33,7 +33,7 @@ _DEEPEST = 12  # folders between the one that is searched and a run
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PastRun:
     """What a run folder tells.
 

@@ -63,3 +63,6 @@ def test_past_runs_are_listed():
     assert "schedule.steps=100 seed=1" in result.out
     assert len(gdiff("runs", "--last", "1").out.splitlines()) < len(result.out.splitlines())
     assert "there is no folder nothing" in gdiff("runs", "nothing").err
+    none = gdiff("runs", "--where", "status!=complete")
+    assert (none.code, none.out) == (0, "")
+    assert none.err.startswith("no run in outputs meets status!=complete")
