@@ -51,6 +51,16 @@ def test_other_shells_are_offered_whole_words(offered):
     assert "score=full" not in found
 
 
+def test_a_benchmark_is_offered_its_kinds(offered):
+    assert "peers" in offered("bash", "gdiff", "bench", "pe")
+    assert offered("bash", "gdiff", "bench", "peers", "sc") == [
+        "schedule=",
+        "schedule.",
+        "score=",
+        "score.",
+    ]
+
+
 def test_options_of_a_users_folder_are_offered(offered, tmp_path):
     (tmp_path / "score").mkdir()
     (tmp_path / "score/mine.yaml").write_text("# a score\nwidth: 1\n")

@@ -216,6 +216,40 @@ def test_a_sweep_that_cannot_be_is_refused_before_anything_is_made(word, message
     assert not os.listdir()
 
 
+def test_an_interval_of_whole_numbers_is_a_range():
+    message = "schedule.steps is whole: schedule.steps=range(4,12)"
+    assert message in refused("-m", *TINY, "schedule.steps=interval(4,12)")
+    assert not os.listdir()
+
+
+def test_a_sweeper_that_gives_up_on_a_failed_run_is_one_line(monkeypatch):
+    multirun = config.Composer.multirun
+
+    def give_up(*arguments):
+        multirun(*arguments)
+        raise ValueError("Values were told.")
+
+    monkeypatch.setattr(config.Composer, "multirun", give_up)
+    words = ("seed=0", "dataset.classes=[99]", "hydra.sweep.dir=s")
+    last = gdiff("sample", "-m", *TINY, *words).err.splitlines()[-1]
+    assert last == "error: the sweeper ended because run 0 failed: see above"
+
+
+def test_the_optimum_of_a_sweeper_is_printed(monkeypatch):
+    multirun = config.Composer.multirun
+
+    def optimise(*arguments):
+        found = multirun(*arguments)
+        text = "name: optuna\nbest_params: {schedule.steps: 4}\nbest_value: 0.5\n"
+        Path("s/optimization_results.yaml").write_text(text)
+        return found
+
+    monkeypatch.setattr(config.Composer, "multirun", optimise)
+    words = [word for word in TINY if word != "-q"]
+    result = gdiff("sample", "-m", *words, "seed=0", "hydra.sweep.dir=s")
+    assert "best: schedule.steps=4, 0.5" in result.out.splitlines()
+
+
 def test_a_page_that_cannot_be_made_does_not_cost_the_sweep(monkeypatch):
     monkeypatch.setattr("gdiff.report.page.html", lambda *_: 1 / 0)
     words = ("seed=0,1", "hydra.sweep.dir=s")

@@ -35,9 +35,10 @@ def overrides(ctx: typer.Context, _: list[str], incomplete: str) -> list[tuple[s
     return list(_keys(folders, start, before))
 
 
-def scores(ctx: typer.Context, words: list[str], incomplete: str) -> list[tuple[str, str]]:
-    """As `overrides`, after the kind of a benchmark."""
-    return [*overrides(ctx, words, incomplete), ("peers", "other libraries"), ("scale", "any size")]
+def of_bench(ctx: typer.Context, words: list[str], incomplete: str) -> list[tuple[str, str]]:
+    """As `overrides`; first of all the kind of a benchmark."""
+    kinds = [("peers", "against other libraries"), ("scale", "data of any size")]
+    return [*overrides(ctx, words, incomplete), *([] if ctx.params.get("overrides") else kinds)]
 
 
 def _own(folder: Any) -> Path | None:

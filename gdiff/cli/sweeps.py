@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# What Hydra's optimising sweepers leave.
+_OPTIMUM = "optimization_results.yaml"
+
 
 def sweep(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
     """Hydra's multirun, and then one table of its runs."""
@@ -63,6 +66,8 @@ def _multirun(
             undone = composer.multirun(work, overrides, folder)
         except KeyboardInterrupt as error:  # in a run, or while a launcher waits for its own
             raise Interrupted(folder) from error
+        except (ValueError, TypeError) as error:  # of a sweeper that takes no run without a number
+            raise _given_up(folder, error) from error
         finally:  # also of the runs before an error or an interrupt
             rows = sweep.rows(folder)
             if rows:
@@ -70,6 +75,8 @@ def _multirun(
                 outputs.write_csv(folder / sweep.TABLE, sweep.columns(table), table)
     if not quiet:
         report.show(report.sweep_table(rows))
+        if best := _best(folder):
+            print(best)
     made = _page_of(folder)
     if made and not quiet:
         print(shown(made))
@@ -79,6 +86,28 @@ def _multirun(
     failed = [r["run"] for r in rows if r["status"] == "failed" or r["run"] in names]
     if failed:
         raise UserError(f"{len(failed)} of {len(rows)} runs failed: {', '.join(failed)}")
+
+
+def _given_up(folder: Path, error: Exception) -> Exception:
+    """What to raise for an error of a sweeper: one line if a run of its own failed before."""
+    from gdiff.runs import sweep
+
+    failed = [str(row["run"]) for row in sweep.rows(folder) if row["status"] == "failed"]
+    if not failed:
+        return error
+    return UserError(f"the sweeper ended because run {', '.join(failed)} failed: see above")
+
+
+def _best(folder: Path) -> str | None:
+    """What an optimising sweeper found, in a line."""
+    from gdiff.store.yamls import read_yaml
+
+    try:
+        found = read_yaml(folder / _OPTIMUM)
+        settings = [f"{key}={value}" for key, value in found["best_params"].items()]
+        return f"best: {' '.join(settings)}, {float(found['best_value']):.6g}"
+    except (UserError, OSError, TypeError, ValueError, AttributeError, KeyError):
+        return None
 
 
 def _page_of(folder: Path) -> Path | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gdiff.cli import launch, sweeps
+from gdiff.cli import complete, launch, sweeps
 from gdiff.cli.endings import shown
 from gdiff.cli.options import ConfigDir, Overrides, Plugins
 from gdiff.errors import Failures, PartError, UserError
@@ -228,6 +228,7 @@ def bench(
             metavar="[peers|scale] OVERRIDES",
             help="peers: against other libraries; scale: data of any size. Then Hydra overrides.",
             show_default=False,
+            autocompletion=complete.of_bench,
         ),
     ] = None,
     queries: Annotated[int, typer.Option(min=1, help="Batch of queries, B.")] = 64,

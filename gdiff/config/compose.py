@@ -41,7 +41,7 @@ from gdiff.config.specs import (
     no_option,
     to_yaml,
 )
-from gdiff.config.sweeps import Sweep, recorded, require_own_folders
+from gdiff.config.sweeps import Sweep, recorded, require_own_folders, require_whole
 from gdiff.config.words import as_typed, key_of, quoted, shown
 from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
@@ -211,6 +211,7 @@ class Composer:
     def sweep_dir(self, overrides: Sequence[str]) -> Path:
         """The folder of a sweep, by hydra.sweep.dir."""
         cfg = self.compose(overrides, RunMode.MULTIRUN)
+        require_whole(overrides, self._hints_of)
         folder = _path_of(cfg, "hydra.sweep.dir")
         with self._explained(overrides):
             require_own_folders(cfg, self._hydra.config_loader, folder)
@@ -256,6 +257,11 @@ class Composer:
         """Whether the value of a key is "text" or "names" in all options that have the key."""
         if key in _TEXTS:
             return "text"
+        kinds = {kind_of(hint) for hint in self._hints_of(key)}
+        return kinds.pop() if len(kinds) == 1 else ""
+
+    def _hints_of(self, key: str) -> set[Any]:
+        """Types of a key in all options that have it."""
         group, _, name = key.rpartition(".")
         folders = (config_dir(), *self._own_dirs) if group in self._groups() else ()
         files = [path for folder in folders for path in (folder / group).glob("*.yaml")]
@@ -264,8 +270,7 @@ class Composer:
             if group
             else [typing.get_type_hints(Experiment)]
         )
-        kinds = {kind_of(fields[name]) for fields in classes if name in fields}
-        return kinds.pop() if len(kinds) == 1 else ""
+        return {fields[name] for fields in classes if name in fields}
 
     def log_to(self, folder: Path) -> None:
         """Log into a run folder as Hydra's own runs do."""

@@ -21,7 +21,7 @@ import numpy as np
 from gdiff.errors import Failures, UserError
 from gdiff.store.files import DamagedError, is_number, read_bytes, read_first
 from gdiff.store.lock import is_locked
-from gdiff.store.outputs import CONFIG, METRICS, RUN, SAMPLES, SWEEP, read_json
+from gdiff.store.outputs import CONFIG, METRICS, RUN, SAMPLES, read_json
 from gdiff.store.yamls import read_yaml
 
 COMPLETE, PARTIAL, RUNNING = "complete", "partial", "running"
@@ -282,8 +282,3 @@ def _number(cell: str | None) -> float:
     except ValueError:
         return float("nan")
     return value if is_number(value) else float("nan")
-
-
-def is_sweep(folder: Path) -> bool:
-    """Whether a folder is that of a sweep."""
-    return (folder / SWEEP).is_file()
