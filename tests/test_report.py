@@ -51,6 +51,16 @@ def test_a_table_is_whole_where_there_is_no_terminal(capsys):
     assert "a" * 150 in capsys.readouterr().out
 
 
+def test_a_value_in_brackets_is_no_markup(capsys):
+    rows = [{"run": str(k), "condition": f"[cat,dog{k}]"} for k in range(2)]
+    report.show(report.sweep_table(rows))
+    assert "[cat,dog1]" in capsys.readouterr().out
+
+
+def test_a_terminal_gets_no_orders_from_names():
+    assert report.printable("a\x1b[2Jé σ") == "a�[2Jé σ"
+
+
 def test_info_is_about_this_machine():
     text = shown(report.info_table())
     assert "jax" in text

@@ -165,12 +165,13 @@ def _found(
     folders: Sequence[Path] | None, where: Sequence[str] | None, last: int | None
 ) -> "tuple[list[PastRun], list[str]]":
     """The runs that are meant, one at least; what is damaged is also named on stderr."""
+    from gdiff.report import printable
     from gdiff.runs import chosen, find, newest
 
     folders = folders if folders else [OUTPUTS]
     found, damaged = find(folders)
     for line in damaged:
-        print(f"warning: left out: {line}", file=sys.stderr, flush=True)
+        print(f"warning: left out: {printable(line)}", file=sys.stderr, flush=True)
     places = ", ".join(str(shown(folder)) for folder in folders)
     if not found:
         raise UserError(f"there are no runs in {places}: gdiff sample makes some")

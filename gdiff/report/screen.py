@@ -73,13 +73,18 @@ def runs_table(runs: Sequence[PastRun], sort: str | None = None) -> Table:
             for d in differences
             if d.values[place] not in (None, "null")
         ]
-        about = (run.name, run.status, duration(run.age), memory.in_words(run.size))
+        about = (printable(run.name), run.status, duration(run.age), memory.in_words(run.size))
         numbers = (cell(run.metrics.get(n), digits=3) for n in dict.fromkeys(listed))
-        rows.append((*about, " ".join(words), *numbers))
+        rows.append((*about, printable(" ".join(words)), *numbers))
     found = table((_broken(name, 9) for name in headers), rows, left=5, **look)
     for column in found.columns[:1]:
         column.overflow = "fold"
     return found
+
+
+def printable(text: str) -> str:
+    """A text of anyone's for a terminal, which takes some characters for orders."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
 def duration(seconds: float) -> str:
@@ -128,7 +133,7 @@ def info_table() -> Table:
 
 def show(table: Table) -> None:
     """Print a table: to the width of the terminal, or whole where there is none."""
-    console = Console()
+    console = Console(markup=False)  # [cat, dog] is a value
     if not console.is_terminal:
         console.width = _WIDE
     console.print(table)
