@@ -232,7 +232,7 @@ def test_a_sweeper_that_gives_up_on_a_failed_run_is_one_line(monkeypatch):
     monkeypatch.setattr(config.Composer, "multirun", give_up)
     words = ("seed=0", "dataset.classes=[99]", "hydra.sweep.dir=s")
     last = gdiff("sample", "-m", *TINY, *words).err.splitlines()[-1]
-    assert last == "error: the sweeper ended because run 0 failed: see above"
+    assert last == "error: the sweeper ended, since runs failed: 0"
 
 
 def test_the_optimum_of_a_sweeper_is_printed(monkeypatch):

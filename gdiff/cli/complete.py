@@ -9,7 +9,6 @@ import typer
 
 from gdiff.errors import UserError
 from gdiff.store.places import config_dir
-from gdiff.store.yamls import first_comment, read_yaml
 
 _ROOT = "config"
 
@@ -71,6 +70,8 @@ def _values(
     folders: list[Path], key: str, value: str, before: list[str]
 ) -> Iterator[tuple[str, str]]:
     """Values of a key: the options of a group, or true and false; after commas too."""
+    from gdiff.store.yamls import first_comment
+
     done, comma, _ = value.rpartition(",")
     if key in _groups(folders):
         for folder in folders:
@@ -112,6 +113,8 @@ def _root() -> dict[str, Any]:
 
 @cache
 def _read(path: Path) -> dict[str, Any]:
+    from gdiff.store.yamls import read_yaml
+
     try:
         found = read_yaml(path)
     except (UserError, OSError):

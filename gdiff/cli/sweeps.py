@@ -95,7 +95,7 @@ def _given_up(folder: Path, error: Exception) -> Exception:
     failed = [str(row["run"]) for row in sweep.rows(folder) if row["status"] == "failed"]
     if not failed:
         return error
-    return UserError(f"the sweeper ended because run {', '.join(failed)} failed: see above")
+    return UserError(f"the sweeper ended, since runs failed: {', '.join(failed)}")
 
 
 def _best(folder: Path) -> str | None:
