@@ -142,7 +142,8 @@ class _Page:
         """What tells a run from the others, in a line."""
         place = self.runs.index(run)
         pairs = [(d.key, d.values[place]) for d in self.differences]
-        return ", ".join(f"{key}={value}" for key, value in pairs if value is not None) or run.name
+        told = (f"{key}={value}" for key, value in pairs if value not in (None, "null"))
+        return ", ".join(told) or run.name
 
     @property
     def chips(self) -> list[tuple[str, list[str]]]:
@@ -286,7 +287,8 @@ class _Page:
             known = [(name, size) for name, size in sizes if size is not None]
             if "kl_total" in run.metrics and known:
                 values = (d.values[place] for d in self.differences)
-                rows.append((", ".join(filter(None, values)) or run.name, place, known))
+                told = [value for value in values if value not in (None, "null")]
+                rows.append((", ".join(told) or run.name, place, known))
         return bar_chart(rows[:_MOST_LINES], "nats", "budget") if rows else None
 
     @property

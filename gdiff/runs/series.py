@@ -72,7 +72,8 @@ def line_of(run: PastRun, chosen: Axes) -> str:
     pairs = [(key, _text(run, key)) for key in chosen.lines]
     if len(pairs) == 1:
         return str(pairs[0][1])
-    return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in pairs if value)
+    told = ((key, value) for key, value in pairs if value not in (None, "null"))
+    return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in told)
 
 
 def series(runs: Sequence[PastRun], metric: str, chosen: Axes) -> list[Line]:
