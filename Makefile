@@ -13,7 +13,7 @@ BUNDLE_WITHOUT ?=
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help install sample sweep data info test test-slow test-gpu lint format schedule bench compare table bundle clean
+.PHONY: help install sample sweep data info test test-slow test-gpu lint format docs schedule bench compare table bundle clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ format: install ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install ## the documentation as a site, in site/, which opens from the folder
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python scripts/configuration_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo site/index.html
+
 schedule: install ## grids on the default data, by the divergence that they cost
 	$(BIN)/gdiff schedule $(ARGS)
 
@@ -71,5 +77,5 @@ bundle: install ## wheels for a machine with jax and without a network, into dis
 	$(BIN)/python scripts/bundle.py --python $(BUNDLE_PYTHON) --without $(BUNDLE_WITHOUT)
 
 clean: ## remove .venv and caches; outputs stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache dist site
 	find gdiff tests scripts -name __pycache__ -type d -exec rm -rf {} +

@@ -61,6 +61,7 @@ class Experiment:
         trajectory: also write trajectory.gif.
         picture_samples: images shown in the pictures; plots of points show all, but in motion.
         objective: name of the metric that a sweep should minimise.
+        report: whether a sweep leaves a page that compares its runs.
         condition: classes, by number or by name, that samples are drawn from in turn: sample i
             from number i, and from the first again after the last; "each" for all classes in
             their order, None for no classes, but the data as a whole.
@@ -80,6 +81,7 @@ class Experiment:
     trajectory: bool = False
     picture_samples: int = 64
     objective: str | None = None
+    report: bool = True
     condition: str | list[int | str] | None = None
 
     def __post_init__(self) -> None:

@@ -18,9 +18,13 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import diffusers
 import numpy as np
-import torch
+
+try:
+    import diffusers
+    import torch
+except ImportError as missing:
+    sys.exit(f"error: {missing.name} is not installed: pip install -e '.[bench]'")
 
 from gdiff.bench.samplers import PAIRS
 from gdiff.process.ddpm import DDPM

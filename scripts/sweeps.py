@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from gdiff import report
 from gdiff.errors import UserError, require
+from gdiff.runs import sweep
 from gdiff.store.outputs import write_csv
 
 
@@ -53,7 +53,7 @@ def rows(overrides, folder):
     command.append(f"hydra.sweep.dir='{quoted}'")
     code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
     require(code == 0, f"not all runs in {folder} went well: see above")
-    return report.sweep_rows(folder)
+    return sweep.rows(folder)
 
 
 def end(main):

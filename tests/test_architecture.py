@@ -18,9 +18,9 @@ ROOMS = {
     "cli": {
         "artefacts",
         *("config", "run", "prepared", "store", "report", "bench", "dataset", "study"),
-        "parallel",
+        *("parallel", "runs", "figures"),
     },
-    "config": {"prepared", "dataset"},
+    "config": {"prepared", "dataset", "store"},
     "notebook": {
         *("prepared", "dataset", "kernels", "metrics", "parallel", "prior", "process", "runtime"),
         *("sampler", "schedule", "score", "figures"),
@@ -30,7 +30,8 @@ ROOMS = {
     "samplers": {"sampler"},
     "schedules": {"schedule"},
     "scores": {"score"},
-    "report": {"store", "config", "dataset", "parallel"},
+    "report": {"runs", "figures", "store", "config", "dataset", "parallel"},
+    "runs": {"store"},
     "bench": {
         *("prepared", "dataset", "sampler", "parallel", "report", "score", "trajectory"),
         *("metrics", "schedule", "process", "runtime", "kernels"),

@@ -1,88 +1,17 @@
-"""Tables made from run folders."""
+"""Tables for the screen."""
 
 import io
-import json
 from importlib.metadata import PackageNotFoundError
 
-import pytest
 from rich.console import Console
 
 from gdiff import report
-
-
-def make_run(folder, overrides, record, metrics=None):
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
-    if record is not None:
-        (folder / "run.json").write_text(json.dumps(record))
-    if metrics is not None:
-        (folder / "metrics.json").write_text(json.dumps(metrics))
-
-
-def make_sweep(folder):
-    done = {"status": "complete"}
-    make_run(folder / "10", ["sampler=ddpm"], done, {"rounds": 8, "sliced_w2": 0.25})
-    make_run(folder / "2", ["+sampler=ddim", "seed=1"], done, {"rounds": 8, "sliced_w2": 0.5})
-    make_run(folder / "3", ["sampler=x"], {"status": "failed", "error": "no such thing"})
-    make_run(folder / "11", ["sampler=y"], None)
 
 
 def shown(table, width=200):
     console = Console(width=width, file=io.StringIO())
     console.print(table)
     return console.file.getvalue()
-
-
-def test_a_sweep_has_one_row_a_run_in_the_order_of_numbers(tmp_path):
-    make_sweep(tmp_path)
-    rows = report.sweep_rows(tmp_path)
-    assert [row["run"] for row in rows] == ["2", "3", "10", "11"]
-    assert [row["status"] for row in rows] == ["complete", "failed", "complete", "failed"]
-    assert rows[0] == {
-        "run": "2",
-        "status": "complete",
-        "sampler": "ddim",
-        "seed": "1",
-        "rounds": 8,
-        "sliced_w2": 0.5,
-    }
-    assert rows[1]["error"] == "no such thing"
-
-
-def test_an_interrupted_run_shows_as_failed_without_metrics(tmp_path):
-    make_run(tmp_path / "0", [], {"status": "running"}, {"rounds": 3})
-    (row,) = report.sweep_rows(tmp_path)
-    assert row == {"run": "0", "status": "failed", "error": ""}
-
-
-def test_runs_without_hydras_record_are_found_too(tmp_path):
-    (tmp_path / "0").mkdir()
-    (tmp_path / "0" / "run.json").write_text('{"status": "complete"}')
-    assert [row["run"] for row in report.sweep_rows(tmp_path)] == ["0"]
-
-
-@pytest.mark.parametrize("text", ["{", "[" * 10_000, "a: 1", "[[1], {}]", "\x00"])
-def test_overrides_that_are_damaged_are_left_out(tmp_path, text):
-    (tmp_path / "0" / ".hydra").mkdir(parents=True)
-    (tmp_path / "0" / ".hydra" / "overrides.yaml").write_text(text)
-    (row,) = report.sweep_rows(tmp_path)
-    assert row == {"run": "0", "status": "failed", "error": ""}
-
-
-@pytest.mark.parametrize("name", ["run.json", "metrics.json"])
-def test_a_damaged_run_is_a_failed_one_among_the_others(tmp_path, name):
-    make_sweep(tmp_path)
-    (tmp_path / "2" / name).write_text("{")
-    rows = report.sweep_rows(tmp_path)
-    assert [row["status"] for row in rows] == ["failed", "failed", "complete", "failed"]
-    assert rows[0].keys() == {"run", "status", "sampler", "seed", "error"}
-    assert f"{name} cannot be read" in rows[0]["error"]
-
-
-def test_columns_are_in_order_of_appearance_with_errors_last(tmp_path):
-    make_sweep(tmp_path)
-    names = report.columns(report.sweep_rows(tmp_path))
-    assert names == ["run", "status", "sampler", "seed", "rounds", "sliced_w2", "error"]
 
 
 def test_the_table_shows_what_tells_runs_apart():
@@ -122,6 +51,16 @@ def test_a_table_is_whole_where_there_is_no_terminal(capsys):
     assert "a" * 150 in capsys.readouterr().out
 
 
+def test_a_value_in_brackets_is_no_markup(capsys):
+    rows = [{"run": str(k), "condition": f"[cat,dog{k}]"} for k in range(2)]
+    report.show(report.sweep_table(rows))
+    assert "[cat,dog1]" in capsys.readouterr().out
+
+
+def test_a_terminal_gets_no_orders_from_names():
+    assert report.printable("a\x1b[2Jé σ") == "a�[2Jé σ"
+
+
 def test_info_is_about_this_machine():
     text = shown(report.info_table())
     assert "jax" in text
@@ -133,5 +72,5 @@ def test_info_says_what_is_not_installed(monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(report, "version", missing)
+    monkeypatch.setattr("gdiff.report.screen.version", missing)
     assert "not installed" in shown(report.info_table())

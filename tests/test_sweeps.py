@@ -26,8 +26,9 @@ def _in_a_folder(tmp_path, monkeypatch, undrawn):
 
 
 def table(path="s/sweep.csv"):
+    """The rows of the runs."""
     with open(path) as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if row["run"] not in ("mean", "se")]
 
 
 def refused(*words) -> str:
@@ -73,14 +74,19 @@ def test_a_sweep_that_was_cut_off_is_completed(cut_off, monkeypatch):
     result = gdiff("sample", "-q", "--resume", "s", "batch_size=2")
     assert result.code == 0, result.err
     assert result.last == "s/sweep.csv"
+    averages = Path("s/sweep.csv").read_text().splitlines()[-2:]
+    assert [line.split(",")[0] for line in averages] == ["mean", "se"]
+    assert "3 runs, 3 complete" in Path("s/report.html").read_text()
     assert [(row["run"], row["status"], row["seed"]) for row in table()] == [
         ("0", "complete", "0"),
         ("1", "complete", "1"),
         ("2", "complete", "2"),
     ]
     assert first.stat().st_mtime_ns == before
-    whole = gdiff("sample", "-m", *TINY, "seed=0,1,2", "hydra.sweep.dir=whole")
+    words = ("seed=0,1,2", "hydra.sweep.dir=whole", "report=false")
+    whole = gdiff("sample", "-m", *TINY, *words)
     assert whole.code == 0, whole.err
+    assert not Path("whole/report.html").exists()
     for name in "012":
         same = [Path(f, name, "samples.npz").read_bytes() for f in ("s", "whole")]
         assert same[0] == same[1]
@@ -208,6 +214,48 @@ def test_runs_inside_one_another_are_refused():
 def test_a_sweep_that_cannot_be_is_refused_before_anything_is_made(word, message):
     assert message in refused("-m", *TINY, word)
     assert not os.listdir()
+
+
+def test_an_interval_of_whole_numbers_is_a_range():
+    message = "schedule.steps is whole: schedule.steps=range(4,12)"
+    assert message in refused("-m", *TINY, "schedule.steps=interval(4,12)")
+    assert not os.listdir()
+
+
+def test_a_sweeper_that_gives_up_on_a_failed_run_is_one_line(monkeypatch):
+    multirun = config.Composer.multirun
+
+    def give_up(*arguments):
+        multirun(*arguments)
+        raise ValueError("Values were told.")
+
+    monkeypatch.setattr(config.Composer, "multirun", give_up)
+    words = ("seed=0", "dataset.classes=[99]", "hydra.sweep.dir=s")
+    last = gdiff("sample", "-m", *TINY, *words).err.splitlines()[-1]
+    assert last == "error: the sweeper ended, since runs failed: 0"
+
+
+def test_the_optimum_of_a_sweeper_is_printed(monkeypatch):
+    multirun = config.Composer.multirun
+
+    def optimise(*arguments):
+        found = multirun(*arguments)
+        text = "name: optuna\nbest_params: {schedule.steps: 4}\nbest_value: 0.5\n"
+        Path("s/optimization_results.yaml").write_text(text)
+        return found
+
+    monkeypatch.setattr(config.Composer, "multirun", optimise)
+    words = [word for word in TINY if word != "-q"]
+    result = gdiff("sample", "-m", *words, "seed=0", "hydra.sweep.dir=s")
+    assert "best: schedule.steps=4, 0.5" in result.out.splitlines()
+
+
+def test_a_page_that_cannot_be_made_does_not_cost_the_sweep(monkeypatch):
+    monkeypatch.setattr("gdiff.report.page.html", lambda *_: 1 / 0)
+    words = ("seed=0,1", "hydra.sweep.dir=s")
+    result = gdiff("sample", "-m", *TINY, *words)
+    assert (result.code, result.last) == (0, "s/sweep.csv")
+    assert result.err == "warning: report.html could not be made: division by zero\n"
 
 
 def test_runs_are_told_apart_by_their_settings_too():

@@ -76,12 +76,12 @@ cache_app = typer.Typer(cls=Commands, help="What fits have left in the cache fol
 def cache_list() -> None:
     """What the cache holds, largest first."""
     from gdiff.memory import in_words
-    from gdiff.report import rows_table, show
+    from gdiff.report import duration, rows_table, show
     from gdiff.store import cache, entries
 
     found = entries.entries()
     if found:
-        rows = [_CacheRow(e.kind, e.key, in_words(e.size), _duration(e.age)) for e in found]
+        rows = [_CacheRow(e.kind, e.key, in_words(e.size), duration(e.age)) for e in found]
         show(rows_table(rows))
     print(f"{in_words(sum(entry.size for entry in found))} in {cache.cache_dir()}")
 
@@ -112,10 +112,3 @@ class _CacheRow(NamedTuple):
     key: str
     size: str
     age: str
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} seconds"

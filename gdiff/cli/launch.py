@@ -207,7 +207,8 @@ def show_run(path: Path, metrics: dict[str, float], *, quiet: bool) -> None:
     Raises:
         PartError: something of it could not be made.
     """
-    from gdiff.report import failures, metrics_table, show
+    from gdiff.report import metrics_table, show
+    from gdiff.runs.sweep import failures
 
     if not quiet:
         show(metrics_table(metrics))

@@ -6,11 +6,12 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gdiff.cli import data, verbs
+from gdiff import __version__
+from gdiff.cli import data, past, verbs
 from gdiff.cli.endings import SIGNALS, Commands, ending, signal_of
 from gdiff.errors import interrupt_in
 
@@ -19,12 +20,45 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     cls=Commands,
-    help="Experiments in analytical diffusion: the score comes from the data set itself.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (verbs.sample, verbs.evaluate, verbs.schedule, verbs.plan, verbs.info, verbs.bench):
+for verb in (
+    *(verbs.sample, verbs.evaluate, verbs.schedule, verbs.plan, verbs.info, verbs.bench),
+    *(past.runs, past.report, past.plot),
+):
     app.command()(verb)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"gdiff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and stop.", is_eager=True, callback=_show_version
+        ),
+    ] = False,
+) -> None:
+    """Experiments in analytical diffusion: the score comes from the data set itself.
+
+    Examples:
+
+        gdiff sample dataset=moons sampler=ancestral
+
+        gdiff sample -m sampler=ddim,ancestral schedule.steps=10,50
+
+        gdiff runs --sort sliced_w2
+
+    TAB completes groups, options and keys after gdiff --install-completion.
+    """
+
+
 app.add_typer(data.app, name="data")
 app.add_typer(data.cache_app, name="cache")
 

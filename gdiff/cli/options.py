@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from gdiff.cli import complete
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -12,6 +14,7 @@ Overrides = Annotated[
         help="Hydra overrides: group=option, key=value. The groups are dataset, process, score, "
         "schedule, prior, sampler, metrics, runtime and experiment; group=? lists the options.",
         show_default=False,
+        autocompletion=complete.overrides,
     ),
 ]
 ConfigDir = Annotated[

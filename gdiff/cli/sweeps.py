@@ -1,5 +1,6 @@
 """Sweeps, new or continued: each of its runs in a folder of its own, and one table of all."""
 
+import logging
 import os
 import sys
 import traceback
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from gdiff.config import Composer, Place, Sources
+
+log = logging.getLogger(__name__)
+
+# What Hydra's optimising sweepers leave.
+_OPTIMUM = "optimization_results.yaml"
 
 
 def sweep(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
@@ -51,6 +57,7 @@ def _multirun(
 ) -> None:
     """All runs of a sweep that are not complete, and then the table of all."""
     from gdiff import report
+    from gdiff.runs import sweep
     from gdiff.store import outputs
 
     with with_folder:
@@ -59,18 +66,68 @@ def _multirun(
             undone = composer.multirun(work, overrides, folder)
         except KeyboardInterrupt as error:  # in a run, or while a launcher waits for its own
             raise Interrupted(folder) from error
+        except (ValueError, TypeError) as error:  # of a sweeper that takes no run without a number
+            raise _given_up(folder, error) from error
         finally:  # also of the runs before an error or an interrupt
-            rows = report.sweep_rows(folder)
+            rows = sweep.rows(folder)
             if rows:
-                outputs.write_csv(folder / report.SWEEP, report.columns(rows), rows)
+                table = [*rows, *sweep.averages(rows)]
+                outputs.write_csv(folder / sweep.TABLE, sweep.columns(table), table)
     if not quiet:
         report.show(report.sweep_table(rows))
-    print(shown(folder / report.SWEEP))
+        if best := _best(folder):
+            print(best)
+    made = _page_of(folder)
+    if made and not quiet:
+        print(shown(made))
+    print(shown(folder / sweep.TABLE))
     # In the folder of an undone one there may be a complete run with other settings.
     names = {str(path.relative_to(folder)) for path in undone}
     failed = [r["run"] for r in rows if r["status"] == "failed" or r["run"] in names]
     if failed:
         raise UserError(f"{len(failed)} of {len(rows)} runs failed: {', '.join(failed)}")
+
+
+def _given_up(folder: Path, error: Exception) -> Exception:
+    """What to raise for an error of a sweeper: one line if a run of its own failed before."""
+    from gdiff.runs import sweep
+
+    failed = [str(row["run"]) for row in sweep.rows(folder) if row["status"] == "failed"]
+    if not failed:
+        return error
+    return UserError(f"the sweeper ended, since runs failed: {', '.join(failed)}")
+
+
+def _best(folder: Path) -> str | None:
+    """What an optimising sweeper found, in a line."""
+    from gdiff.store.yamls import read_yaml
+
+    try:
+        found = read_yaml(folder / _OPTIMUM)
+        settings = [f"{key}={value}" for key, value in found["best_params"].items()]
+        return f"best: {' '.join(settings)}, {float(found['best_value']):.6g}"
+    except (UserError, OSError, TypeError, ValueError, AttributeError, KeyError):
+        return None
+
+
+def _page_of(folder: Path) -> Path | None:
+    """The page that compares the runs, unless they say report=false; a sweep is whole without."""
+    from gdiff import runs
+
+    found, damaged = runs.find([folder])
+    if not any(run.settings.get("report", True) for run in found):
+        return None
+    from gdiff.report import page
+
+    path = folder / page.FILE
+    try:
+        page.write(path, found, damaged, folder.name)
+    except Exception as error:
+        log.info("%s could not be made", page.FILE, exc_info=True)
+        line = " ".join(f"warning: {page.FILE} could not be made: {error}".split())
+        print(line, file=sys.stderr, flush=True)
+        return None
+    return path
 
 
 def _job(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gdiff.cli import launch, sweeps
+from gdiff.cli import complete, launch, sweeps
 from gdiff.cli.endings import shown
 from gdiff.cli.options import ConfigDir, Overrides, Plugins
 from gdiff.errors import Failures, PartError, UserError
@@ -44,7 +44,18 @@ def sample(
     config_dir: ConfigDir = None,
     plugin: Plugins = None,
 ) -> None:
-    """Draw samples and leave them, a picture and metrics in a run folder."""
+    """Draw samples and leave them, a picture and metrics in a run folder.
+
+    Examples:
+
+        gdiff sample dataset=moons sampler=ancestral schedule.steps=100
+
+        gdiff sample -m dataset=moons sampler=ddim,ancestral schedule.steps=10,50 seed=0,1,2
+
+        gdiff sample --resume outputs/2026-01-31/12-00-00-000000
+
+        gdiff sample sampler='?'
+    """
     from gdiff import config
 
     overrides = overrides or []
@@ -53,8 +64,13 @@ def sample(
         raise UserError(f"{other}: leave out -m")
     if dry_run and resume is not None:
         raise UserError(f"--dry-run with --resume: the configuration is in {resume}/config.yaml")
+    asked = [word.removesuffix("=?") for word in overrides if word.endswith("=?")]
     with config.composer(config_dir, plugin or ()) as composer:
-        if resume is not None:
+        if asked:
+            from gdiff.report import rows_table, show
+
+            show(rows_table(composer.about(asked[0])))
+        elif resume is not None:
             from gdiff.store import outputs
 
             is_sweep = (resume / outputs.SWEEP).is_file()
@@ -86,7 +102,12 @@ def evaluate(
     ] = None,
     plugin: Plugins = None,
 ) -> None:
-    """Compute the metrics of a finished run again, for example with metrics.projections=2000."""
+    """Compute the metrics of a finished run again.
+
+    Example:
+
+        gdiff evaluate outputs/2026-01-31/12-00-00-000000 metrics.projections=2000
+    """
     from gdiff import config
     from gdiff import run as runs
     from gdiff.store.outputs import RunFolder
@@ -242,6 +263,7 @@ def bench(
             metavar="[peers|scale] OVERRIDES",
             help="peers: against other libraries; scale: data of any size. Then Hydra overrides.",
             show_default=False,
+            autocompletion=complete.of_bench,
         ),
     ] = None,
     queries: Annotated[int, typer.Option(min=1, help="Batch of queries, B.")] = 64,
@@ -264,6 +286,12 @@ def bench(
     Several scores are compared at the noise levels of the schedule; unless one is given these are
     the ten of schedule=ddpm. An override of a key such as score.seed=1 reaches the scores that
     have it.
+
+    Examples:
+
+        gdiff bench dataset=mnist score=full,golden
+
+        gdiff bench peers dataset=mnist --json
     """
     from gdiff import config
     from gdiff.bench import harness, kernels, peers, scale, scores

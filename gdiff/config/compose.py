@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -41,10 +41,11 @@ from gdiff.config.specs import (
     no_option,
     to_yaml,
 )
-from gdiff.config.sweeps import Sweep, recorded, require_own_folders
+from gdiff.config.sweeps import Sweep, recorded, require_own_folders, require_whole
 from gdiff.config.words import as_typed, key_of, quoted, shown
 from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
+from gdiff.store.yamls import first_comment
 
 _ROOT = "config"
 # What logging says of a configuration of its own.
@@ -58,6 +59,7 @@ _TEXTS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.n
 # What may be another when a run is continued: also who works on it, and how much at a time.
 FREE = (
     "batch_size",
+    "report",
     *PLACES,
     "runtime.mesh",
     "runtime.distributed",
@@ -65,6 +67,13 @@ FREE = (
     "runtime.process_id",
     "runtime.num_processes",
 )
+
+
+class About(NamedTuple):
+    """An option of a group, and what its file says of it."""
+
+    option: str
+    about: str
 
 
 class Composer:
@@ -177,6 +186,21 @@ class Composer:
             *(f"{k}={shown(v)}" for k, v in other.items()),
         ]
 
+    def about(self, group: str) -> list[About]:
+        """The options of a group, with those of the user.
+
+        Raises:
+            UserError: there is no such group.
+        """
+        if group not in self._groups():
+            raise UserError(no_key(group, self._groups()))
+        found = {
+            path.stem: first_comment(path)
+            for folder in (config_dir(), *self._own_dirs)
+            for path in (folder / group).glob("*.yaml")
+        }
+        return [About(name, found.get(name, "")) for name in self._options(group)]
+
     def plan(self, overrides: Sequence[str]) -> tuple[Experiment, Path]:
         """The typed experiment and, by hydra.run.dir, the folder of its run."""
         cfg = self.compose(overrides)
@@ -187,6 +211,7 @@ class Composer:
     def sweep_dir(self, overrides: Sequence[str]) -> Path:
         """The folder of a sweep, by hydra.sweep.dir."""
         cfg = self.compose(overrides, RunMode.MULTIRUN)
+        require_whole(overrides, self._hints_of)
         folder = _path_of(cfg, "hydra.sweep.dir")
         with self._explained(overrides):
             require_own_folders(cfg, self._hydra.config_loader, folder)
@@ -232,6 +257,11 @@ class Composer:
         """Whether the value of a key is "text" or "names" in all options that have the key."""
         if key in _TEXTS:
             return "text"
+        kinds = {kind_of(hint) for hint in self._hints_of(key)}
+        return kinds.pop() if len(kinds) == 1 else ""
+
+    def _hints_of(self, key: str) -> set[Any]:
+        """Types of a key in all options that have it."""
         group, _, name = key.rpartition(".")
         folders = (config_dir(), *self._own_dirs) if group in self._groups() else ()
         files = [path for folder in folders for path in (folder / group).glob("*.yaml")]
@@ -240,8 +270,7 @@ class Composer:
             if group
             else [typing.get_type_hints(Experiment)]
         )
-        kinds = {kind_of(fields[name]) for fields in classes if name in fields}
-        return kinds.pop() if len(kinds) == 1 else ""
+        return {fields[name] for fields in classes if name in fields}
 
     def log_to(self, folder: Path) -> None:
         """Log into a run folder as Hydra's own runs do."""

@@ -19,6 +19,8 @@ from gdiff.config.sources import Sources
 from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
+from gdiff.store.places import config_dir
+from gdiff.store.yamls import require_plain_yaml
 
 TARGET = "_target_"
 # Where the data of a run may be another time.
@@ -45,7 +47,6 @@ _MOVED = {
 _GONE = {"sampler.window": None, "sampler.anderson": 0}
 # Keys that run folders had not yet, with the value that stands for what was done then.
 _SINCE = {"gdiff.schedule.las.LAS": {"measure": "snr"}}
-_DEEPEST = 20  # of the parts in a configuration, more than any has
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -73,13 +74,6 @@ def build(cfg: DictConfig, sources: Sources) -> Experiment:
     missing = sorted(OmegaConf.missing_keys(cfg))
     require(not missing, f"{', '.join(missing)} is missing: give it a value")
     return _build(cfg, Experiment, "", sources)
-
-
-def config_dir() -> Path:
-    """Folder of the configurations: inside the package if installed, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def load_dataset(option: str, /, **keys: Any) -> Dataset:
@@ -285,17 +279,6 @@ def _with(cfg: DictConfig, override: str) -> DictConfig:
         return OmegaConf.merge(cfg, OmegaConf.from_dotlist([override]))
     OmegaConf.update(cfg, key, value)
     return cfg
-
-
-def require_plain_yaml(path: Path) -> None:
-    """Refuse what a few bytes may blow up: parts that stand for others, and very deep ones."""
-    depth = 0
-    for event in yaml.parse(path.read_text(encoding="utf-8")):
-        if isinstance(event, yaml.AliasEvent):
-            raise UserError(f"{path} has parts that stand for others (*name): write them out")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        require(depth < _DEEPEST, f"{path} is not a configuration: it is nested too deep")
 
 
 def differences(a: Experiment, b: Experiment) -> list[str]:

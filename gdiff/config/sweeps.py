@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +14,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gdiff.config.specs import require_plain_yaml
 from gdiff.config.words import key_of
 from gdiff.errors import UserError, require
+from gdiff.store.yamls import require_plain_yaml
 
+# An interval, as optimising sweepers take it.
+_INTERVAL = re.compile(r"=interval\((.*)\)$")
 # What Hydra writes into a sweep's folder before the first run.
 _RECORD = "multirun.yaml"
 # A last folder name that no two runs share.
@@ -80,6 +82,20 @@ def recorded(folder: Path, given: Sequence[str], free: Sequence[str]) -> Sweep:
             f"{folder} was begun with {word}: say so again if it is to be continued with that",
         )
     return Sweep([*kept, *given], cwd if cwd.is_dir() else Path.cwd())
+
+
+def require_whole(words: Sequence[str], hints_of: Callable[[str], set]) -> None:
+    """Raise `UserError` if a sweep would try fractions of what is a whole number.
+
+    Args:
+        words: overrides of the sweep.
+        hints_of: types of a key.
+    """
+    for word in words:
+        found, key = _INTERVAL.search(word), key_of(word)
+        hints = set() if found is None else hints_of(key)
+        if found is not None and hints and hints <= {int, int | None}:
+            raise UserError(f"{word} gives fractions, and {key} is whole: {key}=range({found[1]})")
 
 
 def require_own_folders(cfg: DictConfig, loader: ConfigLoader, folder: Path) -> None:

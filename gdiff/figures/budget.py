@@ -1,4 +1,4 @@
-"""The account of a run's error: one bar a term, in nats."""
+"""The account of a run's error: one mark a term, in nats."""
 
 import math
 import textwrap
@@ -14,16 +14,16 @@ from gdiff.figures.points import SAMPLES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_BAR = "#4a90c2"
+_MARK = "#1971c2"
 _COLUMNS = (1.03, 1.30)  # of the numbers, in widths of the axes
 
 
 def budget_figure(terms: Sequence[tuple[str, float | None, float | None, str]], dim: int) -> bytes:
-    """Bars of the terms of a divergence with their numbers beside them, as PNG bytes.
+    """The terms of a divergence as marks, with their numbers beside them, as PNG bytes.
 
-    The axis is logarithmic, for terms of 1e-6 and of 1e3 nats on one page: the length of a bar
-    tells an order of magnitude, not a share. A term that is zero or negative has no bar; its
-    statement stands in place of it. Bars of errors show one standard error.
+    The axis is logarithmic, for terms of 1e-6 and of 1e3 nats on one page, so there are no bars,
+    whose lengths would look like shares of the sum. A term that is zero or negative has no mark;
+    its statement stands in place of it. Bars of errors show one standard error.
 
     Args:
         terms: name, nats (None where the term does not apply), standard error in nats (None
@@ -42,15 +42,16 @@ def budget_figure(terms: Sequence[tuple[str, float | None, float | None, str]], 
     lowest = axes.get_xlim()[0]
     for row, (_, value, error, statement) in enumerate(terms):
         is_total = row == len(terms) - 1
-        colour = SAMPLES if is_total else _BAR
-        axes.barh(row, nats[row] - lowest, left=lowest, height=0.56, color=colour)
+        colour = SAMPLES if is_total else _MARK
         if np.isnan(nats[row]):
             # Two lines of it; the whole stands in the table of the same run.
             lines = textwrap.fill(statement or "not above zero", 70, max_lines=2, placeholder=" …")
             _write(axes, 0.01, row, lines, color=QUIET, fontsize=9)
-        elif error:
+        else:
+            error = error or 0.0
             reach = [[nats[row] - max(nats[row] - error, lowest)], [error]]
-            axes.errorbar(nats[row], row, xerr=reach, color=INK, capsize=3.5, elinewidth=1.3)
+            look = {"fmt": "D" if is_total else "o", "markersize": 7.5, "zorder": 3}
+            axes.errorbar(nats[row], row, xerr=reach, color=colour, capsize=3.5, **look)
         weight = "bold" if is_total else "normal"
         for x, text in zip(_COLUMNS, _numbers(value, error, dim), strict=True):
             _write(axes, x, row, text, color=INK, weight=weight)

@@ -85,7 +85,7 @@ def paired_grid(upper: np.ndarray, lower: np.ndarray, side: int = 768) -> np.nda
 def _magnified(images: np.ndarray, columns: int, side: int) -> np.ndarray:
     """Images as uint8 [n, h, w, 3], so large that so many columns are about `side` pixels wide."""
     factor = max(1, round(min(side / columns, 256) / images.shape[2]))
-    return _to_rgb(images).repeat(factor, axis=1).repeat(factor, axis=2)
+    return to_rgb(images).repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _in_rows(images: np.ndarray, columns: int) -> np.ndarray:
@@ -134,7 +134,7 @@ def _written(
     return np.asarray(canvas)
 
 
-def _to_rgb(images: np.ndarray) -> np.ndarray:
+def to_rgb(images: np.ndarray) -> np.ndarray:
     """Images [n, h, w, c] in [-1, 1] as uint8 [n, h, w, 3]."""
     channels = images.shape[-1]
     if channels == 2:

@@ -28,6 +28,8 @@ _HEADERS = {
 }
 # Beyond what anything of a run is, and within what arithmetic takes.
 _LARGEST = 1e300
+# Bytes of a JSON file, far more than any of a run has.
+_LONGEST = 2**28
 
 
 class DamagedError(Exception):
@@ -87,9 +89,16 @@ def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
     return opened
 
 
-def read_bytes(path: Path) -> bytes:
-    """All of a plain file; errors as of `open_plain`."""
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """All of a plain file; errors as of `open_plain`.
+
+    Raises:
+        UserError: also if it has more than `most` bytes, or is no plain file.
+    """
     with os.fdopen(open_plain(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise UserError(f"{path} has {size} bytes, more than any of its kind: remove it")
         return file.read()
 
 
@@ -105,7 +114,7 @@ def read_object(path: Path, problem: Callable[[dict], str | None] = lambda _: No
         OSError: it cannot be opened.
     """
     try:
-        content = json.loads(read_bytes(path), parse_constant=_refuse)
+        content = json.loads(read_bytes(path, _LONGEST), parse_constant=_refuse)
         if not isinstance(content, dict):
             raise DamagedError("it is not a JSON object")
         if reason := problem(content):
@@ -145,6 +154,41 @@ def read_arrays(path: Path, members: Mapping[str, Member]) -> dict[str, np.ndarr
         except (DamagedError, MemoryError):
             raise
         except Exception as error:  # NumPy and zipfile raise many kinds on damaged files
+            raise DamagedError(str(error) or type(error).__name__) from error
+
+
+def read_first(path: Path, name: str, count: int, most: int = 2**26) -> np.ndarray:
+    """The first rows of an array of floating point numbers in an npz file, and no more of it.
+
+    Args:
+        path: of the file.
+        name: of the array.
+        count: how many rows; fewer where there are no more.
+        most: bytes that they may take.
+
+    Raises:
+        DamagedError: the file is damaged, or its rows are larger.
+        UserError: it is not a plain file.
+        OSError: it cannot be opened.
+    """
+    with os.fdopen(open_plain(path), "rb") as opened:
+        try:
+            with zipfile.ZipFile(opened) as archive, archive.open(f"{name}.npy") as file:
+                shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
+                is_of_rows = not by_columns and len(shape) > 0 and min(shape) >= 0
+                if not (is_of_rows and np.issubdtype(dtype, np.floating)):
+                    raise DamagedError(f"{name} has no rows of floating point numbers")
+                shape = (min(count, shape[0]), *shape[1:])
+                size = math.prod(shape) * dtype.itemsize
+                if size > most:
+                    raise DamagedError(f"the rows of {name} take {size} bytes")
+                found = file.read(size)
+                if len(found) < size:
+                    raise DamagedError(f"{name} is cut off")
+                return np.frombuffer(found, dtype).reshape(shape)
+        except (DamagedError, MemoryError):
+            raise
+        except Exception as error:  # as in `read_arrays`
             raise DamagedError(str(error) or type(error).__name__) from error
 
 

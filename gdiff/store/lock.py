@@ -57,3 +57,20 @@ def _acquired(path: Path) -> int:
         if os.fstat(held).st_nlink:
             return held
         os.close(held)  # the one who held it has removed the file since
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process of this machine is at work in the folder, as far as can be told."""
+    try:
+        held = open_plain(folder / LOCK)
+    except (OSError, UserError):
+        return False
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(held)
+    return False

@@ -1,4 +1,4 @@
-"""Tables made from run folders."""
+"""Tables for the screen."""
 
 import os
 import platform
@@ -6,72 +6,17 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gdiff.errors import Failures, UserError
-from gdiff.store.files import read_bytes
-from gdiff.store.outputs import METRICS, RUN, read_json
+from gdiff import memory
+from gdiff.runs import PastRun, differing
+from gdiff.runs.sweep import columns
 
-SWEEP = "sweep.csv"
 _WIDE = 10_000  # columns, more than any table has
-_OVERRIDES = Path(".hydra") / "overrides.yaml"
-
-
-def sweep_rows(folder: Path) -> list[dict[str, object]]:
-    """One row a run of a sweep, in the order of job numbers.
-
-    Columns: run (its folder within the sweep's), status, the overrides, the metrics, and the
-    error where there is one. A run that was killed counts as failed, and so does one of which
-    something could not be made, which has metrics all the same.
-    """
-    files = [*folder.rglob(RUN), *folder.rglob(_OVERRIDES.name)]
-    runs = {file.parent if file.name == RUN else file.parent.parent for file in files}
-    by_number = sorted(runs, key=lambda p: [(len(s), s) for s in p.relative_to(folder).parts])
-    return [_row(run, folder) for run in by_number]
-
-
-def _row(run: Path, folder: Path) -> dict[str, object]:
-    overrides = _overrides(run / _OVERRIDES)
-    try:
-        record, metrics = read_json(run / RUN), read_json(run / METRICS)
-    except UserError as error:
-        record, metrics = {"error": str(error)}, {}
-    is_complete, missing = record.get("status") == "complete", Failures.of(record).line()
-    row: dict[str, object] = {
-        "run": str(run.relative_to(folder)),
-        "status": "complete" if is_complete and not missing else "failed",
-    }
-    words = (override.lstrip("+").partition("=") for override in overrides)
-    row |= {key: re.sub(r"^'([^'\\]*)'$", r"\1", value) for key, _, value in words}
-    row |= metrics if is_complete else {"error": record.get("error", "")}
-    return row | ({"error": missing} if is_complete and missing else {})
-
-
-def failures(run: Path) -> str:
-    """What of a run could not be made, and why, in a line; empty if nothing."""
-    return Failures.of(read_json(run / RUN)).line()
-
-
-def _overrides(path: Path) -> list[str]:
-    """What Hydra wrote of a run's overrides; nothing where that is lost or damaged."""
-    try:
-        found = yaml.safe_load(read_bytes(path))
-    except (FileNotFoundError, ValueError, RecursionError, yaml.YAMLError):
-        return []
-    is_list = isinstance(found, list)
-    return [word for word in found if isinstance(word, str)] if is_list else []
-
-
-def columns(rows: Sequence[Mapping]) -> list[str]:
-    """Names of all columns of a table, in order of appearance, "error" last."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return sorted(names, key=lambda name: name == "error")
 
 
 def table(
@@ -110,6 +55,46 @@ def sweep_table(rows: Sequence[Mapping]) -> Table:
     return found
 
 
+# Columns of numbers that a list of runs shows, as far as the runs have them.
+_LISTED = ("sliced_w2", "frechet_pca", "copy_fraction", "kl_total", "seconds_per_sample")
+
+
+def runs_table(runs: Sequence[PastRun], sort: str | None = None) -> Table:
+    """Past runs for the screen, with what tells them apart, and `sort` among the metrics."""
+    differences = differing(runs)
+    metrics = dict.fromkeys(n for run in runs for n in run.metrics)
+    listed = [name for name in (sort, *_LISTED) if name in metrics]
+    look = {"box": box.SIMPLE_HEAD, "padding": 0, "show_edge": False}
+    headers = ("run", "status", "age", "size", "differs in", *dict.fromkeys(listed))
+    rows = []
+    for place, run in enumerate(runs):
+        words = [
+            f"{d.key}={d.values[place]}"
+            for d in differences
+            if d.values[place] not in (None, "null")
+        ]
+        about = (printable(run.name), run.status, duration(run.age), memory.in_words(run.size))
+        numbers = (cell(run.metrics.get(n), digits=3) for n in dict.fromkeys(listed))
+        rows.append((*about, printable(" ".join(words)), *numbers))
+    found = table((_broken(name, 9) for name in headers), rows, left=5, **look)
+    for column in found.columns[:1]:
+        column.overflow = "fold"
+    return found
+
+
+def printable(text: str) -> str:
+    """A text of anyone's for a terminal, which takes some characters for orders."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
+
+
+def duration(seconds: float) -> str:
+    """A time in the past, in the unit that suits it."""
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 def _broken(name: str, width: int) -> str:
     """A name on lines of about `width`, broken after underscores and dots only."""
     pieces = re.sub(r"(?<=[_.])", " ", name)
@@ -128,7 +113,7 @@ def rows_table(rows: Sequence[Any]) -> Table:
 
 def info_table() -> Table:
     """What this installation runs on, for the screen and for bug reports."""
-    from gdiff import __version__, memory
+    from gdiff import __version__
     from gdiff.config import config_dir
     from gdiff.dataset.tfds import default_data_dir
     from gdiff.parallel.mesh import all_devices
@@ -148,7 +133,7 @@ def info_table() -> Table:
 
 def show(table: Table) -> None:
     """Print a table: to the width of the terminal, or whole where there is none."""
-    console = Console()
+    console = Console(markup=False)  # [cat, dog] is a value
     if not console.is_terminal:
         console.width = _WIDE
     console.print(table)
