@@ -135,6 +135,7 @@ def _keep_compiled_programs() -> None:
     Small programs too: a run has a dozen of them, which take half a second in all.
     """
     programs.mend()
+    programs.forget_if_many()
     if jax.config.jax_compilation_cache_dir is None:
         folder = cache_dir() / "programs" / platform.node()
         jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -26,6 +26,8 @@ from compiles import Compiles
 from jaxtyping import install_import_hook
 from shapes import COMPUTING
 
+from gdiff.store import programs
+
 if os.environ.get("GDIFF_TEST_SHAPES"):
     install_import_hook(COMPUTING, "shapes.checked")
 
@@ -56,6 +58,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if hasattr(jax.config, _QUICK.lower()):
         jax.config.update(_QUICK.lower(), is_quick)
         jax.clear_caches()  # what is compiled already would be taken as it is
+
+
+def pytest_runtest_teardown() -> None:
+    """Tests of one process compile more than the system lets it map."""
+    programs.forget_if_many()
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""Compiled programs that JAX keeps on disk: damaged ones are dropped, so that they are made again.
+"""Compiled programs that JAX keeps: damaged ones, and too many.
 
-JAX itself warns of them in every run, and neither replaces nor removes them.
+Of damaged ones on disk JAX itself warns in every run, and neither replaces nor removes them.
 """
 
+import gc
 import logging
 import re
 import warnings
@@ -19,6 +20,8 @@ _COMPLAINT = re.compile(
     r"Error (?P<what>reading|writing) persistent compilation cache entry for '(?P<name>.*?)': "
     r"(?P<why>.*)"
 )
+# What this process has mapped into memory, line by line, and how much Linux lets it map.
+_MAPPED, _MOST_MAPPED = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 _others: Callable[..., None] = warnings.showwarning
 _warned_of: set[str] = set()
 
@@ -28,6 +31,18 @@ def mend() -> None:
     global _others
     if warnings.showwarning is not _show:
         _others, warnings.showwarning = warnings.showwarning, _show
+
+
+def forget_if_many() -> None:
+    """Let go of all programs in memory, if half of what the system allows is mapped.
+
+    On CPU each is some twenty mappings, and beyond the limit, 65 530 by default, the compiler
+    crashes: so would a long sweep in one process.
+    """
+    with suppress(OSError, ValueError):  # not Linux
+        if 2 * _MAPPED.read_bytes().count(b"\n") > int(_MOST_MAPPED.read_text()):
+            jax.clear_caches()
+            gc.collect()
 
 
 def _show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

@@ -84,3 +84,19 @@ def test_other_warnings_are_shown(folder):
     finally:
         programs._others = before
     assert [str(each) for each in shown] == ["something else"]
+
+
+def test_programs_are_forgotten_before_the_system_maps_no_more(tmp_path, monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: forgotten.append(True))
+    limit, mapped = tmp_path / "limit", tmp_path / "mapped"
+    monkeypatch.setattr(programs, "_MOST_MAPPED", limit)
+    monkeypatch.setattr(programs, "_MAPPED", mapped)
+    programs.forget_if_many()  # a system that does not say
+    limit.write_text("10\n")
+    mapped.write_text("a mapping\n" * 5)
+    programs.forget_if_many()
+    assert not forgotten
+    mapped.write_text("a mapping\n" * 6)
+    programs.forget_if_many()
+    assert forgotten
