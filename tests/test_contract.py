@@ -13,6 +13,8 @@ OPTIONS = {
     for group in sorted(config.config_dir().iterdir())
     if group.is_dir() and group.name != "hydra"
 }
+# What an option does not start without.
+NEEDED = {"levels": ("schedule.levels=[40,5,0.5]",)}
 GRID = np.array([40.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.02])
 
 
@@ -26,7 +28,9 @@ def specs():
     with config.composer() as composer:
         yield {
             group: {
-                name: getattr(composer.experiment([f"{group}={name}"]), group)
+                name: getattr(
+                    composer.experiment([f"{group}={name}", *NEEDED.get(name, ())]), group
+                )
                 for name in OPTIONS[group]
             }
             for group in ("sampler", "process", "schedule")

@@ -17,7 +17,7 @@ from gdiff.score.local import masks as local_masks
 from gdiff.score.local import scan as local_scan
 from gdiff.score.local import subset as local_subset
 from gdiff.score.local.filters import filters
-from gdiff.score.local.masks import LANES, WORD, Masks, masks
+from gdiff.score.local.masks import LANES, WORD, Masks, MasksByWidth, masks
 from gdiff.score.local.spec import PcaLocal
 
 from .exact import posterior
@@ -198,31 +198,42 @@ def test_tables_hold_the_masks(shape):
     x = rng.standard_normal((80, int(np.prod(shape))))
     x = (x + 2 * np.roll(x, 1, axis=1)).astype(np.float32)
     data = Dataset("noise", x.reshape(80, *shape))
-    tables = Masks.of(data, (0.5, 5.0), 0.1)
-    outputs = np.asarray(tables.outputs).ravel()
-    assert np.array_equal(outputs[tables.places], np.arange(data.dim))
-    for level, sigma in enumerate((0.5, 5.0)):
-        dense = mask(data, sigma, 0.1)
-        assert np.array_equal(tables.own[level], np.diag(dense))
-        of_blocks = dense[:, np.asarray(tables.outputs)].mean(axis=2).T
-        assert np.allclose(tables.shares[level], of_blocks)
-        for block in range(len(tables.outputs)):
-            m = tables.outputs.shape[1]
-            held = np.zeros((data.dim, m), int)
+    held = {}
+    for tables in MasksByWidth.of(data, (0.5, 5.0), 0.1).groups:
+        held |= dict(zip(np.exp(tables.log_sigma).tolist(), dense_of(tables, data), strict=True))
+    assert np.allclose(sorted(held), (0.5, 5.0))
+    for sigma, (bits, own) in held.items():
+        dense = mask(data, round(sigma, 3), 0.1)
+        assert np.array_equal(own, np.diag(dense))
+        assert np.array_equal(bits, dense)
+
+
+def dense_of(tables: Masks, data):
+    """The masks [d, d] of each level, from its tables, and whether coordinates see themselves."""
+    outputs = np.asarray(tables.outputs)
+    assert np.array_equal(outputs.ravel()[tables.places], np.arange(data.dim))
+    for level in range(len(tables.log_sigma)):
+        bits = np.zeros((data.dim, data.dim), int)
+        for block, of_block in enumerate(outputs):
+            held = np.zeros((data.dim, len(of_block)), int)
             held += np.asarray(tables.common[level, block])[:, None]
             for j in range(int(tables.counts[level, block]) * LANES):
                 words = np.asarray(tables.words[level, block, j])
-                bits = words[:, None] >> np.arange(WORD, dtype=np.uint32) & 1
-                held[int(tables.inputs[level, block, j])] += bits.ravel()
-            assert np.array_equal(held, dense[:, tables.outputs[block]])
+                its = words[:, None] >> np.arange(WORD, dtype=np.uint32) & 1
+                held[int(tables.inputs[level, block, j])] += its.ravel()
+            bits[:, of_block] = held
+            assert np.allclose(tables.shares[level, block], held.mean(axis=1))
+        yield bits, np.asarray(tables.own[level])
 
 
-def test_blocks_of_an_image_are_squares():
-    outputs = np.asarray(Masks.of(images(5, 16, 24, 3), (1.0,), 0.1).outputs)
-    rows, columns, _ = np.unravel_index(outputs, (16, 24, 3))
-    assert outputs.shape == (6, 192)
-    assert (np.ptp(rows, axis=1) == 7).all()
-    assert (np.ptp(columns, axis=1) == 7).all()
+@pytest.mark.parametrize("threshold, blocks, outputs", [(0.0, 6, 192), (1.0, 24, 64)])
+def test_blocks_of_an_image_are_squares(threshold, blocks, outputs):
+    # Wide masks: 8 × 8 pixels; narrow ones: 4 × 4, of 48 numbers, filled up to whole words.
+    (tables,) = MasksByWidth.of(images(5, 16, 24, 3), (1.0,), threshold).groups
+    assert tables.outputs.shape == (blocks, outputs)
+    rows, columns, _ = np.unravel_index(np.asarray(tables.outputs), (16, 24, 3))
+    assert (np.ptp(rows, axis=1) == (7 if blocks == 6 else 3)).all()
+    assert (np.ptp(columns, axis=1) == (7 if blocks == 6 else 3)).all()
 
 
 def test_trace_is_the_divergence():
@@ -381,10 +392,14 @@ def test_other_levels_take_the_nearest_mask():
 
 def test_many_levels_share_masks():
     data = images(10, 4, 4, 1)
-    tables = Masks.of(data, np.geomspace(0.02, 50, 1000), 0.02)
-    assert len(tables.log_sigma) == 32
-    assert np.allclose(np.exp(tables.log_sigma)[[0, -1]], (0.02, 50), rtol=1e-5)
-    assert len(Masks.of(data, (), 0.02).log_sigma) == 32
+    levels = levels_of(MasksByWidth.of(data, np.geomspace(0.02, 50, 1000), 0.02))
+    assert len(levels) == 32
+    assert np.allclose(levels[[0, -1]], (0.02, 50), rtol=1e-5)
+    assert len(levels_of(MasksByWidth.of(data, (), 0.02))) == 32
+
+
+def levels_of(masks):
+    return np.sort(np.exp(np.concatenate([group.log_sigma for group in masks.groups])))
 
 
 @pytest.mark.parametrize(
