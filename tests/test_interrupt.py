@@ -57,7 +57,9 @@ def _hooks(monkeypatch):
     monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     monkeypatch.setattr(os, "_exit", sys.exit)
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    # A signal that is ignored from the start, as under nohup, stays ignored.
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -6,6 +6,7 @@ tables list the inputs at which its outputs differ; inputs that they have in com
 """
 
 import functools
+import math
 import weakref
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,9 +28,12 @@ LANES = 256
 # block would look at many more inputs than each of its outputs.
 _PIXELS, _FEW_PIXELS = 64, 16
 # Share of all inputs that a small block looks at, above which masks are wide.
-_WIDE = 0.55
+_WIDE = 0.2
 # Bits of a word.
 WORD = 32
+# Inputs that follow each other, at most, which are listed all or none, as they are read together:
+# in large blocks, and in small ones.
+_RUN, _SHORT_RUN = 64, 16
 # Cost of a pass over the inputs of a block, in those of an input of one output in a product.
 _PASS = 4
 # More noise levels than this share masks.
@@ -84,7 +88,8 @@ class Masks(eqx.Module):
         log_sigma: [s] increasing.
         outputs: [blocks, m] coordinates of the outputs of a block; some may repeat at the end.
         places: [d] where a coordinate is among all outputs.
-        inputs: [s, blocks, w] inputs at which the outputs of a block differ, in any order.
+        inputs: [s, blocks, w] inputs at which the outputs of a block differ, increasing, in runs
+            of `run`; some others among them.
         words: [s, blocks, w, m / 32] which outputs look at this input, one bit for each; 0 beyond
             the last input.
         counts: [s, blocks] number of inputs, in units of `LANES`.
@@ -92,6 +97,7 @@ class Masks(eqx.Module):
         has_common: [s] whether there are any.
         shares: [s, blocks, d] share of a block's outputs that look at an input.
         own: [s, d] whether a coordinate looks at itself.
+        run: inputs that are listed together.
     """
 
     log_sigma: Float[Array, " s"]
@@ -104,6 +110,7 @@ class Masks(eqx.Module):
     has_common: Bool[Array, " s"]
     shares: Float[Array, "s blocks d"]
     own: Bool[Array, "s d"]
+    run: int = eqx.field(static=True)
 
     @classmethod
     def of(
@@ -126,6 +133,7 @@ class Masks(eqx.Module):
             has_common=jnp.asarray([bool(table.common.any()) for table in tables]),
             shares=jnp.asarray(np.stack([table.shares for table in tables]), dtype),
             own=jnp.asarray(np.stack([table.own for table in tables])),
+            run=tables[0].run,
         )
 
     def nearest(self, sigma: Float[Array, " b"]) -> Int[Array, " b"]:
@@ -176,7 +184,8 @@ def _groups(
             )
             seen = np.stack([np.bitwise_or.reduce(bits[block]) for block in outputs[1]])
             is_narrow = int(np.bitwise_count(seen).sum()) <= _WIDE * d * len(seen)
-            found[is_narrow].append((_Table.of(bits, outputs[is_narrow]), sigma))
+            run = _SHORT_RUN if is_narrow else _RUN
+            found[is_narrow].append((_Table.of(bits, outputs[is_narrow], run), sigma))
             progress.advance()
     pairs = zip(found, outputs, strict=True)
     return tuple(Masks.of(*zip(*each, strict=True), of) for each, of in pairs if each)
@@ -191,11 +200,13 @@ class _Table(NamedTuple):
     common: np.ndarray
     shares: np.ndarray
     own: np.ndarray
+    run: int
 
     @classmethod
-    def of(cls, bits: np.ndarray, outputs: np.ndarray) -> "_Table":
+    def of(cls, bits: np.ndarray, outputs: np.ndarray, run: int) -> "_Table":
         """From the bits [d, ⌈d / 8⌉] of all outputs, and which of them are a block."""
         d, (count, m) = len(bits), outputs.shape
+        run = math.gcd(d, run)
 
         def looks(block: int) -> np.ndarray:
             """[m, d] whether an output looks at an input."""
@@ -207,9 +218,10 @@ class _Table(NamedTuple):
         # Common inputs cost another pass over them; where it does not pay, they are listed too.
         if m * LANES * (_counts(seen) - _counts(mixed)).sum() <= _PASS * d * count:
             mixed, common = seen, np.zeros_like(common)
-        counts = _counts(mixed)
+        listed = mixed.reshape(count, -1, run).any(axis=2).repeat(run, axis=1)
+        counts = _counts(listed)
         width = min(d, max(1, counts.max()) * LANES)
-        inputs = np.argsort(~mixed, axis=1, kind="stable")[:, :width]
+        inputs = np.argsort(~listed, axis=1, kind="stable")[:, :width]
         words = np.empty((count, width, m // WORD), np.uint32)
         for block in range(count):
             own = np.where(mixed[block], looks(block), 0)[:, inputs[block]].astype(np.uint32)
@@ -224,6 +236,7 @@ class _Table(NamedTuple):
             common,
             shares,
             (bits[index, index // 8] >> (7 - index % 8) & 1).astype(bool),
+            run,
         )
 
     def padded(self, width: int) -> "_Table":

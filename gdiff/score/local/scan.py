@@ -91,9 +91,11 @@ class Squares(NamedTuple):
         """n."""
         return self.y.shape[1]
 
-    def listed(self, inputs: Int[Array, " k"], is_careful: bool) -> tuple[Array, ...]:
-        """Those at some inputs: the high part [k, n], and if asked for the low one."""
-        return tuple(x[inputs] for x in self[1 : 3 if is_careful else 2])
+    def sums(
+        self, bits: Float[Array, "m k"], inputs: Int[Array, " k"], is_careful: bool
+    ) -> tuple[Array, ...]:
+        """Their sums [m, n] over some of k inputs: of the high part, and if asked of the low one."""
+        return tuple(_matmul(bits, x[inputs]) for x in self[1 : 3 if is_careful else 2])
 
     def common(self, inputs: Bool[Array, " d"], is_careful: bool) -> tuple[Array, ...]:
         """Their sums [n] over some inputs."""
@@ -201,25 +203,26 @@ class Queries(NamedTuple):
             y: rows in stored units; counts: which of them do.
             found: moments of other rows. If some are near the query, so are all that matter.
         """
-        (plain,) = self.split(y, slice(None), is_careful=False)
+        (plain,) = self.split(y, is_careful=False)
         nearest = jnp.min(jnp.where(counts, jnp.sum(plain, axis=0), jnp.inf))
         nearest = jnp.minimum(nearest, -2 * jnp.min(found.peak.high + found.peak.low))
         is_delicate = self.is_delicate(nearest, len(y))
         high, low = jax.lax.cond(
             is_delicate,
-            lambda: self.split(y, slice(None), is_careful=True),
+            lambda: self.split(y, is_careful=True),
             lambda: (plain, jnp.zeros_like(plain)),
         )
         return Squares(y, high, low, is_delicate)
 
     def split(
-        self, y: Float[Array, "k n"], inputs: Array | slice, is_careful: bool
+        self, y: Array, is_careful: bool, inputs: Array | slice = slice(None), axis: int = 0
     ) -> tuple[Array, ...]:
-        """(z - y)² of a single query at k inputs: [k, n]; careful: exact, as a high and a low part.
+        """(z - y)² of a single query; careful: exact, as a high and a low part.
 
-        The sums of the high parts are exact as well.
+        The sums of the high parts are exact as well. Of y one axis is that of the inputs, the other
+        one that of rows.
         """
-        z, z_low = (x[inputs, None] for x in self.exact)
+        z, z_low = (jnp.expand_dims(x[inputs], 1 - axis) for x in self.exact)
         if not is_careful:
             return ((((z - y) + z_low) ** 2),)
         difference = compensated.two_sum(z, -y)
@@ -280,8 +283,7 @@ def _distances(
         bits = jax.lax.dynamic_slice_in_dim(words, j * LANES, LANES).T[:, None]
         bits = (bits >> jnp.arange(WORD, dtype=bits.dtype)[:, None]) & 1
         bits = bits.reshape(-1, LANES).astype(dtype)
-        parts = zip(sums, squares.listed(listed, is_careful), strict=True)
-        return tuple(total + _matmul(bits, x) for total, x in parts)
+        return jax.tree.map(jnp.add, sums, squares.sums(bits, listed, is_careful))
 
     shape = (masks.outputs.shape[1], squares.count)
     start = tuple(jnp.broadcast_to(x, shape) for x in start)

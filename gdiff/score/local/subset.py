@@ -35,6 +35,7 @@ from gdiff.dataset.statistics import statistics
 from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.kernels.fold import Chunk, PerRow, Rows, denoised, fold, on_devices, split
 from gdiff.kernels.parts import in_parts
+from gdiff.kernels.streamed import Streamed
 from gdiff.parallel.mesh import BATCH, DATA
 from gdiff.progress import notice, track
 from gdiff.score.local.masks import Masks
@@ -46,7 +47,7 @@ _matmul = partial(jnp.matmul, precision=_HIGHEST)
 # Principal coordinates of a row for the coarse weights.
 _RANK = 256
 # Rows of the head that are weighed at a time, at least and at most: all, where heads are small.
-_PART = (64, 256)
+_PART = (256, 256)
 # Leading rows from which it is judged how exact distances must be.
 _NEAREST = 8
 # Numbers in one array of coarse weights, 128 MiB in float32: larger batches go in parts.
@@ -322,7 +323,10 @@ def _weigh(local: LocalSubset, queries: Queries, rows: Array, counts: Array) -> 
         def add(i: Array, sums: Moments) -> Moments:
             chosen = jax.lax.dynamic_slice_in_dim(rows, i * part, part)
             is_used = i * part + jnp.arange(part) < count
-            squares = _Gathered(query, scan.rows.local(chosen).T, is_delicate)
+            source = scan.rows.stored, chosen
+            if isinstance(scan.rows.stored, Streamed):
+                source = scan.rows.local(chosen), jnp.arange(part)
+            squares = _Gathered(query, *source, masks.run, is_delicate)
             return sums.merged(moments(masks, query, block, squares, is_used), query.variance)
 
         empty = Moments.empty(masks.outputs.shape[1], dtype)
@@ -343,29 +347,44 @@ def _nearest(query: Queries, rows: Array, seen: Array) -> Array:
 
 
 class _Gathered(NamedTuple):
-    """The squares of `Squares`, made where they are asked for: masks are mostly narrow.
+    """The squares of `Squares`, from rows that are read where they are looked at.
 
     Attributes:
         query: of which there is one.
-        y: [d, n] the rows as stored.
+        stored: [n, d] rows on the device.
+        rows: [k] which of them are meant.
+        run: inputs that are read together.
         is_delicate: [] whether sums in working precision would not do.
     """
 
     query: Queries
-    y: Array
+    stored: Array
+    rows: Array
+    run: int
     is_delicate: Array
 
     @property
     def count(self) -> int:
-        return self.y.shape[1]
+        return len(self.rows)
 
-    def listed(self, inputs: Array, is_careful: bool) -> tuple[Array, ...]:
-        return self.query.split(self.values(inputs), inputs, is_careful)
+    def sums(self, bits: Array, inputs: Array, is_careful: bool) -> tuple[Array, ...]:
+        y = _runs(self.stored, self.rows, inputs[:: self.run], self.run)
+        squares = self.query.split(y.astype(bits.dtype), is_careful, inputs, axis=1)
+        return tuple(jnp.einsum("mi,ni->mn", bits, x, precision=_HIGHEST) for x in squares)
 
     def common(self, inputs: Array, is_careful: bool) -> tuple[Array, ...]:
-        y = self.y.astype(self.query.variance.dtype)
-        squares = self.query.split(y, slice(None), is_careful)
-        return tuple(jnp.sum(jnp.where(inputs[:, None], x, 0), axis=0) for x in squares)
+        y = self.stored[self.rows].astype(self.query.variance.dtype)
+        squares = self.query.split(y, is_careful, axis=1)
+        return tuple(_matmul(x, inputs.astype(x.dtype)) for x in squares)
 
     def values(self, outputs: Array) -> Array:
-        return self.y[outputs].astype(self.query.variance.dtype)
+        y = self.stored[self.rows[None, :], outputs[:, None]]
+        return y.astype(self.query.variance.dtype)
+
+
+def _runs(stored: Array, rows: Array, starts: Array, run: int) -> Array:
+    """Coordinates [k, len(starts) · run] of k rows, in runs that begin at `starts`."""
+    index = jnp.stack(jnp.broadcast_arrays(rows[:, None], starts), axis=-1)
+    numbers = jax.lax.GatherDimensionNumbers((2,), (0,), (0, 1))
+    found = jax.lax.gather(stored, index, numbers, (1, run), mode="promise_in_bounds")
+    return found.reshape(len(rows), -1)
