@@ -94,7 +94,7 @@ class Squares(NamedTuple):
     def sums(
         self, bits: Float[Array, "m k"], inputs: Int[Array, " k"], is_careful: bool
     ) -> tuple[Array, ...]:
-        """Their sums [m, n] over some of k inputs: of the high part, and if asked of the low one."""
+        """Their sums [m, n] over some of k inputs: of the high part, and of the low if asked."""
         return tuple(_matmul(bits, x[inputs]) for x in self[1 : 3 if is_careful else 2])
 
     def common(self, inputs: Bool[Array, " d"], is_careful: bool) -> tuple[Array, ...]:

@@ -46,8 +46,8 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 _matmul = partial(jnp.matmul, precision=_HIGHEST)
 # Principal coordinates of a row for the coarse weights.
 _RANK = 256
-# Rows of the head that are weighed at a time, at least and at most: all, where heads are small.
-_PART = (256, 256)
+# Rows of the head that are weighed at a time: of wide masks fewer, so that what is read stays near.
+_PART, _PART_VALUES = (64, 256), 2**20
 # Leading rows from which it is judged how exact distances must be.
 _NEAREST = 8
 # Numbers in one array of coarse weights, 128 MiB in float32: larger batches go in parts.
@@ -311,7 +311,7 @@ def _weigh(local: LocalSubset, queries: Queries, rows: Array, counts: Array) -> 
     """Moments of the first `counts` [b, g] of the rows [b, g, k], by the masks of the outputs."""
     scan, masks = local.scan, local.scan.masks
     _, count, k = rows.shape
-    part = int(np.clip(local.sizes[0], *_PART))
+    part = int(min(k, np.clip(_PART_VALUES // masks.inputs.shape[2], *_PART)))
     rows = jnp.pad(rows, ((0, 0), (0, 0), (0, -k % part)))
     dtype = queries.variance.dtype
 
