@@ -129,8 +129,8 @@ class Composer:
             )
         return cfg
 
-    def experiment(self, overrides: Sequence[str]) -> Experiment:
-        """The typed experiment that the overrides describe."""
+    def experiment(self, overrides: Sequence[str]) -> Any:
+        """The typed experiment, or training, that the overrides describe."""
         return self.plan(overrides)[0]
 
     def resumed(self, folder: Path, overrides: Sequence[str]) -> Experiment:

@@ -206,11 +206,16 @@ class _Run:
         """The loss by noise level, its picture, and the end of the record."""
         losses = self._losses()
         write_csv(self.folder.path / LOSSES, list(losses[0]), losses)
-        picture = figures.training_figure(losses, self.record["history"], self.data.dataset.dim)
+        picture = figures.training_figure(losses, self.record["history"], *self._scales)
         self.folder.write_bytes(PICTURE, picture)
         self.record["status"] = "complete"
         self._write_record()
         (self.folder.path / checkpoint.CHECKPOINT).unlink(missing_ok=True)
+
+    @property
+    def _scales(self) -> tuple[int, float]:
+        """Coordinates of a point, and the standard deviation of one."""
+        return self.data.dataset.dim, self.data.moments[1]
 
     def _losses(self) -> list[dict[str, float]]:
         """Rows of loss.csv, from the largest noise level on.
