@@ -47,7 +47,8 @@ class Facts(NamedTuple):
 def empty(spec: NetworkSpec, event_shape: tuple[int, ...], seed: int = 0) -> Denoising:
     """A denoiser that is not trained, with mean 0 and standard deviation 1, in float32."""
     with jax.enable_x64(False):
-        network = spec.build(event_shape, rng.key(seed))
+        # As one program: drawn one by one, its arrays would be compiled one by one.
+        network = eqx.filter_jit(lambda key: spec.build(event_shape, key))(rng.key(seed))
         return Denoising(network, jnp.zeros(event_shape), jnp.ones(()))
 
 

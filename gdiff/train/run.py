@@ -39,8 +39,9 @@ LOSSES, PICTURE, SAMPLES = "loss.csv", "loss.png", "samples.png"
 _STRIDE = 20  # steps between two looks at the loss
 # Seconds between checkpoints: at least so many, and so many times what one takes.
 _SECONDS, _TIMES = 20.0, 50.0
-# Noise levels of loss.csv, the points noised to each, and the range where it is not bounded.
-_LEVELS, _POINTS = 32, 256
+# Noise levels of loss.csv, the points noised to each, between two numbers by their coordinates,
+# and the range where it is not bounded.
+_LEVELS, _POINTS, _MOST_POINTS, _COORDINATES = 32, 256, 4096, 2**14
 _LOWEST, _HIGHEST = 0.002, 160.0
 _JUDGED = 8  # batches by which a network is judged on the way
 _SAMPLES, _SAMPLE_STEPS, _FIRST_LEVEL = 64, 20, 80.0
@@ -222,12 +223,13 @@ class _Run:
 
         `loss` is that of points held out, where there are some, with its standard error.
         """
+        count = int(np.clip(_COORDINATES // self.data.dataset.dim, _POINTS, _MOST_POINTS))
         sigma = np.geomspace(self.sigma_max or _HIGHEST, _LOWEST, _LEVELS)
         loss = jax.tree_util.Partial(_squared_error, self.denoiser)
         rows = [{"sigma": float(f"{level:.6g}")} for level in sigma]
         sigma = np.array([row["sigma"] for row in rows])
         for name, points in reversed(self.data.judges.items()):
-            drawn = draw(points, _POINTS, self.training.seed)
+            drawn = draw(points, count, self.training.seed)
             placed = Placed(points, self.mesh)
             found = at_levels(loss, placed, drawn, sigma, f"loss by noise level, {name}")
             error = found.std(axis=0, ddof=1) / len(found) ** 0.5
