@@ -12,7 +12,7 @@ from gdiff.dataset.toy import Moons
 from gdiff.errors import UserError
 from gdiff.network import files
 from gdiff.network.mlp import MLP
-from gdiff.process.vp import VP
+from gdiff.process.vp import VPLinear
 from gdiff.schedule.losses import LossCurve
 from gdiff.score.network import Network
 from gdiff.train import run as runs
@@ -144,7 +144,7 @@ def test_a_network_of_a_short_horizon_is_asked_within_it(tmp_path):
     spec = MLP(width=4, depth=1)
     files.write(tmp_path / files.NETWORK, spec, files.empty(spec, (2,)), facts)
     score, data = Network(path=tmp_path), Moons(num_points=9).load()
-    assert VP().sigma(0.5) == sigma
+    assert VPLinear().sigma(0.5) == sigma
     score.fit(data, [sigma, 0.1])
     with pytest.raises(UserError, match=rf"begins at 80: use schedule\.sigma_max={sigma}"):
         score.fit(data, [80.0])
