@@ -16,11 +16,15 @@ GROUND = {"", "errors", "progress", "rng", "denoiser", "memory"}
 ROOMS = {
     "__main__": {"cli"},
     "cli": {
-        "artefacts",
+        *("artefacts", "train"),
         *("config", "run", "prepared", "store", "report", "bench", "dataset", "study"),
         *("parallel", "runs", "figures"),
     },
-    "config": {"prepared", "dataset", "store"},
+    "config": {"prepared", "dataset", "store", "train"},
+    "train": {
+        *("prepared", "network", "dataset", "parallel", "store", "runtime", "process", "figures"),
+        *("budget", "sampler", "schedule", "prior", "score", "metrics"),
+    },
     "notebook": {
         *("prepared", "dataset", "kernels", "metrics", "parallel", "prior", "process", "runtime"),
         *("sampler", "schedule", "score", "figures"),
@@ -54,7 +58,8 @@ ROOMS = {
     "trajectory": {"sampler", "prior", "parallel", "clock", "store"},
     "figures": {"dataset", "metrics"},
     "prior": {"dataset", "parallel", "score", "kernels", "store"},
-    "score": {"dataset", "kernels", "parallel", "store"},
+    "score": {"dataset", "kernels", "parallel", "store", "network"},
+    "network": {"store"},
     "schedule": {"process"},
     "sampler": {"parallel"},
     "metrics": {"dataset"},

@@ -16,20 +16,25 @@ from gdiff import config
 from gdiff.dataset.array import Array
 from gdiff.dataset.digits import Digits
 from gdiff.errors import UserError
+from gdiff.prepared import Experiment
 from gdiff.sampler.base import SamplerSpec
 from gdiff.sampler.methods.ancestral import Ancestral
 from gdiff.schedule.base import ScheduleSpec
 from gdiff.schedule.las import LAS
 from gdiff.score.golden.spec import Golden
+from gdiff.train.spec import Training
 
 FILES = sorted(config.config_dir().glob("*/*.yaml"))
-OPTIONS = [path for path in FILES if path.parent.name != "experiment"]
+OPTIONS = [path for path in FILES if path.parent.name not in ("experiment", "recipe")]
+# Groups of trainings alone.
+OF_TRAINING = ("network", "recipe")
 # Options that mean nothing without a value of the user's.
 NEEDED = {
     "schedule=levels": ["schedule.levels=[80,20,5,1]"],
     "dataset=array": ["dataset.path=x.npy"],
     "dataset=folder": ["dataset.path=."],
     "dataset=tfds": ["dataset.name=mnist"],
+    "score=network": ["score.path=net"],
 }
 
 
@@ -41,8 +46,8 @@ def name_of(path):
     return f"{path.parent.name}={path.stem}"
 
 
-def composed(*overrides, user_dir=None):
-    with config.composer(user_dir) as composer:
+def composed(*overrides, user_dir=None, kind=Experiment):
+    with config.composer(user_dir, kind=kind) as composer:
         return composer.experiment(overrides)
 
 
@@ -73,8 +78,11 @@ def check_node(node, *, has_defaults):
         elif isinstance(value, dict):
             check_node(value, has_defaults=True)
         elif key not in ("_target_", "defaults") and has_defaults:
-            assert value == fields[key].default
-            assert type(value) is type(fields[key].default)
+            field = fields[key]
+            is_list = field.default_factory is not dataclasses.MISSING
+            default = field.default_factory() if is_list else field.default
+            assert value == default
+            assert type(value) is type(default)
 
 
 @pytest.mark.parametrize("group", SHARED)
@@ -89,11 +97,16 @@ def test_an_option_holds_exactly_the_fields_of_its_spec_with_their_defaults(path
     check_node(yaml.safe_load(path.read_text()), has_defaults=not is_preset(path))
 
 
-def test_the_root_holds_exactly_the_fields_of_an_experiment_with_their_defaults():
-    root = yaml.safe_load((config.config_dir() / "config.yaml").read_text())
+@pytest.mark.parametrize("name", ["config", "train"])
+def test_a_root_holds_exactly_the_fields_of_its_spec_with_their_defaults(name):
+    root = yaml.safe_load((config.config_dir() / f"{name}.yaml").read_text())
+    if name == "train":
+        check_node(root.pop("train"), has_defaults=True)
+        root["defaults"].append({"train": "default"})
     fields = {f.name: f for f in dataclasses.fields(spec_of(root))}
     groups = {key for choice in root["defaults"] if isinstance(choice, dict) for key in choice}
-    groups = {key for key in groups if not key.startswith("override")} - {"experiment"}
+    groups = {key for key in groups if not key.startswith("override")}
+    groups -= {"experiment", "recipe"}
     own = root.keys() - {"defaults", "hydra", "_target_", *SHARED}
     assert own | groups == fields.keys()
     assert {key: root[key] for key in own} == {key: fields[key].default for key in own}
@@ -110,9 +123,10 @@ def test_every_value_is_explained_beside_it(path):
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_every_option_builds_and_comes_back_from_its_own_text(path, tmp_path):
     name = name_of(path)
-    experiment = composed(name, *NEEDED.get(name, []))
+    kind = Training if path.parent.name in OF_TRAINING else Experiment
+    experiment = composed(name, *NEEDED.get(name, []), kind=kind)
     (tmp_path / "config.yaml").write_text(config.to_yaml(experiment))
-    assert config.load(tmp_path) == experiment
+    assert config.load(tmp_path, kind=kind) == experiment
 
 
 def test_a_dry_run_prints_what_a_run_would_use(tmp_path, monkeypatch):

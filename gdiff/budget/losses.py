@@ -97,6 +97,7 @@ def measure(
     sigma, wanted = _lattice(levels, ends)
     where = "train" if test is None else test.fingerprint()
     what = (score, where, sigma[0], sigma[-1], levels, count, seed, jnp.result_type(float))
+    what += (score.mark,) if score.mark else ()
     key = cache.key("losses", _VERSION, dataset.fingerprint(), *what)
     is_posterior = score.is_posterior and test is None
 

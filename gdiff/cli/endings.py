@@ -91,7 +91,8 @@ def ending(error: UserError | OSError | KeyboardInterrupt) -> tuple[str, int]:
     begun = ("config.yaml", "multirun.yaml")
     if isinstance(error, Interrupted) and any((error.folder / name).is_file() for name in begun):
         folder = shlex.quote(str(shown(error.folder)))
-        hint = f"; continue with: gdiff sample --resume {folder}"
+        verb = "train" if (error.folder / "train.json").is_file() else "sample"
+        hint = f"; continue with: gdiff {verb} --resume {folder}"
     number = signal_of(error)
     return f"{SIGNALS[number]}{hint}", 128 + number
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gdiff import __version__
-from gdiff.cli import data, past, verbs
+from gdiff.cli import data, past, train, verbs
 from gdiff.cli.endings import SIGNALS, Commands, ending, signal_of
 from gdiff.errors import interrupt_in
 
@@ -24,7 +24,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for verb in (
-    *(verbs.sample, verbs.evaluate, verbs.schedule, verbs.plan, verbs.info, verbs.bench),
+    *(
+        verbs.sample,
+        train.train,
+        verbs.evaluate,
+        verbs.schedule,
+        verbs.plan,
+        verbs.info,
+        verbs.bench,
+    ),
     *(past.runs, past.report, past.plot),
 ):
     app.command()(verb)

@@ -28,6 +28,7 @@ from gdiff.config.jobs import Job, task, undone
 from gdiff.config.sources import Sources
 from gdiff.config.specs import (
     PATHS,
+    ROOTS,
     TARGET,
     above,
     build,
@@ -39,6 +40,7 @@ from gdiff.config.specs import (
     load,
     no_key,
     no_option,
+    parts_of,
     to_yaml,
 )
 from gdiff.config.sweeps import Sweep, recorded, require_own_folders, require_whole
@@ -46,8 +48,10 @@ from gdiff.config.words import as_typed, key_of, quoted, shown
 from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
 from gdiff.store.yamls import first_comment
+from gdiff.train.spec import Training
 
-_ROOT = "config"
+# The groups of whole settings by one name.
+_WHOLE = {Experiment: "experiment", Training: "recipe"}
 # What logging says of a configuration of its own.
 _OF_LOGGING = re.compile("Unable to (configure|add|set)|Unsupported version|dictionary doesn't")
 # Where the data of a run lie, and how they are held: the samples depend on what they are alone.
@@ -81,10 +85,11 @@ class Composer:
 
     Attributes:
         sources: what `build` takes.
+        kind: what is composed: `Experiment` or `Training`.
     """
 
-    def __init__(self, own_dirs: Sequence[Path], sources: Sources) -> None:
-        self.sources = sources
+    def __init__(self, own_dirs: Sequence[Path], sources: Sources, kind: type = Experiment) -> None:
+        self.sources, self.kind = sources, kind
         self._hydra = GlobalHydra.instance().hydra
         self._own_dirs = own_dirs
         paths = ",".join(quoted(f"file://{path.absolute()}") for path in own_dirs)
@@ -101,7 +106,10 @@ class Composer:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message="provider=hydra.searchpath")
                 cfg = self._hydra.compose_config(
-                    _ROOT, [*self._own, *overrides], run_mode=mode, with_log_configuration=False
+                    ROOTS[self.kind],
+                    [*self._own, *overrides],
+                    run_mode=mode,
+                    with_log_configuration=False,
                 )
         except Exception as error:  # Hydra and its parsers raise many kinds on what users write
             raise UserError(self._explain(error, overrides)) from error
@@ -121,8 +129,8 @@ class Composer:
             )
         return cfg
 
-    def experiment(self, overrides: Sequence[str]) -> Experiment:
-        """The typed experiment that the overrides describe."""
+    def experiment(self, overrides: Sequence[str]) -> Any:
+        """The typed experiment, or training, that the overrides describe."""
         return self.plan(overrides)[0]
 
     def resumed(self, folder: Path, overrides: Sequence[str]) -> Experiment:
@@ -201,11 +209,12 @@ class Composer:
         }
         return [About(name, found.get(name, "")) for name in self._options(group)]
 
-    def plan(self, overrides: Sequence[str]) -> tuple[Experiment, Path]:
-        """The typed experiment and, by hydra.run.dir, the folder of its run."""
+    def plan(self, overrides: Sequence[str]) -> tuple[Any, Path]:
+        """The typed experiment, or training, and, by hydra.run.dir, the folder of its run."""
         cfg = self.compose(overrides)
-        experiment = build(_task_part(cfg), self.sources)
-        require_consistent(experiment, overrides)
+        experiment = build(_task_part(cfg), self.sources, self.kind)
+        if isinstance(experiment, Experiment):
+            require_consistent(experiment, overrides)
         return experiment, _path_of(cfg, "hydra.run.dir")
 
     def sweep_dir(self, overrides: Sequence[str]) -> Path:
@@ -236,7 +245,7 @@ class Composer:
         """Hydra's own run: `.hydra/` and logging in `folder`, then the job; returns its value."""
         full = [*self._own, *self._words(overrides), f"hydra.run.dir={quoted(folder)}"]
         with self._explained(overrides):
-            return self._hydra.run(_ROOT, partial(task, job), full).return_value
+            return self._hydra.run(ROOTS[self.kind], partial(task, job), full).return_value
 
     def multirun(self, job: Job, overrides: Sequence[str], folder: Path) -> list[Path]:
         """Hydra's own multirun in `folder`, with the launcher and sweeper chosen.
@@ -247,7 +256,7 @@ class Composer:
         overrides = self._words(overrides)
         full = [*self._own, *overrides, f"hydra.sweep.dir={quoted(folder)}"]
         with self._explained(overrides):
-            return undone(self._hydra.multirun(_ROOT, partial(task, job), full) or ())
+            return undone(self._hydra.multirun(ROOTS[self.kind], partial(task, job), full) or ())
 
     def _words(self, overrides: Sequence[str]) -> list[str]:
         """Overrides in which paths and names are text, whatever they look like."""
@@ -268,7 +277,7 @@ class Composer:
         classes = (
             [fields_of(path, self.sources) for path in files]
             if group
-            else [typing.get_type_hints(Experiment)]
+            else [typing.get_type_hints(self.kind)]
         )
         return {fields[name] for fields in classes if name in fields}
 
@@ -330,9 +339,11 @@ class Composer:
         return no_option(group, name, options) + plugins
 
     def _groups(self) -> list[str]:
-        """Names of the groups, with those of the user."""
+        """Names of the groups, with those of the user, but for what others are composed of."""
         folders = (config_dir(), *self._own_dirs)
-        return sorted({p.name for folder in folders for p in folder.iterdir() if p.is_dir()})
+        found = {p.name for folder in folders for p in folder.iterdir() if p.is_dir()}
+        foreign = [{*parts_of(kind), _WHOLE[kind]} for kind in ROOTS if kind is not self.kind]
+        return sorted(found.difference(*foreign) | found.intersection(parts_of(self.kind)))
 
     def _options(self, group: str) -> list[str]:
         """Names of a group's options, with those of the user."""
@@ -350,12 +361,15 @@ class Composer:
 
 
 @contextmanager
-def composer(user_dir: Path | None = None, plugins: Sequence[str] = ()) -> Iterator[Composer]:
+def composer(
+    user_dir: Path | None = None, plugins: Sequence[str] = (), kind: type = Experiment
+) -> Iterator[Composer]:
     """Hydra with gdiff's configurations, and with groups and options of a user's own.
 
     Args:
         user_dir: a folder of configurations.
         plugins: packages whose classes these may name, and that may bring a folder `configs`.
+        kind: what is to be composed: `Experiment` or `Training`.
     """
     require(user_dir is None or user_dir.is_dir(), f"--config-dir {user_dir} is not a folder")
     here = str(Path.cwd())
@@ -370,7 +384,7 @@ def composer(user_dir: Path | None = None, plugins: Sequence[str] = ()) -> Itera
                 f"{theirs} would be ignored, since gdiff has {ours}: give it another name",
             )
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="gdiff"):
-        yield Composer(own, sources)
+        yield Composer(own, sources, kind)
 
 
 def _task_part(cfg: DictConfig) -> DictConfig:

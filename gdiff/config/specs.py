@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -21,14 +21,18 @@ from gdiff.errors import UserError, require
 from gdiff.prepared import Experiment
 from gdiff.store.places import config_dir
 from gdiff.store.yamls import require_plain_yaml
+from gdiff.train.spec import Training
 
 TARGET = "_target_"
+# The kinds of whole configurations, and the file that each begins with.
+Job = TypeVar("Job", Experiment, Training)
+ROOTS: dict[type, str] = {Experiment: "config", Training: "train"}
 # Where the data of a run may be another time.
 PATHS = ("dataset.path", "dataset.data_dir")
 # Packages of gdiff whose classes a configuration may name; what else there is may do things.
 _ROOMS = (
     *("dataset", "process", "score", "schedule", "prior", "sampler", "metrics"),
-    *("runtime", "prepared"),
+    *("runtime", "prepared", "network", "train"),
 )
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 # Where the classes of older run folders are now.
@@ -57,12 +61,13 @@ _WORDS = {
 }
 
 
-def build(cfg: DictConfig, sources: Sources) -> Experiment:
-    """The typed experiment of a composed configuration.
+def build(cfg: DictConfig, sources: Sources, kind: type[Job] = Experiment) -> Job:
+    """The typed experiment, or training, of a composed configuration.
 
     Args:
         cfg: the configuration without Hydra's part.
         sources: the folder that paths are relative to, and packages of the user's own.
+        kind: which of the two.
 
     Raises:
         UserError: a key, a type or a value is wrong.
@@ -73,7 +78,7 @@ def build(cfg: DictConfig, sources: Sources) -> Experiment:
         raise UserError(str(error).splitlines()[0]) from error
     missing = sorted(OmegaConf.missing_keys(cfg))
     require(not missing, f"{', '.join(missing)} is missing: give it a value")
-    return _build(cfg, Experiment, "", sources)
+    return _build(cfg, kind, "", sources)
 
 
 def load_dataset(option: str, /, **keys: Any) -> Dataset:
@@ -206,8 +211,13 @@ def _locate(target: Any, kind: Any, where: str, sources: Sources) -> type:
 
 
 def _kinds() -> Iterable[type]:
-    """The kinds of parts that an experiment has."""
-    return filter(_is_part, typing.get_type_hints(Experiment).values())
+    """The kinds of parts that an experiment or a training has."""
+    return (kind for root in ROOTS for kind in parts_of(root).values())
+
+
+def parts_of(root: type) -> dict[str, type]:
+    """The parts of a whole configuration by their names: those that are specs themselves."""
+    return {name: kind for name, kind in typing.get_type_hints(root).items() if _is_part(kind)}
 
 
 def _is_part(hint: Any) -> bool:
@@ -239,18 +249,24 @@ def _is_required(f: dataclasses.Field) -> bool:
     return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
 
 
-def to_yaml(experiment: Experiment) -> str:
-    """The experiment as a configuration that `load` reads back."""
+def to_yaml(experiment: Experiment | Training) -> str:
+    """The experiment, or training, as a configuration that `load` reads back."""
     return OmegaConf.to_yaml(OmegaConf.create(_plain(experiment)))
 
 
-def load(folder: Path, overrides: Sequence[str] = (), sources: Sources | None = None) -> Experiment:
-    """The experiment of a run folder, with changed values (`key=value`) if given.
+def load(
+    folder: Path,
+    overrides: Sequence[str] = (),
+    sources: Sources | None = None,
+    kind: type[Job] = Experiment,
+) -> Job:
+    """The experiment, or training, of a run folder, with changed values (`key=value`) if given.
 
     Args:
         folder: of the run, which alone does not make a class outside gdiff one that may be used.
         overrides: the changed values.
         sources: as for `build`; None for the current folder and installed plug-ins.
+        kind: which of the two.
     """
     path = folder / "config.yaml"
     try:
@@ -263,13 +279,25 @@ def load(folder: Path, overrides: Sequence[str] = (), sources: Sources | None = 
                     node.setdefault(key, value)
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not a configuration: {str(error).splitlines()[0]}") from error
+    _require_kind(cfg, kind, folder)
     for override in overrides:
         try:
             cfg = _with(cfg, override)
         except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"cannot read the override {override!r}: {reason}") from error
-    return build(cfg, sources or Sources.of())
+    return build(cfg, sources or Sources.of(), kind)
+
+
+def _require_kind(cfg: DictConfig, kind: type, folder: Path) -> None:
+    """Raise `UserError` if a folder is of a training where a run is meant, or the reverse."""
+    verbs = {Experiment: "gdiff sample", Training: "gdiff train"}
+    targets = {f"{root.__module__}.{root.__name__}": root for root in ROOTS}
+    found = targets.get(cfg.get(TARGET), kind)
+    require(
+        found is kind,
+        f"{folder} is the folder of a run of {verbs[found]}: give one of {verbs[kind]}",
+    )
 
 
 def _with(cfg: DictConfig, override: str) -> DictConfig:

@@ -21,6 +21,7 @@ from gdiff.figures.points import (
     thin_rows,
 )
 from gdiff.figures.schedule import schedule_figure
+from gdiff.figures.training import training_figure
 from gdiff.figures.trajectory import trajectory_gif
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "picture",
     "schedule_figure",
     "score_error",
+    "training_figure",
     "trajectory_gif",
 ]
 

@@ -24,6 +24,11 @@ class ScoreSpec(abc.ABC):
         return self.is_exact
 
     @property
+    def mark(self) -> str:
+        """What else the denoiser depends on besides its options and the data, for the cache."""
+        return ""
+
+    @property
     def of_all_rows(self) -> "ScoreSpec | None":
         """The score that this one approximates from few rows; None for the exact one."""
         return None

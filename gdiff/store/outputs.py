@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 CONFIG, SAMPLES, METRICS = "config.yaml", "samples.npz", "metrics.json"
 RUN, LOG = "run.json", "gdiff.log"
+# What a training writes first.
+TRAINING = "train.json"
 # What Hydra writes into the folder of a sweep before the first run.
 SWEEP = "multirun.yaml"
 # Arrays of samples.npz; labels where samples are of classes.
@@ -302,7 +304,12 @@ def _join(archive: zipfile.ZipFile, name: str, paths: Sequence[Path]) -> None:
 
 def _resume(path: Path) -> str:
     """The command that continues a run."""
-    return f"gdiff sample --resume {shlex.quote(str(path))}"
+    return f"gdiff {verb_of(path)} --resume {shlex.quote(str(path))}"
+
+
+def verb_of(path: Path) -> str:
+    """What the run in a folder was begun with."""
+    return "train" if (path / TRAINING).is_file() else "sample"
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Networks fitted to data by gradient descent."""
