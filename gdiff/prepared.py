@@ -1,5 +1,6 @@
 """An experiment, and its parts fitted to the data: where every command and notebook begins."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -325,6 +326,15 @@ class Prepared:
         start = float(self.grid[0])
         with self.clock.phase("fit prior"):
             return self.experiment.prior.fit(self.data, start)
+
+    @property
+    def measuring(self) -> float:
+        """Evaluations of the score that one measurement may take: a share of the run's own.
+
+        A power of two, so that the runs of a sweep are measured alike.
+        """
+        own = self.experiment.num_samples * self.steps.evaluations
+        return 2.0 ** math.floor(math.log2(max(1.0, self.experiment.metrics.share * own)))
 
     @property
     def batch_size(self) -> int:

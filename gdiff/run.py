@@ -52,7 +52,7 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
             event = before.get("dataset", {}).get("event_shape")
             folder.samples(None if event is None else (experiment.num_samples, *event))
         return folder.read_json(METRICS)
-    if experiment.condition is not None and experiment.metrics.has_budget:
+    if experiment.condition is not None and experiment.metrics.asks_for_budget:
         notice("no account in nats with condition: it is about the data as a whole")
     prepared = Prepared(experiment, clock=Clock(before.get("seconds", {})), sigma=known)
     _ = prepared.mesh  # before anything is computed

@@ -45,7 +45,12 @@ def sample(*words):
         (IMAGES, (figures, "neighbours"), "neighbours", "neighbours.png"),
         (PLAIN, (SlicedW2, "compute"), "metrics: sliced_w2 and sliced_w2_null", None),
         ((*PLAIN, "trajectory=true"), (figures, "trajectory_gif"), "trajectory", "trajectory.gif"),
-        (JOB, (figures, "budget_figure"), "budget: budget.png", "budget.png"),
+        (
+            (*JOB, "metrics.budget=true"),
+            (figures, "budget_figure"),
+            "budget: budget.png",
+            "budget.png",
+        ),
         (
             (*PLAIN, "metrics.score_error=always"),
             (figures, "score_error"),

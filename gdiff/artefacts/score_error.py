@@ -43,7 +43,8 @@ class ScoreError(Artefact):
     def states(self, prepared: Prepared) -> States:
         """As many as can be afforded, at up to 16 levels."""
         score, dataset = prepared.experiment.score, prepared.dataset
-        affordable = affordable_queries(dataset, score.products(dataset.dim))
+        products = score.products(dataset.dim)
+        affordable = affordable_queries(dataset, products, prepared.measuring)
         levels = evenly(len(prepared.grid) - 1, min(_LEVELS, affordable))
         asked = prepared.experiment.metrics.score_queries
         each = max(1, affordable // max(1, len(levels)))
@@ -58,6 +59,8 @@ class ScoreError(Artefact):
         """Ask the denoiser on all devices, and compare in the first process."""
         prepared, folder = run.prepared, run.folder
         queries, found = self._queries(run), []
+        asked = queries.z.shape[0] * queries.z.shape[1]
+        run.announce("error of the score", asked, "metrics.score_error=never")
         # One part, or one a class.
         for part, places in prepared.parts(np.arange(queries.z.shape[1])):
             own, denoiser = queries._replace(z=queries.z[:, places]), part.denoiser
