@@ -19,7 +19,7 @@ from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.dataset.base import class_numbers
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser, headed
-from gdiff.errors import require
+from gdiff.errors import require, require_one_of
 from gdiff.kernels.streamed import AUTO as ANYWHERE
 from gdiff.metrics import MetricsSpec
 from gdiff.prior.base import Prior, PriorSpec
@@ -63,6 +63,7 @@ class Experiment:
         picture_samples: images shown in the pictures; plots of points show all, but in motion.
         objective: name of the metric that a sweep should minimise.
         report: whether a sweep leaves a page that compares its runs.
+        plots: "pdf" or "svg" writes plots in that format too; "png" does not.
         condition: classes, by number or by name, that samples are drawn from in turn: sample i
             from number i, and from the first again after the last; "each" for all classes in
             their order, None for no classes, but the data as a whole.
@@ -83,12 +84,14 @@ class Experiment:
     picture_samples: int = 64
     objective: str | None = None
     report: bool = True
+    plots: str = "png"
     condition: str | list[int | str] | None = None
 
     def __post_init__(self) -> None:
         for key in ("num_samples", "batch_size", "picture_samples"):
             value = getattr(self, key)
             require(value >= 1, f"{key}={value} must be at least 1")
+        require_one_of("plots", self.plots, ("png", "pdf", "svg"))
         require(0 <= self.seed < 2**32, f"seed={self.seed} must be between 0 and 2^32 - 1")
         require(
             self.condition in (None, EACH) or (isinstance(self.condition, list) and self.condition),
@@ -96,6 +99,11 @@ class Experiment:
             "as [0, cat]",
         )
         self.blocks()
+
+    @property
+    def plot_kinds(self) -> tuple[str, ...]:
+        """Formats of plots."""
+        return tuple(dict.fromkeys(("png", self.plots)))
 
     def require_whole(self, what: str) -> None:
         """Raise `UserError` if samples are drawn class by class, which `what` is not about."""
@@ -326,6 +334,11 @@ class Prepared:
         start = float(self.grid[0])
         with self.clock.phase("fit prior"):
             return self.experiment.prior.fit(self.data, start)
+
+    @property
+    def title(self) -> str:
+        """Of plots: the score, and the data."""
+        return f"{type(self.experiment.score).__name__} score on {self.dataset.name}"
 
     @property
     def measuring(self) -> float:

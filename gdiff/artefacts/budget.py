@@ -1,6 +1,7 @@
 """The divergence of the samples from the data, in nats."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from gdiff import figures
 from gdiff.artefacts.base import Artefact, Sampled
@@ -55,7 +56,9 @@ class Budget(Artefact):
             folder.write_json(BUDGET, found.to_json())
             with run.failed.spare(f"{self.phase}: {PLOT}"):
                 terms = [term[:4] for term in found.terms if term.nats is not None]
-                folder.write_bytes(PLOT, figures.budget_figure(terms, found.dim))
+                look = {"title": prepared.title}
+                draw = partial(figures.budget_figure, terms, found.dim, **look)
+                folder.write_plot(PLOT, draw, experiment.plot_kinds)
         return found.metrics()
 
 

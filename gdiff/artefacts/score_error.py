@@ -78,7 +78,9 @@ class ScoreError(Artefact):
             curve = errors.curve()
             outputs.write_csv(folder.path / CURVE_FILE, CURVE, curve)
             with run.failed.spare(f"{self.phase}: {PLOT}"):
-                folder.write_bytes(PLOT, figures.score_error(curve, len(prepared.dataset)))
+                points, look = len(prepared.dataset), {"title": prepared.title}
+                draw = partial(figures.score_error, curve, points, **look)
+                folder.write_plot(PLOT, draw, prepared.experiment.plot_kinds)
         return errors.metrics()
 
     def _queries(self, run: Sampled) -> Queries:

@@ -60,6 +60,7 @@ _TEXTS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.n
 FREE = (
     "batch_size",
     "report",
+    "plots",
     *PLACES,
     "runtime.mesh",
     "runtime.distributed",
