@@ -63,6 +63,7 @@ class Experiment:
         picture_samples: images shown in the pictures; plots of points show all, but in motion.
         objective: name of the metric that a sweep should minimise.
         report: whether a sweep leaves a page that compares its runs.
+        logger: where a complete run is logged besides its folder: "none", "tensorboard", "mlflow".
         plots: "pdf" or "svg" writes plots in that format too; "png" does not.
         condition: classes, by number or by name, that samples are drawn from in turn: sample i
             from number i, and from the first again after the last; "each" for all classes in
@@ -85,6 +86,7 @@ class Experiment:
     objective: str | None = None
     report: bool = True
     plots: str = "png"
+    logger: str = "none"
     condition: str | list[int | str] | None = None
 
     def __post_init__(self) -> None:
@@ -92,6 +94,7 @@ class Experiment:
             value = getattr(self, key)
             require(value >= 1, f"{key}={value} must be at least 1")
         require_one_of("plots", self.plots, ("png", "pdf", "svg"))
+        require_one_of("logger", self.logger, ("none", "tensorboard", "mlflow"))
         require(0 <= self.seed < 2**32, f"seed={self.seed} must be between 0 and 2^32 - 1")
         require(
             self.condition in (None, EACH) or (isinstance(self.condition, list) and self.condition),

@@ -77,6 +77,8 @@ LAZY = {
     "faiss",
     "pykeops",
     "diffusers",
+    "tensorboardX",
+    "mlflow",
 }
 
 

@@ -19,6 +19,7 @@ from gdiff.trajectory import Queries, States
 
 QUERIES, CURVE_FILE, PLOT = "queries.npz", "score_error.csv", "score_error.png"
 _LEVELS = 16
+_OF_ALL_ROWS = 4
 
 
 class ScoreError(Artefact):
@@ -44,7 +45,9 @@ class ScoreError(Artefact):
         """As many as can be afforded, at up to 16 levels."""
         score, dataset = prepared.experiment.score, prepared.dataset
         products = score.products(dataset.dim)
-        affordable = affordable_queries(dataset, products, prepared.measuring)
+        # A score on all rows takes several times what one on a subset does.
+        share = prepared.measuring / (1 if score.of_all_rows is None else _OF_ALL_ROWS)
+        affordable = affordable_queries(dataset, products, share)
         levels = evenly(len(prepared.grid) - 1, min(_LEVELS, affordable))
         asked = prepared.experiment.metrics.score_queries
         each = max(1, affordable // max(1, len(levels)))

@@ -61,6 +61,7 @@ FREE = (
     "batch_size",
     "report",
     "plots",
+    "logger",
     *PLACES,
     "runtime.mesh",
     "runtime.distributed",
