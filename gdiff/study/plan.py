@@ -21,7 +21,6 @@ from gdiff.budget.initialization import Nats, Noised
 from gdiff.budget.losses import GRID_SEED, PLAN_SEED, effort, measure
 from gdiff.budget.noised import Effort, affordable, draw
 from gdiff.budget.terms import score_error
-from gdiff.dataset import Dataset
 from gdiff.denoiser import Denoiser
 from gdiff.errors import UserError, require
 from gdiff.metrics.chunks import evenly
@@ -290,8 +289,9 @@ def _first(meets: Callable[[int], bool], low: int, high: int) -> int | None:
     return low
 
 
-def _loss_samples(dataset: Dataset) -> int:
+def _loss_samples(prepared: Prepared) -> int:
     """At each level of a loss curve: more than a run takes, where that is a matter of seconds."""
+    dataset = prepared.dataset
     levels, usual = effort(dataset, fewest=_LOSS_SAMPLES)
     affordable_ones = np.clip(_PRODUCTS // (levels * dataset.x.size), usual, _MOST_SAMPLES)
     return Effort(levels, int(affordable_ones)).within(affordable(dataset)).draws
@@ -339,7 +339,7 @@ def main(experiment: Experiment, priors: Mapping[str, PriorSpec], tolerance: flo
     priors = {name: prior for name, prior in priors.items() if not prior.is_trained}
     prepared = Prepared(experiment)
     prepared.require_span()
-    samples = _loss_samples(prepared.dataset)
+    samples = _loss_samples(prepared)
     what = (Exact(), prepared.data, prepared.ends)
     curve = measure(*what, samples=samples, seed=GRID_SEED)
     judge = measure(*what, samples=samples, seed=PLAN_SEED, is_lifted=False)

@@ -105,6 +105,9 @@ def test_the_command_finds_the_users_own_parts_again(tmp_path, monkeypatch):
     result = gdiff("plan", *options, "tolerance=1", *words)
     assert result.code == 0, result.err
     command = shlex.split(result.last)
+    (left,) = Path("outputs").glob("*/*")
+    assert {"config.yaml", "gdiff.log", "plan.json"} <= {path.name for path in left.iterdir()}
+    assert json.loads((left / "plan.json").read_text())["overrides"] == command[6:]
     changed = ["schedule.steps=5", "schedule.sigma_max=3.0"]
     expected = [*options, "prior=mine", "prior.factor=2", "seed=1", "schedule=las", *changed]
     assert command == ["gdiff", "sample", *expected]
