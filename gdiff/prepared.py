@@ -1,5 +1,6 @@
 """An experiment, and its parts fitted to the data: where every command and notebook begins."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.dataset.base import class_numbers
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser, headed
-from gdiff.errors import require
+from gdiff.errors import require, require_one_of
 from gdiff.kernels.streamed import AUTO as ANYWHERE
 from gdiff.metrics import MetricsSpec
 from gdiff.prior.base import Prior, PriorSpec
@@ -62,6 +63,8 @@ class Experiment:
         picture_samples: images shown in the pictures; plots of points show all, but in motion.
         objective: name of the metric that a sweep should minimise.
         report: whether a sweep leaves a page that compares its runs.
+        logger: where a complete run is logged besides its folder: "none", "tensorboard", "mlflow".
+        plots: "pdf" or "svg" writes plots in that format too; "png" does not.
         condition: classes, by number or by name, that samples are drawn from in turn: sample i
             from number i, and from the first again after the last; "each" for all classes in
             their order, None for no classes, but the data as a whole.
@@ -82,12 +85,16 @@ class Experiment:
     picture_samples: int = 64
     objective: str | None = None
     report: bool = True
+    plots: str = "png"
+    logger: str = "none"
     condition: str | list[int | str] | None = None
 
     def __post_init__(self) -> None:
         for key in ("num_samples", "batch_size", "picture_samples"):
             value = getattr(self, key)
             require(value >= 1, f"{key}={value} must be at least 1")
+        require_one_of("plots", self.plots, ("png", "pdf", "svg"))
+        require_one_of("logger", self.logger, ("none", "tensorboard", "mlflow"))
         require(0 <= self.seed < 2**32, f"seed={self.seed} must be between 0 and 2^32 - 1")
         require(
             self.condition in (None, EACH) or (isinstance(self.condition, list) and self.condition),
@@ -95,6 +102,11 @@ class Experiment:
             "as [0, cat]",
         )
         self.blocks()
+
+    @property
+    def plot_kinds(self) -> tuple[str, ...]:
+        """Formats of plots."""
+        return tuple(dict.fromkeys(("png", self.plots)))
 
     def require_whole(self, what: str) -> None:
         """Raise `UserError` if samples are drawn class by class, which `what` is not about."""
@@ -325,6 +337,20 @@ class Prepared:
         start = float(self.grid[0])
         with self.clock.phase("fit prior"):
             return self.experiment.prior.fit(self.data, start)
+
+    @property
+    def title(self) -> str:
+        """Of plots: the score, and the data."""
+        return f"{type(self.experiment.score).__name__} score on {self.dataset.name}"
+
+    @property
+    def measuring(self) -> float:
+        """Evaluations of the score that one measurement may take: a share of the run's own.
+
+        A power of two, so that the runs of a sweep are measured alike.
+        """
+        own = self.experiment.num_samples * self.steps.evaluations
+        return 2.0 ** math.floor(math.log2(max(1.0, self.experiment.metrics.share * own)))
 
     @property
     def batch_size(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from gdiff import __version__, artefacts
 from gdiff.artefacts import Artefact, Sampled
 from gdiff.clock import Clock
-from gdiff.errors import Failures, UserError, require
+from gdiff.errors import Failures, UserError, interrupt_in, require
 from gdiff.kernels import streamed
 from gdiff.memory import Peaks, remedied
 from gdiff.parallel import processes
@@ -40,6 +40,15 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
         UserError: the data cannot be had, or are not those that the run began with, or the
             numbers of the schedule are beyond the arithmetic.
     """
+    try:
+        return _run(experiment, folder)
+    except BaseException as error:
+        if interrupt_in(error) and not processes.is_on() and folder.has(RUN):
+            folder.write_json(RUN, folder.read_json(RUN) | {"status": "interrupted"})
+        raise
+
+
+def _run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     experiment = processes.broadcast(lambda: experiment)
     streamed.rest()  # those of earlier runs of a sweep
     before = folder.read_json(RUN)
@@ -52,7 +61,7 @@ def run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
             event = before.get("dataset", {}).get("event_shape")
             folder.samples(None if event is None else (experiment.num_samples, *event))
         return folder.read_json(METRICS)
-    if experiment.condition is not None and experiment.metrics.has_budget:
+    if experiment.condition is not None and experiment.metrics.asks_for_budget:
         notice("no account in nats with condition: it is about the data as a whole")
     prepared = Prepared(experiment, clock=Clock(before.get("seconds", {})), sigma=known)
     _ = prepared.mesh  # before anything is computed

@@ -9,6 +9,7 @@ import pytest
 from commands import gdiff, sampled
 
 from gdiff import config
+from gdiff.artefacts.budget import Budget
 from gdiff.budget.terms import METRICS
 from gdiff.trajectory import Batches
 
@@ -40,6 +41,20 @@ def test_a_run_leaves_its_account_in_nats():
     (folder / "budget.json").unlink()
     assert gdiff("sample", "-q", "--resume", folder).code == 0
     assert read(folder, "budget.json") == budget
+
+
+def test_an_account_is_kept_by_itself_where_all_of_it_applies():
+    def is_wanted(*words):
+        with config.composer() as found:
+            return Budget().is_wanted(found.experiment(list(words)))
+
+    assert is_wanted("sampler=ancestral")
+    assert is_wanted("sampler.eta=1")
+    assert not is_wanted("sampler=ddim")
+    assert is_wanted("sampler=ddim", "metrics.budget=true")
+    assert is_wanted("sampler=ddim", "objective=kl_initialization")
+    assert not is_wanted("sampler=ancestral", "metrics=none")
+    assert not is_wanted("sampler=ancestral", "dataset=mnist", "condition=each")
 
 
 def test_without_the_account_nothing_of_it_is_there_and_it_can_be_had_later():
@@ -89,9 +104,7 @@ def test_an_interrupted_run_goes_on_with_its_grid(monkeypatch):
 )
 def test_an_automatic_horizon_is_short_and_recorded(schedule):
     words = [f"schedule={schedule}", "schedule.horizon=auto", "prior=gaussian"]
-    words += ["process=ddpm", "metrics.projections=8"] + ["schedule.steps=5"] * (
-        schedule != "piadm"
-    )
+    words += ["process=ddpm", "metrics.budget=true"] + ["schedule.steps=5"] * (schedule != "piadm")
     blocks = ["sampler.block_size=schedule"] if schedule == "piadm" else []
     folder = sample("run", *words, *blocks)
     sigma = read(folder)["sigma"]

@@ -82,6 +82,8 @@ LAZY = {
     "faiss",
     "pykeops",
     "diffusers",
+    "tensorboardX",
+    "mlflow",
 }
 
 

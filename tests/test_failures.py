@@ -45,7 +45,12 @@ def sample(*words):
         (IMAGES, (figures, "neighbours"), "neighbours", "neighbours.png"),
         (PLAIN, (SlicedW2, "compute"), "metrics: sliced_w2 and sliced_w2_null", None),
         ((*PLAIN, "trajectory=true"), (figures, "trajectory_gif"), "trajectory", "trajectory.gif"),
-        (JOB, (figures, "budget_figure"), "budget: budget.png", "budget.png"),
+        (
+            (*JOB, "metrics.budget=true"),
+            (figures, "budget_figure"),
+            "budget: budget.png",
+            "budget.png",
+        ),
         (
             (*PLAIN, "metrics.score_error=always"),
             (figures, "score_error"),
@@ -106,7 +111,7 @@ def test_a_picture_beyond_memory_says_what_to_lower(monkeypatch):
 
 
 def test_an_interrupt_is_not_a_failure(monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt as error:
@@ -114,7 +119,7 @@ def test_an_interrupt_is_not_a_failure(monkeypatch):
 
     monkeypatch.setattr(figures, "picture", interrupted)
     assert sample(*PLAIN).code == 130
-    assert read("run.json")["status"] == "running"
+    assert read("run.json")["status"] == "interrupted"
 
 
 def test_failures_are_single_lines():
@@ -131,9 +136,9 @@ def test_failures_are_single_lines():
 def test_a_run_of_a_sweep_that_lacks_a_part_keeps_its_metrics(monkeypatch):
     picture, calls = figures.picture, []
 
-    def second(*arguments):
+    def second(*arguments, **look):
         calls.append(1)
-        return fail() if len(calls) == 2 else picture(*arguments)
+        return fail() if len(calls) == 2 else picture(*arguments, **look)
 
     monkeypatch.setattr(figures, "picture", second)
     words = ("-m", *PLAIN, "seed=1,2", "hydra.sweep.dir=s")

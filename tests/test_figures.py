@@ -9,6 +9,9 @@ from PIL import Image
 from gdiff import figures
 from gdiff.dataset.base import Dataset
 from gdiff.figures import images, points, trajectory
+from gdiff.figures.trajectory import telling
+from gdiff.process.vp import VPLinear
+from gdiff.schedule.edm import EDM
 
 
 def normal(*shape, seed=0):
@@ -239,8 +242,8 @@ def white_border(image, width=3):
 def drawn(monkeypatch, figure, *arguments):
     """What a figure of lines or bars holds when it becomes a picture, and that picture."""
     module, seen = importlib.import_module(f"gdiff.figures.{figure.removesuffix('_figure')}"), []
-    keep = module.figure_png
-    monkeypatch.setattr(module, "figure_png", lambda it: seen.append(it) or keep(it))
+    keep = module.encoded
+    monkeypatch.setattr(module, "encoded", lambda it, kind: seen.append(it) or keep(it, kind))
     picture = pixels(getattr(figures, figure)(*arguments))
     return seen[0], picture
 
@@ -369,3 +372,38 @@ def test_a_budget_of_any_size_is_a_readable_picture(monkeypatch, nats):
     is_shown = nats is not None and nats > 0
     assert marks(figure.axes[0]) == ([nats] * 2 if is_shown else [])
     assert white_border(picture)
+
+
+@pytest.mark.parametrize("kind, start", [("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_plots_come_in_the_formats_of_papers_with_a_title(kind, start):
+    arguments = (
+        (figures.budget_figure, (TERMS, 10)),
+        (figures.schedule_figure, schedule_arguments()),
+        (figures.horizon_figure, horizon_arguments(gmm=9 - 9 * TIMES)),
+        (figures.score_error, (curve(*ERRORS), 100)),
+        (figures.picture, (normal(9, 2), Dataset("d", normal(30, 2, seed=1)))),
+    )
+    for draw, those in arguments:
+        content = draw(*those, title="Wiener score on moons", kind=kind)
+        assert content.startswith(start)
+        assert kind != "svg" or b"Wiener score on moons" in content
+
+
+def test_a_moving_picture_shows_where_things_change():
+    sigmas = EDM(steps=200).grid(VPLinear())
+    places = telling(sigmas, 0.5, 32)
+    assert places[0] == 0
+    assert places[-1] == 200
+    assert 25 <= len(places) <= 32
+    # Noise that hides the data, or that cannot be seen, takes few frames.
+    assert np.mean((sigmas[places] > 0.05) & (sigmas[places] < 5)) > 0.8
+    assert telling(np.array([80.0, 0.0]), 1.0, 32) == [0, 1]
+
+
+def test_a_moving_picture_of_noise_is_not_too_large(monkeypatch):
+    monkeypatch.setattr("gdiff.figures.trajectory._MOST_BYTES", 300_000)
+    images = Dataset("d", normal(8, 16, 16, 3))
+    sigmas = np.append(np.geomspace(10, 0.1, 31), 0.0)
+    content = figures.trajectory_gif(normal(32, 8, 16, 16, 3), images, sigmas)
+    with Image.open(io.BytesIO(content)) as gif:
+        assert 8 <= gif.n_frames < 32

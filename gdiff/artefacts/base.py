@@ -8,9 +8,13 @@ from typing import ClassVar
 import numpy as np
 
 from gdiff.errors import Failures
+from gdiff.parallel import processes
 from gdiff.prepared import Experiment, Prepared
-from gdiff.store.outputs import RunFolder
+from gdiff.progress import notice
+from gdiff.store.outputs import RUN, RunFolder
 from gdiff.trajectory import States
+
+_MOMENT = 5.0  # seconds that are not worth a word
 
 
 @dataclass
@@ -28,6 +32,25 @@ class Sampled:
     folder: RunFolder
     samples: np.ndarray | None
     failed: Failures = field(default_factory=Failures)
+
+    def announce(self, what: str, evaluations: float, without: str) -> None:
+        """Say what a measurement will cost, where that is no moment.
+
+        Args:
+            what: it is.
+            evaluations: of the score, at most.
+            without: the override that leaves it out.
+        """
+        if not processes.is_first():
+            return
+        account = self.folder.read_json(RUN)
+        own = self.prepared.experiment.num_samples * self.prepared.steps.evaluations
+        seconds = account.get("sampling_seconds", 0.0) / own * evaluations
+        if seconds >= _MOMENT:
+            notice(
+                f"{what}: up to {evaluations:,.0f} evaluations of the score, some {seconds:.0f} s "
+                f"({without} leaves it out)"
+            )
 
 
 class Artefact(abc.ABC):

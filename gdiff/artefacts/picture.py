@@ -1,5 +1,7 @@
 """The samples as a picture."""
 
+from functools import partial
+
 import numpy as np
 
 from gdiff import figures
@@ -26,5 +28,8 @@ class Picture(Artefact):
         # Points of a scatter plot take no room.
         shown = run.samples[:count] if dataset.is_image else run.samples
         labels = run.prepared.labels(np.arange(len(shown)))
-        run.folder.write_bytes(GRID, figures.picture(shown, dataset, count, labels))
+        look = {"title": run.prepared.title}
+        draw = partial(figures.picture, shown, dataset, count, labels, **look)
+        kinds = ("png",) if dataset.is_image else run.prepared.experiment.plot_kinds
+        run.folder.write_plot(GRID, draw, kinds)
         return {}

@@ -19,6 +19,7 @@ from gdiff.trajectory import Queries, States
 
 QUERIES, CURVE_FILE, PLOT = "queries.npz", "score_error.csv", "score_error.png"
 _LEVELS = 16
+_OF_ALL_ROWS = 4
 
 
 class ScoreError(Artefact):
@@ -43,7 +44,10 @@ class ScoreError(Artefact):
     def states(self, prepared: Prepared) -> States:
         """As many as can be afforded, at up to 16 levels."""
         score, dataset = prepared.experiment.score, prepared.dataset
-        affordable = affordable_queries(dataset, score.products(dataset.dim))
+        products = score.products(dataset.dim)
+        # A score on all rows takes several times what one on a subset does.
+        share = prepared.measuring / (1 if score.of_all_rows is None else _OF_ALL_ROWS)
+        affordable = affordable_queries(dataset, products, share)
         levels = evenly(len(prepared.grid) - 1, min(_LEVELS, affordable))
         asked = prepared.experiment.metrics.score_queries
         each = max(1, affordable // max(1, len(levels)))
@@ -58,6 +62,8 @@ class ScoreError(Artefact):
         """Ask the denoiser on all devices, and compare in the first process."""
         prepared, folder = run.prepared, run.folder
         queries, found = self._queries(run), []
+        asked = queries.z.shape[0] * queries.z.shape[1]
+        run.announce("error of the score", asked, "metrics.score_error=never")
         # One part, or one a class.
         for part, places in prepared.parts(np.arange(queries.z.shape[1])):
             own, denoiser = queries._replace(z=queries.z[:, places]), part.denoiser
@@ -75,7 +81,9 @@ class ScoreError(Artefact):
             curve = errors.curve()
             outputs.write_csv(folder.path / CURVE_FILE, CURVE, curve)
             with run.failed.spare(f"{self.phase}: {PLOT}"):
-                folder.write_bytes(PLOT, figures.score_error(curve, len(prepared.dataset)))
+                points, look = len(prepared.dataset), {"title": prepared.title}
+                draw = partial(figures.score_error, curve, points, **look)
+                folder.write_plot(PLOT, draw, prepared.experiment.plot_kinds)
         return errors.metrics()
 
     def _queries(self, run: Sampled) -> Queries:

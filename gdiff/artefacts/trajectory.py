@@ -2,13 +2,13 @@
 
 from gdiff import figures
 from gdiff.artefacts.base import Artefact, Sampled
-from gdiff.metrics.chunks import evenly
+from gdiff.figures.trajectory import spread_of, telling
 from gdiff.prepared import Experiment, Prepared
 from gdiff.store.outputs import RunFolder
 from gdiff.trajectory import States
 
 TRAJECTORY = "trajectory.gif"
-_FRAMES = 40
+_FRAMES = 32
 
 
 class Trajectory(Artefact):
@@ -23,9 +23,9 @@ class Trajectory(Artefact):
         return experiment.trajectory
 
     def states(self, prepared: Prepared) -> States:
-        """Evenly spaced ones of the samples that the picture shows."""
+        """Of the samples that the picture shows, where they change for the eye."""
         count = min(prepared.experiment.picture_samples, prepared.batch_size)
-        return States(evenly(len(prepared.grid), _FRAMES), count)
+        return States(telling(prepared.grid, spread_of(prepared.dataset), _FRAMES), count)
 
     def keep(self, prepared: Prepared, folder: RunFolder, states: States) -> None:
         """Write the frames."""

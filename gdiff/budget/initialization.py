@@ -1,5 +1,6 @@
 """KL divergence of the noised data from a prior: what a run pays for where it starts."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -58,11 +59,16 @@ class Noised:
     effort: Effort
 
     @classmethod
-    def of(cls, data: Placed, sigma: float, samples: int | None = None) -> "Noised":
-        """As many draws as are asked for, or as a moment of work allows, and a minute for 64."""
+    def of(
+        cls, data: Placed, sigma: float, samples: int | None = None, share: float = math.inf
+    ) -> "Noised":
+        """As many draws as are asked for, or as a moment of work allows, and a minute for 64.
+
+        Where the run is to have no more than a share for them, they may be fewer.
+        """
         usual = int(np.clip(_PRODUCTS // data.dataset.x.size, _FEWEST, _MOST))
         usual = min(usual, max(_LEAST, _HELD // data.dataset.dim))
-        effort = Effort(1, usual).within(affordable(data.dataset), _LEAST)
+        effort = Effort(1, usual).within(affordable(data.dataset, share), _LEAST)
         effort = effort._replace(is_capped=effort.is_capped or cost(data.dataset) > noised.WORK)
         return cls(data, sigma, effort if samples is None else effort._replace(draws=samples))
 

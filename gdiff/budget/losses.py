@@ -20,8 +20,8 @@ from gdiff.store import cache
 # Part of the key: to be raised when what is stored changes.
 _VERSION = 6
 # A grid is made for the points that its loss was measured on, and does better on them than on
-# others: it should be judged on those.
-GRID_SEED, JUDGE_SEED = 0, 3
+# others: it should be judged on those. A plan, which chooses among grids, has a judge of its own.
+GRID_SEED, JUDGE_SEED, PLAN_SEED = 0, 3, 4
 # Data with no more numbers cost so little that the curve is measured finely.
 _SMALL = 2**20
 _FINE_LEVELS, _LEVELS = 128, 24

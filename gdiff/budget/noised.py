@@ -1,5 +1,6 @@
 """Noised data points, and functions of them that are evaluated on all devices."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ _MOST_ROWS = 2**16
 # Numbers of the data multiplied for one term of a budget, up to which nothing is cut: a minute of
 # full scans on four CPU cores.
 WORK = 2**40
+# The same, up to which a short run is measured as a long one: seconds.
+_MOMENT = 2**36
 # What is left of the noise levels where more are too many.
 _FEWEST_LEVELS = 12
 
@@ -59,12 +62,20 @@ class Effort(NamedTuple):
     def words(self, more: str = "") -> str:
         """It as part of a statement, with more about it."""
         text = f"{self.draws} draws at {self.levels} level{'s' if self.levels > 1 else ''}{more}"
-        return f"{text} (cut, since the data are large)" if self.is_capped else text
+        why = "cut, since the data are large or the run is short"
+        return f"{text} ({why})" if self.is_capped else text
 
 
-def affordable(dataset: Dataset) -> float:
-    """Evaluations of the exact score that a term may take."""
-    return WORK / dataset.x.size
+def affordable(dataset: Dataset, share: float = math.inf, products: int = 0) -> float:
+    """Evaluations of the exact score that a term may take.
+
+    Args:
+        dataset: whose rows are scanned.
+        share: evaluations that the run may have for it; a moment's work is never too much.
+        products: of numbers, that an evaluation takes for each row besides the exact score.
+    """
+    one = len(dataset) * (dataset.dim + products)
+    return min(WORK / one, max(share, _MOMENT / one))
 
 
 class Points(NamedTuple):

@@ -110,6 +110,7 @@ def budget(
     score: ScoreSpec,
     denoiser: Denoiser | None,
     blocks: Sequence[Mapping[str, float]] = (),
+    share: float = math.inf,
 ) -> Budget:
     """The budget of a run.
 
@@ -121,13 +122,15 @@ def budget(
         score: the run's.
         denoiser: what it gave for the data; None will do for the exact score.
         blocks: run.json's numbers of parallel blocks; none for sequential steps.
+        share: evaluations of the score that the run may have for each term; what takes but a
+            moment is never cut.
     """
     levels = grid[grid > 0]
-    terms = [_initialization(data, float(levels[0]), prior)]
+    terms = [_initialization(data, float(levels[0]), prior, share)]
     if is_ancestral(steps, grid):
         terms += [
-            _discretization(data, levels),
-            _score(data, levels, score, denoiser),
+            _discretization(data, levels, share),
+            _score(data, levels, score, denoiser, share),
             _picard(data.dataset.dim, levels, blocks),
         ]
         nats = sum(term.nats for term in terms)
@@ -152,18 +155,18 @@ def is_ancestral(steps: Steps, grid: np.ndarray) -> bool:
     )
 
 
-def _initialization(data: Placed, sigma: float, prior: PriorSpec) -> Term:
-    start = Noised.of(data, sigma)
+def _initialization(data: Placed, sigma: float, prior: PriorSpec, share: float) -> Term:
+    start = Noised.of(data, sigma, share=share)
     found = start.divergence(prior)
     statement = f"KL(p_T ‖ prior) at sigma = {sigma:.4g}, Monte Carlo: {start.words()}"
     return Term(INITIALIZATION, *found, statement, start.effort)
 
 
-def _discretization(data: Placed, levels: np.ndarray) -> Term:
+def _discretization(data: Placed, levels: np.ndarray, share: float) -> Term:
     if len(levels) < 2:
         return Term(DISCRETIZATION, 0.0, 0.0, "no step ends above noise level 0")
     usual = Effort(*losses.effort(data.dataset, fewest=_LOSS_SAMPLES))
-    effort = usual.within(affordable(data.dataset))
+    effort = usual.within(affordable(data.dataset, share))
     ends = (float(levels[0]), float(levels[-1]))
     options = {"samples": effort.draws, "levels": effort.levels, "seed": losses.JUDGE_SEED}
     curve = losses.measure(Exact(), data, ends, **options, is_lifted=False)
@@ -181,29 +184,41 @@ def _every_other(count: int) -> np.ndarray:
     return np.append(np.arange(0, count - 1, 2), count - 1)
 
 
-def _score(data: Placed, levels: np.ndarray, score: ScoreSpec, denoiser: Denoiser | None) -> Term:
+def _score(
+    data: Placed, levels: np.ndarray, score: ScoreSpec, denoiser: Denoiser | None, share: float
+) -> Term:
     if score.is_exact:
         return Term(SCORE, 0.0, 0.0, "none: the score is the exact one")
     if len(levels) < 2:
         return Term(SCORE, 0.0, 0.0, "no step ends above noise level 0")
-    effort = _score_effort(data, levels)
-    nats, error = score_error(data, levels, denoiser)
+    effort = _score_effort(data, levels, share, score.products(data.dataset.dim))
+    nats, error = score_error(data, levels, denoiser, effort)
     return Term(SCORE, nats, error, f"measured against the full scan: {effort.words()}", effort)
 
 
-def _score_effort(data: Placed, levels: np.ndarray) -> Effort:
+def _score_effort(
+    data: Placed, levels: np.ndarray, share: float = math.inf, products: int = 0
+) -> Effort:
     count = min(len(levels) - 1, _SCORE_LEVELS)
     usual = np.clip(_PRODUCTS // (count * data.dataset.x.size), REPLICATES, _MOST)
-    return Effort(count, int(usual)).within(affordable(data.dataset))
+    return Effort(count, int(usual)).within(affordable(data.dataset, share, products))
 
 
-def score_error(data: Placed, levels: np.ndarray, denoiser: Denoiser) -> tuple[float, float]:
+def score_error(
+    data: Placed, levels: np.ndarray, denoiser: Denoiser, effort: Effort | None = None
+) -> tuple[float, float]:
     """½ Σ (γ_{k+1} - γ_k) E‖D - D̃‖² on a grid of positive levels, and its standard error.
 
     On a long grid the expectation is measured at some of the levels, and linear in log σ between;
     where the size of the data leaves few levels, the error holds what half of them would miss.
+
+    Args:
+        data: the data.
+        levels: [K ≥ 2] positive levels, decreasing.
+        denoiser: D̃.
+        effort: levels and draws; None for what the size of the data allows.
     """
-    effort = _score_effort(data, levels)
+    effort = effort or _score_effort(data, levels)
     few = levels[np.linspace(0, len(levels) - 2, effort.levels).astype(int)]
     points = draw(data.dataset, effort.draws, _SEED)
     gap = Partial(_squared_gap, Exact().fit(data), denoiser)

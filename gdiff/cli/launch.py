@@ -38,12 +38,14 @@ class Outcome(NamedTuple):
 def run(composer: "Composer", overrides: list[str], *, quiet: bool) -> None:
     """A new run in a folder of its own."""
     from gdiff import artefacts, progress
+    from gdiff.runs.logger import require_installed
     from gdiff.store import outputs
 
     progress.configure(quiet=quiet)
     # Finds most mistakes before a folder is made.
     experiment, folder = composer.plan(overrides)
     artefacts.require_objective(experiment)
+    require_installed(experiment.logger)
     with _together(experiment) as is_first:
         if not is_first:
             return
@@ -94,6 +96,7 @@ def job(sources: "Sources", cfg: "DictConfig", place: "Place") -> Outcome:
     from gdiff import artefacts, config
     from gdiff.parallel import processes
     from gdiff.run import run
+    from gdiff.runs.logger import require_installed
     from gdiff.store.outputs import CONFIG, RunFolder
 
     is_sweep = place.number is not None
@@ -106,6 +109,7 @@ def job(sources: "Sources", cfg: "DictConfig", place: "Place") -> Outcome:
             config.require_consistent(experiment, place.overrides)
             if experiment.runtime.distributed:
                 raise UserError("runtime.distributed=true is for one run: leave it out, or -m")
+            require_installed(experiment.logger)
             remark(experiment, place.overrides, f"run {place.number}: ")
         if is_begun:
             _require_same(place.folder, experiment, sources)
@@ -117,6 +121,7 @@ def job(sources: "Sources", cfg: "DictConfig", place: "Place") -> Outcome:
         with opened as folder:
             has_folder = True
             metrics = run(experiment, folder)
+        _log(place.folder, experiment.logger)
         if experiment.objective is None:
             return Outcome(metrics)
         if experiment.objective not in metrics:
@@ -132,6 +137,19 @@ def job(sources: "Sources", cfg: "DictConfig", place: "Place") -> Outcome:
         return Outcome(error=error)
     except KeyboardInterrupt:
         raise Interrupted(place.folder) from None
+
+
+def _log(path: Path, logger: str) -> None:
+    """Hand a run to a logger; that this fails is a warning, for the run is there."""
+    from gdiff import runs
+    from gdiff.runs import logger as loggers
+
+    if logger == loggers.NONE:
+        return
+    try:
+        loggers.log(runs.read(path), logger)
+    except Exception as error:  # of a server, or of any of the logger's own
+        say([f"logger={logger}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"])
 
 
 def _require_same(path: Path, experiment: "Experiment", sources: "Sources") -> None:
@@ -184,11 +202,13 @@ def resume(composer: "Composer", path: Path, overrides: list[str], *, quiet: boo
     """Continue a run; devices, processes and the batch size may be others."""
     from gdiff import progress
     from gdiff.run import run
+    from gdiff.runs.logger import require_installed
     from gdiff.store import outputs
 
     progress.configure(quiet=quiet)
     outputs.require_run(path)
     experiment = composer.resumed(path, overrides)
+    require_installed(experiment.logger)
     with _together(experiment) as is_first:
         if not is_first:
             return
@@ -198,6 +218,7 @@ def resume(composer: "Composer", path: Path, overrides: list[str], *, quiet: boo
                 metrics = run(experiment, folder)
             except KeyboardInterrupt:
                 raise Interrupted(path) from None
+        _log(path, experiment.logger)
         show_run(path, metrics, quiet=quiet)
 
 

@@ -3,7 +3,8 @@
 import json
 import re
 import shlex
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,12 +18,16 @@ from gdiff.errors import Failures, PartError, UserError
 
 if TYPE_CHECKING:
     from gdiff.config import Composer
+    from gdiff.prepared import Experiment
     from gdiff.prior.base import PriorSpec
+    from gdiff.store.outputs import RunFolder
 
 # Everything heavy is imported in the verb that needs it, so that --help is instant.
 
 # What gdiff plan goes by, and its default.
 _GOAL, _NATS = "objective", "nats"
+# What it leaves, besides its configuration and its log.
+_PLAN = "plan.json"
 # Priors that take no training, and no data at run time.
 _PRIORS = ("standard", "gaussian", "ppca", "gmm", "dpgmm")
 
@@ -155,7 +160,6 @@ def schedule(
     for a network elsewhere, the variances of its data along their principal directions will do.
     """
     from gdiff import config, progress
-    from gdiff.store import outputs
     from gdiff.study import schedule as study
 
     overrides = overrides or []
@@ -170,14 +174,14 @@ def schedule(
         experiment, folder = composer.plan(overrides)
         chosen = composer.choice("schedule", overrides)
         priors = _priors(composer, overrides) if horizon else {}
-    launch.say([experiment.schedule.doubt(experiment.process)])
-    prepared = study.prepare(experiment, spectrum)
-    if export is not None:
-        print(study.export(prepared, export, chosen))
-        return
-    with outputs.vacant(folder, "hydra.run.dir") if not as_json else nullcontext():
+        launch.say([experiment.schedule.doubt(experiment.process)])
+        prepared = study.prepare(experiment, spectrum)
+        if export is not None:
+            print(study.export(prepared, export, chosen))
+            return
         folder = None if as_json else folder
-        result = study.main(prepared, priors, folder, chosen=chosen)
+        with nullcontext() if folder is None else _recorded(composer, experiment, folder):
+            result = study.main(prepared, priors, folder, chosen=chosen)
     study.show(result, as_json=as_json)
     if folder is not None:
         print(shown(folder))
@@ -223,19 +227,38 @@ def plan(
     require_one_of(_GOAL, goal, (_NATS, *schedule_study.DISTANCES))
     progress.configure(quiet=as_json)
     with config.composer(config_dir, plugin or ()) as composer:
-        experiment = composer.experiment(overrides)
-        if goal == _NATS:
-            found = study.main(experiment, _priors(composer, overrides), tolerance)
-        else:
-            found = distance.main(experiment, tolerance, goal)
-        words = composer.with_parts(overrides, found.choices, found.experiment)
+        experiment, folder = composer.plan(overrides)
+        with nullcontext() if as_json else _recorded(composer, experiment, folder) as own:
+            if goal == _NATS:
+                found = study.main(experiment, _priors(composer, overrides), tolerance)
+            else:
+                found = distance.main(experiment, tolerance, goal)
+            words = composer.with_parts(overrides, found.choices, found.experiment)
+            if own is not None:
+                own.write_json(_PLAN, found.result | {"overrides": words})
     if as_json:
         print(json.dumps(found.result | {"overrides": words}))
         return
     show(study.table(found.result))
+    print(shown(folder))
     options = [] if config_dir is None else ["--config-dir", str(config_dir)]
     options += [word for name in plugin or () for word in ("--plugin", name)]
     print(shlex.join(["gdiff", "sample", *options, *words]))
+
+
+@contextmanager
+def _recorded(
+    composer: "Composer", experiment: "Experiment", folder: Path
+) -> Iterator["RunFolder"]:
+    """A new folder for what a study leaves, with its configuration and its log."""
+    from gdiff import config
+    from gdiff.store import outputs
+
+    with outputs.vacant(folder, "hydra.run.dir"):
+        own = outputs.RunFolder(folder)
+        own.write_text(outputs.CONFIG, config.to_yaml(experiment))
+        composer.log_to(folder)
+        yield own
 
 
 def _priors(composer: "Composer", overrides: list[str]) -> "dict[str, PriorSpec]":

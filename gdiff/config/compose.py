@@ -64,6 +64,8 @@ _TEXTS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.n
 FREE = (
     "batch_size",
     "report",
+    "plots",
+    "logger",
     *PLACES,
     "runtime.mesh",
     "runtime.distributed",

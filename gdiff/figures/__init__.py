@@ -8,7 +8,7 @@ import numpy as np
 from gdiff.dataset.base import Dataset
 from gdiff.figures.budget import budget_figure
 from gdiff.figures.curve import score_error
-from gdiff.figures.encode import figure_png, png
+from gdiff.figures.encode import PLOT_KINDS, encoded, png
 from gdiff.figures.grids import grids_figure
 from gdiff.figures.horizon import horizon_figure
 from gdiff.figures.images import captioned, class_grid, image_grid, paired_grid
@@ -25,6 +25,7 @@ from gdiff.figures.training import training_figure
 from gdiff.figures.trajectory import trajectory_gif
 
 __all__ = [
+    "PLOT_KINDS",
     "budget_figure",
     "grids_figure",
     "horizon_figure",
@@ -49,13 +50,15 @@ def picture(
     dataset: Dataset,
     max_images: int = 64,
     labels: np.ndarray | None = None,
+    title: str = "",
+    kind: str = "png",
 ) -> bytes:
-    """The picture that suits the shape of a point, as PNG bytes.
+    """The picture that suits the shape of a point, as bytes.
 
     Images [h, w, c] give a grid; pairs a scatter plot over the data; single numbers two
     histograms; anything else a scatter plot in the data's first two principal components. Samples
     are [n, *event], n ≥ 1; at most `max_images` of them are in a grid, class by class if labels
-    [n] are given.
+    [n] are given. Grids are PNG; plots have a title, and are png, pdf or svg by their `kind`.
     """
     if dataset.is_image and labels is not None:
         names = [dataset.class_name(label) for label in labels[:max_images].tolist()]
@@ -63,7 +66,8 @@ def picture(
     if dataset.is_image:
         return png(image_grid(samples, max_images))
     place, labels = plane_of(dataset)
+    above = f"{title}: " if title else ""
+    title = above + counts(len(samples), len(dataset))
     samples, data = place(samples), place(thin_rows(dataset))
     draw = histogram_figure if dataset.dim == 1 else scatter_figure
-    title = counts(len(samples), len(dataset))
-    return figure_png(draw(samples, data, limits_of(samples, data), title, labels))
+    return encoded(draw(samples, data, limits_of(samples, data), title, labels), kind)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gdiff.figures.axes import INK, QUIET, empty_figure, positive, quieten
-from gdiff.figures.encode import figure_png
+from gdiff.figures.encode import encoded
 from gdiff.figures.points import SAMPLES
 
 if TYPE_CHECKING:
@@ -18,8 +18,13 @@ _MARK = "#1971c2"
 _COLUMNS = (1.03, 1.30)  # of the numbers, in widths of the axes
 
 
-def budget_figure(terms: Sequence[tuple[str, float | None, float | None, str]], dim: int) -> bytes:
-    """The terms of a divergence as marks, with their numbers beside them, as PNG bytes.
+def budget_figure(
+    terms: Sequence[tuple[str, float | None, float | None, str]],
+    dim: int,
+    title: str = "",
+    kind: str = "png",
+) -> bytes:
+    """The terms of a divergence as marks, with their numbers beside them, as bytes.
 
     The axis is logarithmic, for terms of 1e-6 and of 1e3 nats on one page, so there are no bars,
     whose lengths would look like shares of the sum. A term that is zero or negative has no mark;
@@ -29,8 +34,10 @@ def budget_figure(terms: Sequence[tuple[str, float | None, float | None, str]], 
         terms: name, nats (None where the term does not apply), standard error in nats (None
             where there is none) and statement of each, the total last.
         dim: numbers in a data point, for nats per dimension.
+        title: what it is about.
+        kind: png, pdf or svg.
     """
-    width, height, above, below = 9.4, 0.5 * len(terms), 0.45, 0.65
+    width, height, above, below = 9.4, 0.5 * len(terms), 0.75 if title else 0.45, 0.65
     figure = empty_figure(width, above + height + below, layout=None)
     edges = np.array([1.25, below, 5.4, height])
     axes = figure.add_axes(edges / np.tile(figure.get_size_inches(), 2))
@@ -60,8 +67,9 @@ def budget_figure(terms: Sequence[tuple[str, float | None, float | None, str]], 
     axes.set_yticks(range(len(terms)), [name for name, *_ in terms])
     axes.get_yticklabels()[-1].set_weight("bold")
     axes.tick_params(axis="y", length=0)
+    axes.set_title(title, loc="left", fontsize=11, pad=24)
     quieten(axes, "x")
-    return figure_png(figure)
+    return encoded(figure, kind)
 
 
 def _numbers(nats: float | None, error: float | None, dim: int) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gdiff.figures.axes import INK, empty_figure, positive, quieten
-from gdiff.figures.encode import figure_png
+from gdiff.figures.encode import encoded
 from gdiff.figures.points import DATA, SAMPLES
 
 if TYPE_CHECKING:
@@ -28,14 +28,16 @@ _ROWS = (
 )
 
 
-def score_error(curve: Sequence[Mapping[str, float]], points: int) -> bytes:
-    """Relative error of the posterior mean, and size of the posterior, against σ, as PNG bytes.
+def score_error(
+    curve: Sequence[Mapping[str, float]], points: int, title: str = "", kind: str = "png"
+) -> bytes:
+    """Relative error of the posterior mean, and size of the posterior, against σ, as bytes.
 
     All axes are logarithmic: errors of zero are not drawn, and nothing infinite. Where the score
     weighs no rows at all, the axis of rows goes down to zero.
 
     The curve has one row a noise level, and names as in `gdiff.metrics.score_error.CURVE`; of data
-    points there are `points`.
+    points there are `points`; `title` says what it is about, `kind` is png, pdf or svg.
     """
     figure = empty_figure(6.4, 6.8)
     above, below = figure.subplots(2, sharex=True)
@@ -56,8 +58,9 @@ def score_error(curve: Sequence[Mapping[str, float]], points: int) -> bytes:
     below.yaxis.set_major_formatter("{x:,.0f}")
     below.yaxis.set_minor_formatter("")
     below.set(ylabel="data points, median over queries", xlabel="noise level σ")
+    figure.suptitle(title, fontsize=11)
     figure.align_ylabels()
-    return figure_png(figure)
+    return encoded(figure, kind)
 
 
 def _draw(

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _SECONDS = 4.0  # of an animation, before it rests on the last frame
+# Text as text, which other programs can change, and the same bytes for the same figure.
+_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "gdiff", "pdf.fonttype": 42}
+# What a plot can be written as.
+PLOT_KINDS = ("png", "pdf", "svg")
 
 
 def png(image: np.ndarray) -> bytes:
@@ -55,3 +59,16 @@ def rendered(figure: "Figure") -> np.ndarray:
 def figure_png(figure: "Figure") -> bytes:
     """A plot as PNG bytes."""
     return png(rendered(figure))
+
+
+def encoded(figure: "Figure", kind: str) -> bytes:
+    """A plot as one of `PLOT_KINDS`."""
+    if kind == "png":
+        return figure_png(figure)
+    import matplotlib
+
+    content = io.BytesIO()
+    date = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
+    with matplotlib.rc_context(_SETTINGS):
+        figure.savefig(content, format=kind, metadata=date)
+    return content.getvalue()

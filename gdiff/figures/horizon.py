@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gdiff.figures.axes import COLOURS, INK, QUIET, empty_figure, quieten
-from gdiff.figures.encode import figure_png
+from gdiff.figures.encode import encoded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MARKERS = "os^DPXph<>"
-_LINE = {"markersize": 4.5, "linewidth": 1.6, "elinewidth": 1.0, "capsize": 2.5}
-_STAR = {"marker": "*", "markersize": 15, "markeredgecolor": "white", "zorder": 4}
+_DASHES = ("-", (0, (4, 2)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
+_LINE = {"elinewidth": 1.0, "capsize": 2.5}
+_STAR = {"marker": "*", "markeredgecolor": "white", "zorder": 4}
 _HOLLOW = {"marker": "v", "markerfacecolor": "white", "markersize": 7, "clip_on": False}
 _HOLLOW |= {"linestyle": "", "zorder": 3, "label": None}
 
@@ -25,12 +26,15 @@ def horizon_figure(
     kl: Mapping[str, tuple[np.ndarray, np.ndarray]],
     tolerance: float,
     chosen: Mapping[str, float],
+    title: str = "",
+    kind: str = "png",
 ) -> bytes:
-    """KL(p_T‖ν) against T for each prior ν, and its shortest T, as PNG bytes.
+    """KL(p_T‖ν) against T for each prior ν, and its shortest T, as bytes.
 
     The axis of nats is logarithmic and ends at a hundredth of the tolerance (of 0.1 nats if that
     is less). What lies below, zero or a negative estimate too, is drawn on that line as a hollow
-    triangle. Bars show one standard error to either side.
+    triangle. Bars show one standard error to either side. Lines are the thinner the later they
+    come, so that those that lie on one another are all seen.
 
     Args:
         sigma, time: [T] noise levels, and the process's times at them.
@@ -39,6 +43,8 @@ def horizon_figure(
         tolerance: in nats, > 0.
         chosen: of a prior, the shortest time whose divergence is below the tolerance; priors
             that have none are left out.
+        title: what it is about.
+        kind: png, pdf or svg.
     """
     figure = empty_figure(7.4, 4.6)
     axes = figure.subplots()
@@ -49,13 +55,17 @@ def horizon_figure(
     clipped = False
     for i, (name, (nats, error)) in enumerate(kl.items()):
         style = {"color": COLOURS[i % len(COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
+        thin = 0.75**i
+        style |= {"linestyle": _DASHES[i % len(_DASHES)], "linewidth": 1 + 3 * thin}
+        style |= {"markersize": 3 + 5 * thin}
         label = f"{name}, ★ T = {chosen[name]:.3g}" if name in chosen else name
         clipped |= _draw_prior(axes, time, nats, error, floor, style | {"label": label})
         if name in chosen:
             # A star on the line of the tolerance, and a dotted line down to the axis.
             down = {"color": style["color"], "linewidth": 1.2, "linestyle": ":"}
             axes.plot([chosen[name]] * 2, [tolerance, floor], **down)
-            axes.plot(chosen[name], tolerance, color=style["color"], **_STAR)
+            size = {"markersize": 7 + 15 * thin}
+            axes.plot(chosen[name], tolerance, color=style["color"], **size, **_STAR)
     axes.axhline(tolerance, color=INK, linewidth=1.0, linestyle="--")
     beside = {"transform": axes.get_yaxis_transform(), "va": "center", "color": INK}
     axes.text(1.015, tolerance, f"{tolerance:g} nats", **beside)
@@ -65,7 +75,8 @@ def horizon_figure(
     quieten(axes)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     _noise_levels(axes, time, sigma)
-    return figure_png(figure)
+    figure.suptitle(title, fontsize=11)
+    return encoded(figure, kind)
 
 
 def _draw_prior(

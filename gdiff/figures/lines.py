@@ -1,13 +1,11 @@
 """Lines for a paper: a metric of many runs against a setting, with bars of one standard error."""
 
-import io
 from collections.abc import Sequence
 from typing import Protocol
 
 from gdiff.figures.axes import COLOURS, empty_figure, quieten
+from gdiff.figures.encode import encoded
 
-# Text as text, which other programs can change, and the same bytes for the same figure.
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "gdiff", "pdf.fonttype": 42}
 _MARKS = "os^Dv"
 _ROOM = 40  # letters along the axis
 _LEGEND = 6  # lines beyond which it stands beside the axes
@@ -41,8 +39,6 @@ def lines_figure(
         log: whether the axes are logarithmic.
         kind: pdf, svg or png.
     """
-    import matplotlib
-
     is_long = len(lines) > _LEGEND
     figure = empty_figure(5.6 if is_long else 4.2, 3.1, dpi=200)
     axes = figure.subplots()
@@ -66,8 +62,4 @@ def lines_figure(
     if len(lines) > 1 or lines[0].label:
         beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if is_long else {}
         axes.legend(title=legend, frameon=False, fontsize=8, title_fontsize=8, **beside)
-    content = io.BytesIO()
-    date = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
-    with matplotlib.rc_context(_SETTINGS):
-        figure.savefig(content, format=kind, metadata=date)
-    return content.getvalue()
+    return encoded(figure, kind)

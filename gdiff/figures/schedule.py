@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gdiff.figures.axes import COLOURS, INK, empty_figure, positive, quieten
-from gdiff.figures.encode import figure_png
+from gdiff.figures.encode import encoded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _DECADES = 8  # drawn below the largest loss; scores that memorise have losses of 1e-300
+_LEAST_NATS = 1e-4  # that a grid may cost and be drawn: less is nothing
 _TICKS = {"linewidth": 0.4, "markersize": 8, "markeredgewidth": 1.0}
 _HEAVY_TICKS = {"linewidth": 1.2, "markersize": 11, "markeredgewidth": 2.0}
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
@@ -25,8 +26,10 @@ def schedule_figure(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
     bound: tuple[np.ndarray, np.ndarray] | None,
     chosen: str,
+    title: str = "",
+    kind: str = "png",
 ) -> bytes:
-    """The loss against σ, the steps of each grid, and KL_disc against K, as PNG bytes.
+    """The loss against σ, the steps of each grid, and KL_disc against K, as bytes.
 
     All axes are logarithmic: a last level of 0, losses of zero (or 1e-8 of the largest), and
     divergences of zero are not drawn. A band shows one standard error to either side.
@@ -38,6 +41,8 @@ def schedule_figure(
         curves: of each grid, numbers of steps [n] and KL_disc [n] in nats.
         bound: numbers of steps [n] and H²/K [n], H the entropy of the data; None leaves it out.
         chosen: name of the run's grid, which is drawn heavier.
+        title: what it is about.
+        kind: png, pdf or svg.
     """
     figure = empty_figure(7.2, 6.6 + 0.19 * len(grids))
     above, middle, below = figure.subplots(3, height_ratios=(2.2, 0.35 + 0.19 * len(grids), 3.2))
@@ -51,8 +56,9 @@ def schedule_figure(
     middle.sharex(above)
     above.tick_params(labelbottom=False)
     _draw_divergences(below, curves, styles, bound, chosen)
+    figure.suptitle(title, fontsize=11)
     figure.align_ylabels([above, below])
-    return figure_png(figure)
+    return encoded(figure, kind)
 
 
 def _draw_loss(
@@ -101,7 +107,8 @@ def _draw_divergences(
     axes.set(xscale="log", yscale="log", xlabel="steps K", ylabel="KL_disc (nats)")
     for name, (steps, nats) in curves.items():
         heavy = {"linewidth": 3.2, "zorder": 3} if name == chosen else {"linewidth": 1.5}
-        axes.plot(steps, positive(nats, 2 * _DECADES), label=name, **styles[name], **heavy)
+        shown = np.where(np.asarray(nats) >= _LEAST_NATS, nats, np.nan)
+        axes.plot(steps, positive(shown), label=name, **styles[name], **heavy)
     if bound is not None:
         dashed = {"color": INK, "linestyle": (0, (4, 3)), "linewidth": 1.1}
         axes.plot(*bound, label="order by entropy, H²/K", **dashed)

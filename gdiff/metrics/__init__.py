@@ -1,5 +1,6 @@
 """Numbers that compare samples with the data set, one idea a file."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -39,7 +40,11 @@ class MetricsSpec:
         score_queries: at most so many samples of the first batch serve as queries, each at up to
             16 noise levels; fewer for data so large that the exact score of these would take
             minutes; 0 for none.
-        budget: also say where the divergence between data and samples comes from, in nats.
+        budget: whether to say where the divergence between data and samples comes from, in nats:
+            "auto" does so where all terms apply, for the ancestral sampler; True also where only
+            the first one does.
+        share: of the run's evaluations of the score that the error of the score, and each term of
+            the budget, may take at most; what takes but a moment is never cut.
         others: further metrics, under any names.
     """
 
@@ -50,7 +55,8 @@ class MetricsSpec:
     seed: int = 0
     score_error: str = "auto"
     score_queries: int = 32
-    budget: bool = True
+    budget: bool | str = "auto"
+    share: float = 0.25
     others: dict[str, Metric] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -62,6 +68,11 @@ class MetricsSpec:
             value = getattr(self, key)
             require(value >= 0, f"{key}={value} must not be negative")
         require_one_of("score_error", self.score_error, _WHEN)
+        require(
+            self.budget == "auto" or isinstance(self.budget, bool),
+            f"budget={self.budget} is none of auto, true and false",
+        )
+        require(0 < self.share < math.inf, f"share={self.share} must be positive and finite")
         twice = [name for name, count in Counter(self.names).items() if count > 1]
         require(not twice, f"others gives {', '.join(twice)} again: choose another name")
 
@@ -84,9 +95,11 @@ class MetricsSpec:
         return tuple(name for part in self.parts for name in part.names)
 
     @property
-    def has_budget(self) -> bool:
-        """Whether a run gets its budget in nats."""
-        return self.enabled and self.budget
+    def asks_for_budget(self) -> bool | None:
+        """Whether a run gets its budget in nats; None where that is for the sampler to say."""
+        if not self.enabled:
+            return False
+        return None if self.budget == "auto" else bool(self.budget)
 
     def measures_score(self, *, is_exact: bool) -> bool:
         """Whether a score is to be measured, given whether it is the exact one."""

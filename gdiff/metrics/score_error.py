@@ -1,5 +1,6 @@
 """How far a denoiser is from the exact posterior mean, and how the posterior concentrates."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,17 +24,20 @@ CURVE = (
     "rows_99",
 )
 _ROUNDING = 64  # units, see `score_errors`
-_PRODUCTS = 10**12  # of numbers, in one scan: about a minute on four CPU cores
+# Of numbers, in one scan: about a minute on four CPU cores, and a few seconds.
+_PRODUCTS, _MOMENT = 10**12, 2**36
 
 
-def affordable_queries(dataset: Dataset, products: int) -> int:
+def affordable_queries(dataset: Dataset, products: int, share: float = math.inf) -> int:
     """How many queries a scan of all rows answers in about a minute, 1 or more.
 
     Args:
         dataset: whose rows.
         products: of numbers, for each row and query; the dimension, for the exact score.
+        share: as many as the run may have for it; what takes but a moment is never too much.
     """
-    return max(1, _PRODUCTS // (len(dataset) * products))
+    one = len(dataset) * products
+    return max(1, int(min(_PRODUCTS // one, max(share, _MOMENT // one))))
 
 
 class ScoreErrors(NamedTuple):

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -159,6 +159,17 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Write a small file."""
         self.write_bytes(name, text.encode())
+
+    def write_plot(self, name: str, draw: Callable[..., bytes], kinds: Sequence[str]) -> None:
+        """Write a plot in each of some formats.
+
+        Args:
+            name: of the .png.
+            draw: gives the bytes for a `kind`.
+            kinds: png, and others.
+        """
+        for kind in kinds:
+            self.write_bytes(f"{name.removesuffix('.png')}.{kind}", draw(kind=kind))
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file that fits in memory."""

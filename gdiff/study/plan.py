@@ -1,8 +1,14 @@
-"""The cheapest setting whose budget meets a tolerance in nats."""
+"""The cheapest setting whose budget meets a tolerance in nats.
 
+A grid does better on the points that its loss was measured on than on others, and the cheapest of
+many settings is cheapest by luck too. So a setting is chosen by one loss curve and judged by
+another, of other draws, and it is taken for two standard errors more than it seems to cost.
+"""
+
+import logging
+import math
 import time
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -12,8 +18,8 @@ from rich.table import Table
 
 from gdiff import report
 from gdiff.budget.initialization import Nats, Noised
-from gdiff.budget.losses import effort, measure
-from gdiff.budget.noised import draw
+from gdiff.budget.losses import GRID_SEED, PLAN_SEED, effort, measure
+from gdiff.budget.noised import Effort, affordable, draw
 from gdiff.budget.terms import score_error
 from gdiff.denoiser import Denoiser
 from gdiff.errors import UserError, require
@@ -36,8 +42,14 @@ _LEAST_NOISE = 0.02  # of the data's own spread
 _FINE_LEVELS, _MOST_STEPS = 2048, 1024
 _TOLERANCES = (0.1, 0.03, 0.01, 0.003, 0.001)
 _QUERIES = 64
-# Fewest samples at each level of the loss curve: the grid should be worth what it promises.
-_LOSS_SAMPLES = 128
+# Samples at each level of a loss curve, and products of numbers for them: seconds.
+_LOSS_SAMPLES, _MOST_SAMPLES, _PRODUCTS = 128, 4096, 2**36
+# Standard errors that are added to an estimate.
+_ERRORS = 2.0
+# Seconds after which no other tolerance of the score is tried, if one is good enough.
+_PATIENCE = 120.0
+
+log = logging.getLogger(__name__)
 
 
 class Setting(NamedTuple):
@@ -49,6 +61,7 @@ class Setting(NamedTuple):
         evaluations: of the denoiser per sample; the last one takes the step onto 0.
         score_tolerance: of the golden score; None for the score as it is.
         initialization, discretization, score: terms of the budget, in nats.
+        standard_error: of their sum.
     """
 
     prior: str
@@ -58,6 +71,7 @@ class Setting(NamedTuple):
     initialization: float
     discretization: float
     score: float
+    standard_error: float
 
     @property
     def total(self) -> float:
@@ -65,21 +79,35 @@ class Setting(NamedTuple):
         return self.initialization + self.discretization + self.score
 
     def numbers(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return self._asdict() | {"total": self.total}
+        """All of it, for JSON; `at_most` is what the total was taken for."""
+        at_most = self.total + _ERRORS * self.standard_error
+        return self._asdict() | {"total": self.total, "at_most": at_most}
 
 
-def _most(nats: Nats) -> float:
-    """What a divergence is taken to be: its estimate and the standard error."""
-    return max(nats.nats, 0) + nats.standard_error
+def _at_most(*terms: Nats) -> float:
+    """What a sum of estimates is taken for; a divergence is not negative."""
+    error = math.hypot(*(term.standard_error for term in terms))
+    return sum(max(term.nats, 0) for term in terms) + _ERRORS * error
+
+
+_NOTHING = Nats(0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class _Search:
-    """What all settings have in common."""
+    """What all settings have in common.
+
+    Attributes:
+        prepared: the experiment.
+        curve: the loss that grids are made for.
+        judge: the loss on other draws.
+        tolerance: in nats.
+        sigma_max, sigma_min: the ends of the experiment's schedule.
+    """
 
     prepared: Prepared
     curve: LossCurve
+    judge: LossCurve
     tolerance: float
     sigma_max: float
     sigma_min: float
@@ -97,7 +125,7 @@ class _Search:
                 noised = Noised.of(self.prepared.data, sigma)
                 for name, prior in list(still.items()):
                     nats = noised.divergence(prior)
-                    if nats.nats + nats.standard_error < self.tolerance:
+                    if _at_most(nats) < self.tolerance:
                         found.append((name, sigma, nats))
                     else:
                         # It only grows as noise falls.
@@ -109,52 +137,66 @@ class _Search:
         """The best grids from a first level on."""
         return Optimum(self.curve, sigma_max, self.sigma_min, _FINE_LEVELS)
 
-    def fewest(self, sigma_max: float, room: float) -> tuple[int, float] | None:
-        """Fewest steps of the best grid that cost at most `room` nats, and what they cost."""
-        optimum, most = self.optimum(sigma_max), 16
-        while most <= _MOST_STEPS:
-            nats = optimum.sums(most)
-            for steps in np.flatnonzero(nats <= room) + 1:
-                # By chance a curve flatters the grid that is made for it.
-                error = self.curve.discretization_error(optimum.nodes(steps + 1))
-                if nats[steps - 1] + error <= room:
-                    return int(steps), float(nats[steps - 1])
-            most *= 2
-        return None
+    def judged(self, grid: np.ndarray) -> Nats:
+        """What the steps of a grid cost, on draws that it was not made for."""
+        return Nats(self.judge.discretization(grid), self.judge.discretization_error(grid))
 
-    def best(self, starts: Sequence[tuple[str, float, Nats]], spent: float) -> Setting | None:
-        """The setting with the fewest evaluations when the score already costs `spent` nats."""
+    def fewest(
+        self, sigma_max: float, others: Sequence[Nats], most: int
+    ) -> tuple[int, Nats] | None:
+        """Fewest steps, up to `most`, of a grid that meets the tolerance beside other terms.
+
+        Returns:
+            The number of steps and what they cost; None if there is no such grid.
+        """
+        optimum, found = self.optimum(sigma_max), {}
+
+        def meets(steps: int) -> bool:
+            found[steps] = self.judged(optimum.nodes(steps + 1))
+            return _at_most(*others, found[steps]) <= self.tolerance
+
+        # By chance a curve flatters the grid that is made for it: one with fewer steps than these
+        # is not good enough even by its own account.
+        room = self.tolerance - sum(max(term.nats, 0) for term in others)
+        some = min(16, most)
+        while some < most and optimum.sums(some)[-1] > room:
+            some = min(2 * some, most)
+        hopeful = np.flatnonzero(optimum.sums(some) <= room)
+        steps = _first(meets, int(hopeful[0]) + 1, most) if len(hopeful) else None
+        return None if steps is None else (steps, found[steps])
+
+    def best(self, starts: Sequence[tuple[str, float, Nats]], score: Nats) -> Setting | None:
+        """The setting with the fewest evaluations when the score already costs so much."""
         # At one level only the nearest prior matters.
-        nearest, found = {}, []
+        nearest, best, most = {}, None, _MOST_STEPS
         for name, sigma, nats in sorted(starts, key=lambda start: start[2].nats):
             nearest.setdefault(sigma, (name, nats))
-        for sigma, (name, nats) in nearest.items():
-            room = self.tolerance - spent - _most(nats)
-            steps = self.fewest(sigma, room) if room > 0 else None
-            if steps is not None:
-                count, cost = steps
-                found.append(Setting(name, sigma, count + 1, None, nats.nats, cost, spent))
-        # Of equals the longest horizon, whose prior matters least.
-        return min(found, key=lambda s: (s.evaluations, -s.sigma_max), default=None)
+        # Of equals the longest horizon, whose prior matters least: it comes first.
+        for sigma, (name, nats) in sorted(nearest.items(), reverse=True):
+            found = self.fewest(sigma, (nats, score), most) if most else None
+            if found is not None:
+                count, cost = found
+                error = math.hypot(*(term.standard_error for term in (nats, cost, score)))
+                terms = (max(nats.nats, 0), cost.nats, score.nats, error)
+                best, most = Setting(name, sigma, count + 1, None, *terms), count - 1
+        return best
 
     def usual(self) -> Setting | None:
         """The experiment's own schedule and prior with the fewest steps that meet the tolerance."""
-        experiment, sigma = self.prepared.experiment, self.sigma_max
+        experiment, sigma, found = self.prepared.experiment, self.sigma_max, {}
         nats = Noised.of(self.prepared.data, sigma).divergence(experiment.prior)
-        room = self.tolerance - _most(nats)
 
-        def cost(steps: int) -> float:
+        def meets(steps: int) -> bool:
             spec = replace(experiment.schedule, steps=steps, to_zero=False)
-            return self.curve.discretization(spec.grid(experiment.process))
+            found[steps] = self.judged(spec.grid(experiment.process))
+            return _at_most(nats, found[steps]) <= self.tolerance
 
-        high = 1
-        while cost(high) > room:
-            high *= 2
-            if high > 2**16:
-                return None
-        is_enough = {"lo": high // 2 + 1, "key": lambda steps: cost(steps) <= room}
-        steps = bisect_left(range(high + 1), True, **is_enough)
-        return Setting("its own", sigma, steps + 1, None, nats.nats, cost(steps), 0.0)
+        steps = _first(meets, 1, 2**16) if _at_most(nats) < self.tolerance else None
+        if steps is None:
+            return None
+        error = math.hypot(nats.standard_error, found[steps].standard_error)
+        terms = (max(nats.nats, 0), found[steps].nats, 0.0, error)
+        return Setting("its own", sigma, steps + 1, None, *terms)
 
     def las(self, setting: Setting) -> LAS:
         """The schedule of a setting."""
@@ -175,15 +217,21 @@ class _Search:
         """
         experiment, data, found = self.prepared.experiment, self.prepared.data, []
         grid = self.las(exact).adapted(self.curve, experiment.process).grid(experiment.process)
-        levels = grid[:-1]
+        levels, begin = grid[:-1], time.perf_counter()
         for tolerance in _TOLERANCES:
             denoiser = replace(experiment.score, tolerance=tolerance).fit(data, levels)
-            nats, error = score_error(data, levels, denoiser)
-            setting = self.best(starts, nats + error)
+            score = Nats(*score_error(data, levels, denoiser))
+            setting = self.best(starts, score) if _at_most(score) < self.tolerance else None
             if setting is not None:
-                setting = setting._replace(score_tolerance=tolerance, score=nats)
+                setting = setting._replace(score_tolerance=tolerance)
                 seconds = self.seconds(denoiser, levels) * setting.evaluations
                 found.append((setting, seconds))
+                # A smaller one only makes evaluations dearer, once there are no more than needed.
+                if setting.evaluations <= exact.evaluations:
+                    break
+                if time.perf_counter() - begin > _PATIENCE:
+                    log.info("no tolerance below %g was tried, for want of time", tolerance)
+                    break
         require(
             bool(found),
             f"tolerance={self.tolerance:g} cannot be met by score=golden with score.tolerance "
@@ -210,7 +258,7 @@ class _Search:
         """Why no setting is good enough, and what can be had."""
         if not starts:
             noised = Noised.of(self.prepared.data, self.sigma_max)
-            nats = {name: _most(noised.divergence(prior)) for name, prior in priors.items()}
+            nats = {name: _at_most(noised.divergence(prior)) for name, prior in priors.items()}
             name = min(nats, key=nats.get)
             return (
                 f"tolerance={self.tolerance:g} cannot be met from "
@@ -218,12 +266,35 @@ class _Search:
                 f"{nats[name]:.3g} nats away; raise either"
             )
         name, sigma, nats = min(starts, key=lambda start: start[2].nats)
-        least = self.optimum(sigma).sums(_MOST_STEPS)[-1]
+        least = self.judged(self.optimum(sigma).nodes(_MOST_STEPS + 1))
+        total = max(nats.nats, 0) + least.nats
+        error = math.hypot(nats.standard_error, least.standard_error)
         return (
             f"tolerance={self.tolerance:g} cannot be met in {_MOST_STEPS} steps: the least is "
-            f"{least + max(nats.nats, 0):.3g} nats, with prior={name} at sigma = {sigma:g}; raise "
+            f"{total:.3g} ± {error:.2g} nats, with prior={name} at sigma = {sigma:g}; raise "
             "it, or schedule.sigma_min"
         )
+
+
+def _first(meets: Callable[[int], bool], low: int, high: int) -> int | None:
+    """The first number from `low` to `high` that meets a condition, as all after it do."""
+    step, below = 1, low - 1
+    while low < high and not meets(low):
+        below, low, step = low, min(low + step, high), 2 * step
+    if low > high or (low == high and not meets(high)):
+        return None
+    while low - below > 1:
+        middle = (below + low) // 2
+        below, low = (below, middle) if meets(middle) else (middle, low)
+    return low
+
+
+def _loss_samples(prepared: Prepared) -> int:
+    """At each level of a loss curve: more than a run takes, where that is a matter of seconds."""
+    dataset = prepared.dataset
+    levels, usual = effort(dataset, fewest=_LOSS_SAMPLES)
+    affordable_ones = np.clip(_PRODUCTS // (levels * dataset.x.size), usual, _MOST_SAMPLES)
+    return Effort(levels, int(affordable_ones)).within(affordable(dataset)).draws
 
 
 class Found(NamedTuple):
@@ -268,11 +339,13 @@ def main(experiment: Experiment, priors: Mapping[str, PriorSpec], tolerance: flo
     priors = {name: prior for name, prior in priors.items() if not prior.is_trained}
     prepared = Prepared(experiment)
     prepared.require_span()
-    _, samples = effort(prepared.dataset, fewest=_LOSS_SAMPLES)
-    curve = measure(Exact(), prepared.data, prepared.ends, samples=samples)
-    search = _Search(prepared, curve, tolerance, *prepared.ends)
+    samples = _loss_samples(prepared)
+    what = (Exact(), prepared.data, prepared.ends)
+    curve = measure(*what, samples=samples, seed=GRID_SEED)
+    judge = measure(*what, samples=samples, seed=PLAN_SEED, is_lifted=False)
+    search = _Search(prepared, curve, judge, tolerance, *prepared.ends)
     starts = search.starts(priors)
-    setting, seconds = search.best(starts, 0.0), None
+    setting, seconds = search.best(starts, _NOTHING), None
     if setting is None:
         raise UserError(search.unmet(starts, priors))
     usual = search.usual()

@@ -3,7 +3,8 @@
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,12 @@ def main(
         write_csv(folder / LEVELS, list(grids), rows)
         failed = Failures()
         with failed.spare(PICTURE):
-            own.write_bytes(PICTURE, _picture(prepared, curve, grids, entropy, chosen))
+            draw = _picture(prepared, curve, grids, entropy, chosen)
+            own.write_plot(PICTURE, draw, experiment.plot_kinds)
         if priors:
             with failed.spare(HORIZON_PICTURE):
-                own.write_bytes(HORIZON_PICTURE, _horizon_picture(**result["horizon"]))
+                draw = partial(_horizon_picture(**result["horizon"]), title=prepared.title)
+                own.write_plot(HORIZON_PICTURE, draw, experiment.plot_kinds)
         if failed:
             result["failed"] = failed
         own.write_json(RESULT, result)
@@ -224,7 +227,7 @@ def _picture(
     grids: Mapping[str, np.ndarray],
     entropy: float | None,
     chosen: str,
-) -> bytes:
+) -> Callable[..., bytes]:
     """The loss, the grids, and what they cost by the number of their steps."""
     counts = np.unique(np.geomspace(2, _MOST_STEPS, _COUNTS).round().astype(int))
     nats: dict[str, list[float]] = {name: [] for name in grids}
@@ -235,9 +238,9 @@ def _picture(
                 nats[name].append(curve.discretization(grid))
     curves = {name: (counts, np.array(values)) for name, values in nats.items() if values}
     bound = None if entropy is None else (counts, entropy**2 / counts)
-    return figures.schedule_figure(
-        curve.sigma, curve.loss, curve.standard_error, grids, curves, bound, chosen
-    )
+    loss = (curve.sigma, curve.loss, curve.standard_error)
+    look = {"title": prepared.title}
+    return partial(figures.schedule_figure, *loss, grids, curves, bound, chosen, **look)
 
 
 def _horizons(prepared: Prepared, priors: Mapping[str, PriorSpec]) -> dict[str, Any]:
@@ -277,14 +280,14 @@ def _horizons(prepared: Prepared, priors: Mapping[str, PriorSpec]) -> dict[str, 
 
 def _horizon_picture(
     sigma: list, time: list, process: str, tolerance: float, shortest: dict, kl: dict
-) -> bytes:
+) -> Callable[..., bytes]:
     """The picture of what `_horizons` found."""
     curves = {
         name: tuple(np.array(values[key], float) for key in ("nats", "standard_error"))
         for name, values in kl.items()
     }
     ends = np.array(sigma), np.array(time)
-    return figures.horizon_figure(*ends, process, curves, tolerance, shortest)
+    return partial(figures.horizon_figure, *ends, process, curves, tolerance, shortest)
 
 
 def tables(result: Mapping[str, Any]) -> Iterator[Table]:

@@ -180,6 +180,11 @@ def test_the_work_for_a_term_is_bounded_whatever_the_size():
     )
     assert found == (12, 8, True)
     assert usual.within(24 * 128) == usual
+    # A run of few evaluations is measured by few, but for what takes a moment.
+    cifar = Dataset("d", np.broadcast_to(np.uint8(0), (50_000, 3072)))
+    assert noised.affordable(cifar, share=2048) == 2048
+    assert noised.affordable(cifar, share=10) == pytest.approx(447, abs=1)
+    assert noised.affordable(cifar, share=10, products=3072) == pytest.approx(224, abs=1)
     assert usual.within(24 * 40) == (24, 40, True)
     assert usual.within(1) == (12, 8, True)
     assert noised.Effort(1, 17).within(1e9) == (1, 24, False)

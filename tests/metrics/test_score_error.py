@@ -125,6 +125,9 @@ def test_huge_data_get_few_queries_and_usual_ones_all():
     assert levels_of_16(of(50_000, 32, 32, 3)) > 256
     assert 1 <= levels_of_16(of(1_281_167, 64, 64, 3)) <= 8
     assert affordable_queries(of(100_000_000, 1024, 1024, 3), 3 * 2**20) == 1
+    # Not many times what the run itself asks, unless that is quick.
+    assert affordable_queries(of(5000, 28, 28, 1), 784 * 196, share=128) == 128
+    assert affordable_queries(of(5000, 28, 28, 1), 784, share=1) == 17530
 
 
 def test_a_subset_is_compared_with_its_own_score_on_all_rows(cloud, queries, truth):

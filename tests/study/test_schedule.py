@@ -50,6 +50,7 @@ def test_tables_and_pictures_are_left_in_a_folder(without_optimal):
     assert "shortest time within 0.1 nats" in " ".join(result.out.split())
     names = {path.name for path in Path("out").iterdir()}
     assert names >= {"schedule.json", "schedule.csv", "schedule.png", "horizon.png"}
+    assert names >= {"config.yaml", "gdiff.log"}
     found = json.loads(Path("out/schedule.json").read_text())
     kl = {name: each["nats"] for name, each in found["horizon"]["kl"].items()}
     assert set(kl) == {"standard", "gaussian", "ppca", "gmm", "dpgmm"}
@@ -58,7 +59,7 @@ def test_tables_and_pictures_are_left_in_a_folder(without_optimal):
 
 
 def test_a_picture_that_fails_does_not_cost_the_comparison(without_optimal, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise ValueError("no ink")
 
     monkeypatch.setattr("gdiff.figures.schedule_figure", fail)
