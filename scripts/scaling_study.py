@@ -278,8 +278,8 @@ def images_error(experiment):
     """The evaluations and the distances of a run."""
     prepared = Prepared(experiment)
     dataset, evaluations = prepared.dataset, prepared.steps.evaluations
-    found = sliced_w2_with_null(prepared.samples(), dataset, PROJECTIONS, 0, len(dataset))
-    return {"evaluations": evaluations} | dict(zip(IMAGES[-2:], found, strict=True))
+    own, null = sliced_w2_with_null(prepared.samples(), dataset, PROJECTIONS, 0, len(dataset))
+    return {"evaluations": evaluations} | dict(zip(IMAGES[-2:], (own, null.item()), strict=True))
 
 
 def sweeps_row(words, method, sweep):

@@ -32,7 +32,7 @@ from gdiff.budget.losses import JUDGE_SEED, measure
 from gdiff.errors import UserError, require
 from gdiff.metrics.features import fit_pca
 from gdiff.metrics.frechet import frechet_distance
-from gdiff.metrics.kid import kernel_distance
+from gdiff.metrics.kid import KernelReference
 from gdiff.prepared import Prepared
 from gdiff.schedule.levels import Levels
 from gdiff.study.schedule import run_grids
@@ -72,6 +72,7 @@ class Distances:
         index = np.sort(rng.choice(len(dataset), count, replace=False))
         self.pca = fit_pca(dataset, index, spec.features)
         self.theirs = self.pca.of_data(dataset, index)
+        self.kernel = KernelReference(self.theirs / self.pca.scale)
 
     def of(self, samples):
         """By name."""
@@ -79,7 +80,7 @@ class Distances:
         return {
             "sliced_w2": self.sliced.compute(samples, self.dataset)["sliced_w2"],
             "frechet_pca": frechet_distance(ours, self.theirs),
-            "kid_pca": kernel_distance(ours / self.pca.scale, self.theirs / self.pca.scale),
+            "kid_pca": self.kernel.distance(ours / self.pca.scale).value,
         }
 
 

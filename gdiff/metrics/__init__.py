@@ -11,7 +11,7 @@ import numpy as np
 from gdiff.dataset.base import Dataset
 from gdiff.errors import require, require_one_of
 from gdiff.metrics.base import Metric
-from gdiff.metrics.features import FeatureDistances
+from gdiff.metrics.features import PcaDistances, PcaSupport
 from gdiff.metrics.neighbours import NearestNeighbours
 from gdiff.metrics.sliced import SlicedW2
 
@@ -30,10 +30,11 @@ class MetricsSpec:
     Attributes:
         enabled: whether to compute any.
         projections: random directions of the sliced Wasserstein distance.
-        features: principal components of the data in frechet_pca and kid_pca; fewer where the
-            data have fewer coordinates or points.
-        data_points: data points used for these components and as the reference in sliced_w2,
-            frechet_pca and kid_pca, drawn at random where the data set has more.
+        features: principal components of the data in frechet_pca, kid_pca, precision, recall,
+            density and coverage; fewer where the data have fewer coordinates or points.
+        neighbours: k of precision, recall, density and coverage.
+        data_points: data points used for these components and as the reference in sliced_w2 and
+            in features, drawn at random where the data set has more.
         seed: of the directions and of the data points drawn.
         score_error: whether to measure the score against the exact one on the run's own
             trajectories: "auto" does so unless the score is the exact one, "always" and "never".
@@ -51,6 +52,7 @@ class MetricsSpec:
     enabled: bool = True
     projections: int = 512
     features: int = 64
+    neighbours: int = 5
     data_points: int = 10_000
     seed: int = 0
     score_error: str = "auto"
@@ -60,7 +62,7 @@ class MetricsSpec:
     others: dict[str, Metric] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for key in ("projections", "features"):
+        for key in ("projections", "features", "neighbours"):
             value = getattr(self, key)
             require(value >= 1, f"{key}={value} must be at least 1")
         require(self.data_points >= 2, f"data_points={self.data_points} must be at least 2")
@@ -85,7 +87,8 @@ class MetricsSpec:
         return (
             NearestNeighbours(),
             SlicedW2(projections=self.projections, **drawn),
-            FeatureDistances(features=self.features, **drawn),
+            PcaDistances(features=self.features, **drawn),
+            PcaSupport(features=self.features, neighbours=self.neighbours, **drawn),
             *self.others.values(),
         )
 

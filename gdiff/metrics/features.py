@@ -1,7 +1,9 @@
-"""Principal components of the data: a small feature space without a trained network."""
+"""Distances in features: principal components of the data are a space without a network."""
 
+import abc
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -10,42 +12,162 @@ from gdiff.dataset.statistics import leading
 from gdiff.metrics.base import Metric
 from gdiff.metrics.chunks import flat_chunks, rows_per_chunk, spans
 from gdiff.metrics.frechet import frechet_distance
-from gdiff.metrics.kid import kernel_distance
+from gdiff.metrics.kid import KernelReference
+from gdiff.metrics.null import null_draws, random_points, spread_of, with_null
+from gdiff.metrics.support import Support, support
 
 _PASSES = 5
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeatureDistances(Metric):
-    """Distances between samples and data in principal components of the data.
+class FeatureSpace(Protocol):
+    """Features of samples and of data.
 
     Attributes:
-        features: components, as in `fit_pca`.
-        data_points: at most so many, drawn at random, for the components and as the reference.
+        scale: root mean square of a feature over the data.
+    """
+
+    scale: float
+
+    def of_samples(self, samples: np.ndarray) -> np.ndarray:
+        """Features of samples [n, *event] in model coordinates: [n, r] float64."""
+
+    def of_data(self, dataset: Dataset, index: np.ndarray) -> np.ndarray:
+        """Features of data points `index`: [len(index), r] float64."""
+
+
+class Reference(NamedTuple):
+    """A space, and features in it of the data points that samples are compared with.
+
+    Attributes:
+        space: the space.
+        index: [m] which data points.
+        features: [m, r] theirs.
+    """
+
+    space: FeatureSpace
+    index: np.ndarray
+    features: np.ndarray
+
+
+# What is kept while a data set is in use, by the options of the metrics.
+_KNOWN: WeakKeyDictionary[Dataset, dict[tuple, Reference]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InFeatures(Metric):
+    """A metric of features.
+
+    Attributes:
+        data_points: at most so many, drawn at random, for the features and as the reference.
         seed: of the draw.
     """
 
-    features: int
     data_points: int
     seed: int
 
-    names: ClassVar[tuple[str, ...]] = ("frechet_pca", "kid_pca")
-    fewest_samples: ClassVar[int] = 2
     fewest_points: ClassVar[int] = 2
+
+    @abc.abstractmethod
+    def options(self) -> tuple:
+        """What the space depends on besides the data points."""
+
+    @abc.abstractmethod
+    def fit(self, dataset: Dataset, index: np.ndarray) -> FeatureSpace:
+        """The space, by data points `index` [m]."""
+
+    def reference(self, dataset: Dataset) -> Reference:
+        """The space and the features of data points, made once for each data set."""
+        known = _KNOWN.setdefault(dataset, {})
+        key = (*self.options(), self.data_points, self.seed)
+        if key not in known:
+            index = np.arange(len(dataset))
+            if len(dataset) > self.data_points:
+                rng = np.random.default_rng(self.seed)
+                index = np.sort(rng.choice(len(dataset), self.data_points, replace=False))
+            space = self.fit(dataset, index)
+            known[key] = Reference(space, index, space.of_data(dataset, index))
+        return known[key]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureDistances(InFeatures):
+    """Distances between samples and data in a space, and those of as many data points."""
+
+    space: ClassVar[str]
+    fewest_samples: ClassVar[int] = 2
 
     def compute(self, samples: np.ndarray, dataset: Dataset) -> dict[str, float]:
         """Squared Fréchet distance, and kernel distance on features of mean square 1."""
-        index = np.arange(len(dataset))
-        if len(dataset) > self.data_points:
-            rng = np.random.default_rng(self.seed)
-            index = np.sort(rng.choice(len(dataset), self.data_points, replace=False))
-        pca = fit_pca(dataset, index, self.features)
-        ours, theirs = pca.of_samples(samples), pca.of_data(dataset, index)
-        values = (
-            frechet_distance(ours, theirs),
-            kernel_distance(ours / pca.scale, theirs / pca.scale),
-        )
+        space, index, theirs = self.reference(dataset)
+        ours, kernel = space.of_samples(samples), KernelReference(theirs / space.scale)
+        kid, n = kernel.distance(ours / space.scale), len(samples)
+        null = []
+        for draw in range(null_draws(n)):
+            drawn = random_points(dataset, n, self.seed, draw)
+            if len(index) == len(dataset):
+                features = theirs[drawn]
+            else:
+                features = space.of_data(dataset, drawn)
+            of_kernel = kernel.distance(features / space.scale)
+            null.append((frechet_distance(features, theirs), of_kernel.value))
+        frechet_null, kid_null = map(spread_of, np.transpose(null))
+        values = (frechet_distance(ours, theirs), *frechet_null, kid.value, *kid_null, kid.error)
         return dict(zip(self.names, values, strict=True))
+
+
+def names_in(space: str) -> tuple[str, ...]:
+    """Names of the distances in a space."""
+    kid = f"kid_{space}"
+    return (*with_null(f"frechet_{space}"), *with_null(kid), f"{kid}_se")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InPca(InFeatures):
+    """A metric of principal components.
+
+    Attributes:
+        features: components, as in `fit_pca`.
+    """
+
+    features: int
+
+    def options(self) -> tuple:
+        """The number of components."""
+        return ("pca", self.features)
+
+    def fit(self, dataset: Dataset, index: np.ndarray) -> "PcaFeatures":
+        """Principal components of these points."""
+        return fit_pca(dataset, index, self.features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcaDistances(InPca, FeatureDistances):
+    """Distances in principal components of the data."""
+
+    names: ClassVar[tuple[str, ...]] = names_in("pca")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcaSupport(InPca):
+    """Precision, recall, density and coverage in principal components of the data.
+
+    Attributes:
+        neighbours: k, of the balls.
+    """
+
+    neighbours: int
+
+    names: ClassVar[tuple[str, ...]] = Support._fields
+
+    def compute(self, samples: np.ndarray, dataset: Dataset) -> dict[str, float]:
+        """Of as many samples as data points: all of the smaller set, some of the other one."""
+        k, (space, _, theirs) = self.neighbours, self.reference(dataset)
+        ours = space.of_samples(samples)
+        n, rng = min(len(ours), len(theirs)), np.random.default_rng(self.seed)
+        if n <= k:
+            return {}
+        ours, theirs = (x[np.sort(rng.choice(len(x), n, replace=False))] for x in (ours, theirs))
+        return support(ours, theirs, k)._asdict()
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ import numpy as np
 from gdiff.dataset.base import Dataset
 from gdiff.metrics.base import Metric
 from gdiff.metrics.chunks import flat_chunks, near_mean, rows_per_chunk, spans
+from gdiff.metrics.null import null_draws, random_points, spread_of, with_null
 
 _PROJECTED_BYTES = 256 * 2**20
 _BYTES_PER_POINT = 32  # of a sample or data point on one direction, with all intermediate arrays
@@ -36,14 +37,14 @@ class SlicedW2(Metric):
     data_points: int
     seed: int
 
-    names: ClassVar[tuple[str, ...]] = ("sliced_w2", "sliced_w2_null")
+    names: ClassVar[tuple[str, ...]] = with_null("sliced_w2")
     fewest_points: ClassVar[int] = 2
 
     def compute(self, samples: np.ndarray, dataset: Dataset) -> dict[str, float]:
-        """Both distances; see `sliced_w2_with_null`."""
+        """The distance, and mean and spread of the null; see `sliced_w2_with_null`."""
         options = (self.projections, self.seed, self.data_points)
-        found = sliced_w2_with_null(samples, dataset, *options)
-        return dict(zip(self.names, found, strict=True))
+        found, null = sliced_w2_with_null(samples, dataset, *options, null_draws(len(samples)))
+        return dict(zip(self.names, (found, *spread_of(null)), strict=True))
 
 
 class Pairing(NamedTuple):
@@ -61,14 +62,19 @@ class Pairing(NamedTuple):
 
 
 def sliced_w2_with_null(
-    samples: np.ndarray, dataset: Dataset, projections: int, seed: int, data_points: int
-) -> tuple[float, float]:
+    samples: np.ndarray,
+    dataset: Dataset,
+    projections: int,
+    seed: int,
+    data_points: int,
+    draws: int = 1,
+) -> tuple[float, np.ndarray]:
     """Distance of the samples from the data, and of as many random data points from the data.
 
-    Returned are SW2(samples, A) and SW2(B, A), over the same directions. A is the data, or
-    `data_points` of them drawn without replacement where there are more. B are n = len(samples)
+    Returned are SW2(samples, A) and [draws] of SW2(B, A), over the same directions. A is the data,
+    or `data_points` of them drawn without replacement where there are more. B are n = len(samples)
     data points drawn with replacement: the output of a perfect sampler of the data set. Samples
-    as good as that give about the second number; copies of few data points give more.
+    as good as that give about these numbers; copies of few data points give more.
 
     Args:
         samples: [n, *event] finite, model coordinates, n ≥ 1.
@@ -76,27 +82,31 @@ def sliced_w2_with_null(
         projections: number of random directions.
         seed: of the directions and of A and B.
         data_points: at most so many points in A.
+        draws: of B.
     """
     # All are moved alike, which changes no distance, by a vector of the type of the rows.
     centre = near_mean(dataset).astype(np.result_type(dataset.x, np.float32))
     vectors = (samples.reshape(len(samples), -1) - centre).astype(np.float32)
     n, m = len(samples), min(data_points, len(dataset))
     rng = np.random.default_rng(seed)
-    drawn = np.sort(rng.integers(len(dataset), size=n))
+    drawn = [np.sort(rng.integers(len(dataset), size=n))]
+    drawn += [random_points(dataset, n, seed, draw) for draw in range(1, draws)]
     reference = np.arange(m)
     if m < len(dataset):
         reference = np.sort(rng.choice(len(dataset), m, replace=False))
     pairing = _pairing(n, m)
 
     group = min(_PROJECTED_BYTES // (_BYTES_PER_POINT * (n + m)), rows_per_chunk(dataset.dim))
-    squares, null_squares = [], []
+    squares, null_squares = [], [[] for _ in drawn]
     for span in spans(projections, max(1, group)):
         directions = _directions(rng, span.stop - span.start, dataset.dim)
         target = _projected_data(dataset, reference, centre, directions)
         squares.append(_squared_w2(_projected(vectors, directions), target, pairing))
-        null = _projected_data(dataset, drawn, centre, directions)
-        null_squares.append(_squared_w2(null, target, pairing))
-    return tuple(float(np.sqrt(np.concatenate(s).mean())) for s in (squares, null_squares))
+        for index, found in zip(drawn, null_squares, strict=True):
+            null = _projected_data(dataset, index, centre, directions)
+            found.append(_squared_w2(null, target, pairing))
+    distance, *null = (float(np.sqrt(np.concatenate(s).mean())) for s in (squares, *null_squares))
+    return distance, np.array(null)
 
 
 def _directions(rng: np.random.Generator, count: int, dim: int) -> np.ndarray:

@@ -16,8 +16,8 @@ from gdiff import __version__, memory
 from gdiff.figures.encode import png
 from gdiff.figures.images import to_rgb
 from gdiff.report.charts import COLOURS, Curve, bar_chart, dash_of, line_chart
-from gdiff.report.screen import cell, duration
-from gdiff.report.words import meaning
+from gdiff.report.screen import duration, with_spread
+from gdiff.report.words import meaning, without_spreads
 from gdiff.runs import Group, PastRun, common, differing, seeds_apart, series
 from gdiff.runs.differ import as_text, number_of
 from gdiff.runs.groups import SEED
@@ -99,7 +99,7 @@ class _Page:
         self.differences = differing(self.runs)
         self.common = common(self.runs)
         names = dict.fromkeys(name for run in self.runs for name in run.metrics)
-        self.metrics = sorted(names, key=_rank)
+        self.metrics = without_spreads(sorted(names, key=_rank))
         self.varying = [name for name in self.metrics if self._varies(name)] or self.metrics
         self.fixed = {n: self._text_of(n) for n in self.metrics if n not in self.varying}
 
@@ -107,7 +107,7 @@ class _Page:
         return len({run.metrics.get(name) for run in self.runs}) > 1
 
     def _text_of(self, name: str) -> str:
-        return cell(float(self.runs[0].metrics[name]))
+        return with_spread(name, self.runs[0].metrics)
 
     def _line(self, run: PastRun) -> str:
         """What tells a run from those of other colours."""
@@ -165,9 +165,13 @@ class _Page:
         """Text of a run's cells and what they sort by: settings, and then metrics."""
         place = self.runs.index(run)
         settings = [d.values[place] for d in self.differences]
-        numbers = [run.metrics.get(name) for name in self.varying]
         found = [("" if v is None else v, "" if v is None else v) for v in settings]
-        return [*found, *(("", "") if n is None else (cell(float(n)), repr(n)) for n in numbers)]
+        own = run.metrics
+        numbers = (
+            (with_spread(name, own), repr(own[name])) if name in own else ("", "")
+            for name in self.varying
+        )
+        return [*found, *numbers]
 
     @property
     def averaged(self) -> list[tuple[Group, list[tuple[str, str]]]]:

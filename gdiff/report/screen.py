@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gdiff import memory
+from gdiff.report.words import NULL, spread_of, without_spreads
 from gdiff.runs import PastRun, differing
 from gdiff.runs.sweep import columns
 
@@ -41,7 +42,7 @@ def table(
 def sweep_table(rows: Sequence[Mapping]) -> Table:
     """The runs of a sweep for the screen, without errors, and without what tells no runs apart."""
     shown: dict[str, list[str]] = {}
-    for name in columns(rows):
+    for name in without_spreads(columns(rows)):
         cells = [cell(row.get(name), digits=3) for row in rows]
         given = [text for text in cells if text]
         says_something = len(given) == 1 or len(set(given)) > 1
@@ -102,8 +103,26 @@ def _broken(name: str, width: int) -> str:
 
 
 def metrics_table(metrics: Mapping[str, float]) -> Table:
-    """The metrics of one run for the screen."""
-    return table(("metric", "value"), metrics.items())
+    """The metrics of one run for the screen; those of data drawn again beside them, if any."""
+    names = without_spreads(list(metrics))
+    nulls = {name: name + NULL for name in names if name + NULL in metrics}
+    rows = [
+        (name, with_spread(name, metrics), with_spread(nulls.get(name), metrics))
+        for name in names
+        if name not in nulls.values()
+    ]
+    if not nulls:
+        return table(("metric", "value"), [row[:2] for row in rows])
+    return table(("metric", "value", "null"), rows, caption="null: as many data points, drawn")
+
+
+def with_spread(name: str | None, metrics: Mapping[str, float]) -> str:
+    """A metric as text with its ± where it has one; nothing for None."""
+    if name is None:
+        return ""
+    spread = spread_of(name, metrics)
+    text = cell(metrics[name])
+    return text if spread is None else f"{text} ± {cell(metrics[spread], digits=2)}"
 
 
 def rows_table(rows: Sequence[Any]) -> Table:

@@ -4,7 +4,9 @@ import pytest
 from gdiff.dataset.array import from_array
 from gdiff.dataset.base import Dataset
 from gdiff.errors import UserError
-from gdiff.metrics import DISTANCES, MetricsSpec, compute
+from gdiff.metrics import DISTANCES, MetricsSpec, compute, features
+from gdiff.metrics.features import names_in
+from gdiff.metrics.support import Support
 
 ALL = set(DISTANCES)
 
@@ -36,9 +38,9 @@ def test_no_metric_depends_on_unit_and_offset(unit, offset):
     moved = from_array("moved", (x + offset) * unit, scale="none")
     kind = moved.rows(slice(1)).dtype
     found = compute(MetricsSpec(), ((samples + offset) * unit).astype(kind), moved)
-    lengths = dict.fromkeys(("nn_distance", "sliced_w2", "sliced_w2_null"), unit)
+    powers = {"nn_distance": 1, "sliced_w2": 1, "frechet_pca": 2}
     for name, value in plain.items():
-        in_units = value * (lengths | {"frechet_pca": unit**2}).get(name, 1)
+        in_units = value * unit ** powers.get(name.partition("_null")[0], 0)
         # Rounded data may make one or two samples more, or fewer, copies.
         allowed = {"abs": 0.01} if name == "copy_fraction" else {"rel": 5e-3}
         assert found[name] == pytest.approx(in_units, **allowed), name
@@ -75,15 +77,39 @@ def test_noise_is_farther_from_the_data_than_data_are():
     assert near["sliced_w2"] == pytest.approx(near["sliced_w2_null"], rel=0.5)
 
 
+def test_data_drawn_again_score_as_the_null_does_within_its_spread():
+    x, spec = toy(1500, (10,)), MetricsSpec()
+    dataset = Dataset("toy", x)
+    for seed in (11, 12, 13):
+        drawn = np.random.default_rng(seed).integers(1500, size=64)
+        found = compute(spec, x[drawn], dataset)
+        for name in ("sliced_w2", "frechet_pca", "kid_pca"):
+            away = found[name] - found[f"{name}_null"]
+            assert abs(away) < 4 * found[f"{name}_null_sd"], name
+        assert found["frechet_pca_null"] > 0.3  # 64 samples are few for 10 features
+
+
+def test_a_reference_is_made_once_for_a_data_set(monkeypatch):
+    made, fit = [], features.fit_pca
+    monkeypatch.setattr(features, "fit_pca", lambda *args: made.append(1) or fit(*args))
+    dataset = digits_like()
+    for seed in range(2):
+        compute(MetricsSpec(), toy(20, (8, 8, 1), seed), dataset)
+    assert len(made) == 1
+    compute(MetricsSpec(seed=1), toy(20, (8, 8, 1)), dataset)
+    assert len(made) == 2
+
+
 def test_one_sample_leaves_out_what_needs_two():
     metrics = compute(MetricsSpec(), toy(1, seed=1), Dataset("toy", toy(50)))
-    assert set(metrics) == ALL - {"frechet_pca", "kid_pca"}
+    two = {*names_in("pca"), *Support._fields}
+    assert set(metrics) == ALL - two
 
 
 def test_two_points_on_a_line_give_every_metric():
     dataset = Dataset("two_points", np.array([[-1.0], [1.0]], np.float32))
     samples = np.array([[1.0], [-1.0], [1.0]], np.float32)
-    metrics = compute(MetricsSpec(), samples, dataset)
+    metrics = compute(MetricsSpec(neighbours=1), samples, dataset)
     assert set(metrics) == ALL
     assert metrics["copy_fraction"] == 1
 
@@ -130,7 +156,7 @@ def test_samples_of_another_shape_are_refused():
 @pytest.mark.parametrize(
     "options",
     [
-        *({"projections": 0}, {"features": 0}, {"data_points": 1}, {"seed": -1}),
+        *({"projections": 0}, {"features": 0}, {"neighbours": 0}, {"data_points": 1}, {"seed": -1}),
         *({"score_queries": -1}, {"score_error": "sometimes"}),
     ],
 )

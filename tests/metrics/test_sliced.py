@@ -72,12 +72,14 @@ def test_random_data_points_score_as_the_null_does(data_points):
     data = normal(400, 8)
     found, null = np.transpose(
         [
-            sliced_w2_with_null(
-                data[np.random.default_rng(seed + 100).integers(400, size=64)],
-                Dataset("d", data),
-                64,
-                seed,
-                data_points,
+            np.hstack(
+                sliced_w2_with_null(
+                    data[np.random.default_rng(seed + 100).integers(400, size=64)],
+                    Dataset("d", data),
+                    64,
+                    seed,
+                    data_points,
+                )
             )
             for seed in range(20)
         ]
@@ -97,9 +99,8 @@ def test_chunks_of_points_and_directions_change_nothing(monkeypatch):
     expected = sliced_w2_with_null(samples, Dataset("d", data), 33, 0, ALL)
     monkeypatch.setattr(sliced, "_PROJECTED_BYTES", 32 * 450 * 5)
     monkeypatch.setattr("gdiff.metrics.chunks._MAX_ROWS", 11)
-    np.testing.assert_allclose(
-        sliced_w2_with_null(samples, Dataset("d", data), 33, 0, ALL), expected
-    )
+    found = sliced_w2_with_null(samples, Dataset("d", data), 33, 0, ALL)
+    np.testing.assert_allclose(np.hstack(found), np.hstack(expected))
 
 
 def test_the_order_of_samples_does_not_matter():
@@ -121,3 +122,15 @@ def test_a_balanced_sample_of_two_points_is_perfect():
     dataset = Dataset("two", np.array([[-1.0], [1.0]]))
     samples = np.array([[1.0], [-1.0], [-1.0], [1.0]], np.float32)
     assert sliced_w2_with_null(samples, dataset, 8, 0, ALL)[0] == pytest.approx(0, abs=1e-7)
+
+
+def test_nulls_are_independent_draws_and_change_nothing_else():
+    dataset, samples = Dataset("d", normal(400, 4)), normal(50, 4, seed=1)
+    one, many = (sliced_w2_with_null(samples, dataset, 64, 0, ALL, n) for n in (1, 200))
+    assert (one[0], one[1][0]) == (many[0], many[1][0])
+    assert len(set(many[1])) == 200
+    # Their spread is that of samples drawn like them.
+    seeds = [np.random.default_rng(s).integers(400, size=50) for s in range(200)]
+    drawn = [sliced_w2_with_null(dataset.x[s], dataset, 64, 0, ALL)[0] for s in seeds]
+    assert np.mean(many[1]) == pytest.approx(np.mean(drawn), rel=0.1)
+    assert np.std(many[1]) == pytest.approx(np.std(drawn), rel=0.3)
