@@ -5,29 +5,33 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, UInt
 
-# Rows that are counted together.
-_GROUP = 64
+# Rows that are counted together: the bits of a word.
+_GROUP = 32
 
 
 class Marked(NamedTuple):
     """Marked rows of each query, in their order.
 
     Attributes:
-        bits: [b, groups, rows of a group] which rows are marked.
+        words: [b, groups] which rows of a group are marked, bit by bit from the lowest on.
         ends: [b, groups] how many are, up to the end of each group.
     """
 
-    bits: Bool[Array, "b groups size"]
+    words: UInt[Array, "b groups"]
     ends: Int[Array, "b groups"]
 
     @classmethod
     def of(cls, mask: Bool[Array, "n b"]) -> "Marked":
         """Those of a mask in which rows come first."""
         n, b = mask.shape
-        mask = jnp.pad(mask, [(0, -n % _GROUP), (0, 0)]).T.reshape(b, -1, _GROUP)
-        return cls(mask, jnp.cumsum(jnp.sum(mask, axis=2, dtype=jnp.int32), axis=1))
+        mask = jnp.pad(mask, [(0, -n % _GROUP), (0, 0)]).reshape(-1, _GROUP, b)
+        place = jnp.arange(_GROUP, dtype=jnp.uint32)[:, None]
+        # Turned round when there are few numbers left.
+        words = jnp.sum(mask.astype(jnp.uint32) << place, axis=1, dtype=jnp.uint32).T
+        counts = jax.lax.population_count(words).astype(jnp.int32)
+        return cls(words, jnp.cumsum(counts, axis=1))
 
     @property
     def count(self) -> Int[Array, " b"]:
@@ -48,7 +52,8 @@ class Marked(NamedTuple):
         group = jax.vmap(find, (0, None))(self.ends, places)
         group = jnp.where(exists, group, 0)
         before = jnp.where(group > 0, jnp.take_along_axis(self.ends, group - 1, axis=1), 0)
-        bits = jnp.take_along_axis(self.bits, group[:, :, None], axis=1)
+        words = jnp.take_along_axis(self.words, group, axis=1)[:, :, None]
+        bits = words >> jnp.arange(_GROUP, dtype=jnp.uint32) & 1
         # Counts of so few are exact in any floating type.
         upto = jnp.triu(jnp.ones((_GROUP, _GROUP), jnp.float32))
         counts = jnp.matmul(bits.astype(jnp.float32), upto)

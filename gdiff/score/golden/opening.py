@@ -51,27 +51,38 @@ def log_variation(
     return jnp.log(v / (1 + v)) + jnp.where(4 * v <= square, v, truncated)
 
 
-def opened(log_risk: Float[Array, "n b"], number: int | Array, most: int) -> Bool[Array, "n b"]:
-    """The rows with the largest risks, so many that those of all others add up to 1 at most.
+def opened(
+    log_risk: Float[Array, "n b"],
+    log_allowed: Float[Array, " b"],
+    number: int | Array,
+    most: int,
+) -> Bool[Array, "n b"]:
+    """The rows with the largest risks, so many that those of all others add up to what is allowed.
 
     None is opened, where more than `most` of all `number` rows would have to be.
     """
-    # Infinite ones are to be opened anyway.
+    # Infinite ones are to be opened anyway. Computed once: what each halving reads is little.
     risk = jax.lax.optimization_barrier(jnp.exp(log_risk))
+    allowed = jnp.exp(log_allowed)
 
     def is_enough(threshold: Array) -> Array:
-        left = jnp.sum(jnp.where(log_risk < threshold, risk, 0), axis=0)
-        return jax.lax.psum(left, DATA) <= 1
+        left = jnp.sum(jnp.where(risk < threshold, risk, 0), axis=0)
+        return jax.lax.psum(left, DATA) <= allowed
 
     # At the lower end all rows together are allowed, beyond the upper one not a single one is.
-    high = jnp.zeros(log_risk.shape[1], log_risk.dtype)
+    high = log_allowed
     low = high - jnp.log(jnp.asarray(number, high.dtype))
-    needs = ~is_enough(high + jnp.inf)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        enough = is_enough(middle)
-        low, high = jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-    is_open = (log_risk >= low) & needs
+    needs = ~(jax.lax.psum(jnp.sum(risk, axis=0), DATA) <= allowed)
+
+    def halved(low: Array, high: Array) -> Array:
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            enough = is_enough(jnp.exp(middle))
+            low, high = jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+        return low
+
+    low = jax.lax.cond(jnp.any(needs), halved, lambda low, _: low, low, high)
+    is_open = (risk >= jnp.exp(low)) & needs
     count = jax.lax.psum(jnp.sum(is_open, axis=0), DATA)
     return is_open & (count <= most)
 

@@ -38,7 +38,16 @@ from gdiff.score.exact import ExactScan, is_delicate, scan_rows
 from gdiff.score.golden import bounds
 from gdiff.score.golden.heads import heads
 from gdiff.score.golden.opening import Sums, head_of, log_variation, opened, summed
-from gdiff.score.golden.sums import ROUNDING, TINY, Head, Index, Query, Tail, row_weights
+from gdiff.score.golden.sums import (
+    ROUNDING,
+    TINY,
+    Head,
+    Index,
+    Query,
+    Tail,
+    row_weights,
+    weighted,
+)
 from gdiff.score.golden.work import Plan
 
 # Queries that are planned together, and numbers in one [b, n] array: 256 MiB in float32.
@@ -228,10 +237,10 @@ class GoldenScan(eqx.Module):
         allowed -= jnp.log(jnp.maximum(second / mass, least))
         beyond = self.index.norms[:, 1 + ranked]
         upper = coarse + variance / 2 * log_variation(beyond, variance, number)
-        log_risk = 2 * (upper - peak) / variance - allowed
+        log_risk = 2 * (upper - peak) / variance
 
         def worst(log_mass: Array) -> Bool[Array, "n b"]:
-            return opened(log_risk - 2 * log_mass, number, self.full.rows.n // _MOST)
+            return opened(log_risk - 2 * log_mass, allowed, number, self.full.rows.n // _MOST)
 
         def sums_of(is_open: Array) -> Sums:
             return summed(self.full.rows, self.index.norms[:, 1], self.mean, query, is_open)
@@ -273,7 +282,7 @@ class GoldenScan(eqx.Module):
 
         def average() -> Array:
             blocks = self.index.blocks[:averaged]
-            first = [_einsum("nb,nr->br", weights, block) for block in blocks]
+            first = [weighted(weights, block) for block in blocks]
             return jax.lax.psum(jnp.concatenate(first, axis=1), DATA)
 
         end = self.index.ends[averaged - 1]
