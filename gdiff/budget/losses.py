@@ -1,11 +1,13 @@
 """The denoising loss of a score by noise level, measured on the data."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from gdiff.budget.noised import REPLICATES, Points, at_levels, draw, rounded
+from gdiff.budget.noised import REPLICATES, Points, at_levels, call_width, draw, rounded
 from gdiff.budget.spectrum import Spectrum
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
@@ -18,7 +20,7 @@ from gdiff.score.wiener import Wiener
 from gdiff.store import cache
 
 # Part of the key: to be raised when what is stored changes.
-_VERSION = 6
+_VERSION = 7
 # A grid is made for the points that its loss was measured on, and does better on them than on
 # others: it should be judged on those. A plan, which chooses among grids, has a judge of its own.
 GRID_SEED, JUDGE_SEED, PLAN_SEED = 0, 3, 4
@@ -96,8 +98,8 @@ def measure(
         return Spectrum.along(statistics(dataset, score.rank), dataset.dim).losses(ends)
     sigma, wanted = _lattice(levels, ends)
     where = "train" if test is None else test.fingerprint()
-    what = (score, where, sigma[0], sigma[-1], levels, count, seed, jnp.result_type(float))
-    what += (score.mark,) if score.mark else ()
+    what = (score, where, sigma[0], sigma[-1], levels, count, seed, is_lifted)
+    what = (*what, jnp.result_type(float), *((score.mark,) if score.mark else ()))
     key = cache.key("losses", _VERSION, dataset.fingerprint(), *what)
     is_posterior = score.is_posterior and test is None
 
@@ -106,9 +108,14 @@ def measure(
         points = test if test is not None else dataset
         chosen = draw(points, count, seed, _SPREAD if points.dim <= _FEW else 1.0)
         loss = Partial(_trace if is_posterior else _squared_error, denoiser)
-        found = at_levels(loss, data, chosen, sigma, "denoising loss")
-        is_known = test is None and dataset.dim <= WHOLE_DIM
-        return found if is_posterior or not is_known else _controlled(found, data, chosen, sigma)
+        is_known = test is None and not is_posterior and dataset.dim <= WHOLE_DIM
+
+        def at(part: np.ndarray) -> np.ndarray:
+            found = at_levels(loss, data, chosen, part, "denoising loss")
+            return _controlled(found, data, chosen, part) if is_known else found
+
+        each = max(1, call_width(dataset) // chosen.weight.size) if is_lifted else len(sigma)
+        return _from_above(at, sigma, each)
 
     replicates = cache.cached(key, build)
     replicates = np.array(replicates)
@@ -132,6 +139,24 @@ def _lattice(levels: int, ends: tuple[float, float]) -> tuple[np.ndarray, slice]
     return sigma, slice(first - start, last - start + 1)
 
 
+def _from_above(at: Callable[[np.ndarray], np.ndarray], sigma: np.ndarray, each: int) -> np.ndarray:
+    """Losses [R, L], so many levels at a time, down to where they are chance; zeros below."""
+    found = np.zeros((REPLICATES, len(sigma)))
+    for start in range(0, len(sigma), each):
+        found[:, start : start + each] = at(sigma[start : start + each])
+        if _first_doubtful(found[:, : start + each]) is not None:
+            break
+    return found
+
+
+def _first_doubtful(replicates: np.ndarray) -> int | None:
+    """The first level at which losses [R, L] are chance, if a power law can be had above it."""
+    mean = replicates.mean(axis=0)
+    error = replicates.std(axis=0, ddof=1) / len(replicates) ** 0.5
+    doubtful = np.flatnonzero(error > _DOUBTFUL * mean + np.finfo(float).tiny)
+    return int(doubtful[0]) if len(doubtful) and doubtful[0] >= 2 else None
+
+
 def _controlled(
     replicates: np.ndarray, data: Placed, points: Points, sigma: np.ndarray
 ) -> np.ndarray:
@@ -150,12 +175,10 @@ def _with_tail(sigma: np.ndarray, replicates: np.ndarray) -> np.ndarray:
     does not: a grid made for it would leap there. The law goes on with the slope in which the
     losses begin to fall; theirs only becomes steeper, so this errs on the safe side.
     """
-    mean = replicates.mean(axis=0)
-    error = replicates.std(axis=0, ddof=1) / len(replicates) ** 0.5
-    doubtful = np.flatnonzero(error > _DOUBTFUL * mean + np.finfo(float).tiny)
-    if not len(doubtful) or doubtful[0] < 2:
+    first, mean = _first_doubtful(replicates), replicates.mean(axis=0)
+    if first is None:
         return replicates
-    last = doubtful[0] - 1
+    last = first - 1
     before = max(0, int(np.searchsorted(-sigma, -_SLOPE_RANGE * sigma[last], side="right")) - 1)
     slope = np.log(mean[before] / mean[last]) / np.log(sigma[before] / sigma[last])
     tail = mean[last] * (sigma[last + 1 :] / sigma[last]) ** max(slope, 0.0)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from gdiff.errors import require
-from gdiff.sampler.blocks import Blocks, Driving
+from gdiff.sampler.blocks import ALL, Blocks, Driving
 from gdiff.sampler.steps import Steps
 
 
@@ -62,6 +62,9 @@ class SamplerSpec(Driving, abc.ABC):
     def blocks(self, grid: np.ndarray, own: Sequence[int] | None = None) -> Blocks:
         """The table on a grid, cut into blocks, with the corrector's rows after each.
 
+        With `block_size="all"` the corrector follows each of the schedule's own blocks, if it has
+        some, and all rows are one block.
+
         Args:
             grid: [K + 1] noise levels.
             own: numbers of steps after which the schedule's own blocks end; None if it has none.
@@ -71,15 +74,19 @@ class SamplerSpec(Driving, abc.ABC):
                 method with noise.
         """
         steps = self.steps(grid)
-        ends = self.ends(steps.count, own)
         if not self.corrector:
+            ends = self.ends(steps.count, own)
             return Blocks(steps, tuple(steps.ends[ends].tolist()))
         require(
             not steps.is_stochastic,
             "sampler.corrector follows methods without noise only: this sampler draws noise at "
             "every step; use for example sampler=exponential_ode, or sampler.corrector=0",
         )
-        return self.corrected(self._table, grid, ends)
+        # All blocks at once are those of the schedule still, each with its corrector.
+        at_once = self.block_size == ALL
+        ends = own if at_once and own is not None else self.ends(steps.count, own)
+        found = self.corrected(self._table, grid, ends)
+        return found._replace(ends=found.ends[-1:]) if at_once else found
 
     def coefficients(self, levels: np.ndarray, *, to_zero: bool) -> Steps:
         """The table on positive levels [n ≥ 1], with one more step onto 0 if asked for; unchecked.

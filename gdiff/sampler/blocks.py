@@ -53,7 +53,8 @@ class Driving:
             ("wiener"), or a "mixture" of some hundred balls. "auto" is a mixture for surrogate
             sweeps, and the Gaussian for Picard sweeps.
         corrector: steps of underdamped Langevin dynamics after each block, at its last noise
-            level; only for methods without noise.
+            level; only for methods without noise. With a block size of "all", after each of the
+            schedule's own blocks.
         corrector_step: their size, in the units of time of the dynamics for u = z / sigma.
         corrector_friction: of the dynamics.
     """
