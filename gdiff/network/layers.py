@@ -102,9 +102,8 @@ class GroupNorm(eqx.Module):
         mean = grouped.mean((1, 2, 4), keepdims=True)
         centred = grouped - mean
         variance = (centred**2).mean((1, 2, 4), keepdims=True)
-        return (centred * jax.lax.rsqrt(variance + _EPSILON)).reshape(x.shape) * (
-            self.scale
-        ) + self.shift
+        normal = (centred * jax.lax.rsqrt(variance + _EPSILON)).reshape(x.shape)
+        return normal * self.scale + self.shift
 
 
 class Embedding(eqx.Module):
