@@ -21,6 +21,8 @@ GROUPS = {
     "metrics": "How samples are measured.",
     "runtime": "Devices and arithmetic.",
     "experiment": "Whole settings by one name; what they set is listed, and all else stays.",
+    "network": "Of `gdiff train`: the network that is fitted to the data.",
+    "recipe": "Of `gdiff train`: whole settings by one name.",
 }
 HEAD = """# Configuration
 
@@ -29,6 +31,9 @@ HEAD = """# Configuration
 Choose an option of a group with `group=option`, change a value with `key=value`; a list in
 brackets, `null` for nothing. `gdiff sample sampler='?'` lists the options of a group, `--dry-run`
 prints the configuration that would run. Values below are those that hold unless they are changed.
+"""
+TRAINING = """\
+`gdiff train` takes the groups `dataset`, `process`, `network`, `runtime`, `recipe`, and these keys:
 """
 _KEY = re.compile(r"(?P<blank> *)(?P<key>[\w]+):(?: +(?P<value>[^#]*?))?(?: +# (?P<note>.*))?")
 
@@ -90,7 +95,10 @@ def reference():
                 parts.append(re.sub(r"([|<>*_])", r"\\\1", note) + "\n")
             own = keys(path)
             if own:
-                parts.append(table(own, "" if group == "experiment" else group) + "\n")
+                prefix = "" if group in ("experiment", "recipe") else group
+                parts.append(table(own, prefix) + "\n")
+    parts.append(f"## gdiff train\n\n{TRAINING}\n")
+    parts.append(table(keys(folder / "train.yaml")))
     return "\n".join(parts).rstrip() + "\n"
 
 

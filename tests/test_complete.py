@@ -45,6 +45,14 @@ def test_bash_is_offered_groups_options_and_keys(offered, words, some):
     assert some or not found
 
 
+def test_a_training_is_offered_its_own_groups_and_keys(offered):
+    assert {"network=", "recipe="} <= set(offered("bash", "gdiff", "train", ""))
+    assert "sampler=" not in offered("bash", "gdiff", "train", "sam")
+    assert {"unet", "mlp"} <= set(offered("bash", "gdiff", "train", "network", "="))
+    assert "train.steps=" in offered("bash", "gdiff", "train", "train.st")
+    assert "network=" not in offered("bash", "gdiff", "sample", "net")
+
+
 def test_other_shells_are_offered_whole_words(offered):
     found = " ".join(offered("zsh", "gdiff", "sample", "score=gold"))
     assert '"score=golden":"' in found

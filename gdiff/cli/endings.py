@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from gdiff.errors import UserError
+from gdiff.store.places import TRAINING
 
 # Signals that end a command, and what its last line says then.
 SIGNALS = {
@@ -91,7 +92,7 @@ def ending(error: UserError | OSError | KeyboardInterrupt) -> tuple[str, int]:
     begun = ("config.yaml", "multirun.yaml")
     if isinstance(error, Interrupted) and any((error.folder / name).is_file() for name in begun):
         folder = shlex.quote(str(shown(error.folder)))
-        verb = "train" if (error.folder / "train.json").is_file() else "sample"
+        verb = "train" if (error.folder / TRAINING).is_file() else "sample"
         hint = f"; continue with: gdiff {verb} --resume {folder}"
     number = signal_of(error)
     return f"{SIGNALS[number]}{hint}", 128 + number

@@ -4,7 +4,8 @@ import abc
 from dataclasses import dataclass
 
 import equinox as eqx
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Float
 
 
 class Network(eqx.Module):
@@ -29,7 +30,7 @@ class NetworkSpec(abc.ABC):
     """A choice of network; `build` draws one for points of a shape."""
 
     @abc.abstractmethod
-    def build(self, event_shape: tuple[int, ...], key: Key[Array, ""]) -> Network:
+    def build(self, event_shape: tuple[int, ...], random: np.random.Generator) -> Network:
         """A network that is not trained yet.
 
         Raises:

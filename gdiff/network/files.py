@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
-from gdiff import rng
 from gdiff.errors import UserError, require
 from gdiff.network.base import NetworkSpec
 from gdiff.network.denoising import Denoising
@@ -47,8 +47,7 @@ class Facts(NamedTuple):
 def empty(spec: NetworkSpec, event_shape: tuple[int, ...], seed: int = 0) -> Denoising:
     """A denoiser that is not trained, with mean 0 and standard deviation 1, in float32."""
     with jax.enable_x64(False):
-        # As one program: drawn one by one, its arrays would be compiled one by one.
-        network = eqx.filter_jit(lambda key: spec.build(event_shape, key))(rng.key(seed))
+        network = spec.build(event_shape, np.random.default_rng(seed))
         return Denoising(network, jnp.zeros(event_shape), jnp.ones(()))
 
 

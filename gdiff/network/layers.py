@@ -5,7 +5,8 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Float
 
 # Frequencies of the embedding: from one turn in 2π / _LOWEST to one in 2π / _HIGHEST.
 _LOWEST, _HIGHEST = 0.5, 32.0
@@ -13,9 +14,13 @@ _EPSILON = 1e-5
 _MOST_GROUPS, _LEAST_IN_GROUP = 8, 4
 
 
-def _uniform(key: Key[Array, ""], shape: tuple[int, ...], inputs: int, gain: float) -> Array:
+def _uniform(
+    random: np.random.Generator, shape: tuple[int, ...], inputs: int, gain: float
+) -> Array:
     """Weights that keep the variance of `inputs` numbers, times gain²."""
-    return gain * math.sqrt(3 / inputs) * jax.random.uniform(key, shape, minval=-1, maxval=1)
+    # By NumPy: JAX would compile a program for each shape.
+    most = gain * math.sqrt(3 / inputs)
+    return jnp.asarray(random.uniform(-most, most, shape), jnp.float32)
 
 
 class Linear(eqx.Module):
@@ -30,9 +35,11 @@ class Linear(eqx.Module):
     bias: Float[Array, " o"]
 
     @classmethod
-    def draw(cls, key: Key[Array, ""], inputs: int, outputs: int, gain: float = 1.0) -> "Linear":
+    def draw(
+        cls, random: np.random.Generator, inputs: int, outputs: int, gain: float = 1.0
+    ) -> "Linear":
         """Random weights; gain 0 gives zeros."""
-        return cls(_uniform(key, (inputs, outputs), inputs, gain), jnp.zeros(outputs))
+        return cls(_uniform(random, (inputs, outputs), inputs, gain), jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         """Of the last axis."""
@@ -52,11 +59,11 @@ class Conv(eqx.Module):
 
     @classmethod
     def draw(
-        cls, key: Key[Array, ""], size: int, inputs: int, outputs: int, gain: float = 1.0
+        cls, random: np.random.Generator, size: int, inputs: int, outputs: int, gain: float = 1.0
     ) -> "Conv":
         """Random weights; gain 0 gives zeros."""
         shape = (size, size, inputs, outputs)
-        return cls(_uniform(key, shape, size * size * inputs, gain), jnp.zeros(outputs))
+        return cls(_uniform(random, shape, size * size * inputs, gain), jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Of images."""
@@ -95,9 +102,8 @@ class GroupNorm(eqx.Module):
         mean = grouped.mean((1, 2, 4), keepdims=True)
         centred = grouped - mean
         variance = (centred**2).mean((1, 2, 4), keepdims=True)
-        return (centred * jax.lax.rsqrt(variance + _EPSILON)).reshape(x.shape) * (
-            self.scale
-        ) + self.shift
+        normal = (centred * jax.lax.rsqrt(variance + _EPSILON)).reshape(x.shape)
+        return normal * self.scale + self.shift
 
 
 class Embedding(eqx.Module):
@@ -110,10 +116,9 @@ class Embedding(eqx.Module):
     layers: tuple[Linear, Linear]
 
     @classmethod
-    def draw(cls, key: Key[Array, ""], width: int) -> "Embedding":
+    def draw(cls, random: np.random.Generator, width: int) -> "Embedding":
         """Random layers."""
-        first, second = jax.random.split(key)
-        return cls((Linear.draw(first, 2 * width, width), Linear.draw(second, width, width)))
+        return cls((Linear.draw(random, 2 * width, width), Linear.draw(random, width, width)))
 
     def __call__(self, c: Float[Array, " b"]) -> Float[Array, "b w"]:
         """Of a number of order 1."""

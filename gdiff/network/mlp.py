@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from gdiff.errors import require
 from gdiff.network.base import Network, NetworkSpec
@@ -29,15 +29,14 @@ class MLP(NetworkSpec):
             value = getattr(self, key)
             require(value >= 1, f"{key}={value} must be at least 1")
 
-    def build(self, event_shape: tuple[int, ...], key: Key[Array, ""]) -> "MLPNetwork":
+    def build(self, event_shape: tuple[int, ...], random: np.random.Generator) -> "MLPNetwork":
         """For points of any shape, as vectors."""
         dim, width = int(np.prod(event_shape)), self.width
-        first, embedding, *blocks = jax.random.split(key, self.depth + 2)
         return MLPNetwork(
-            Linear.draw(first, dim, width),
-            Embedding.draw(embedding, width),
-            tuple(Block.draw(each, width) for each in blocks),
-            Linear.draw(key, width, dim, 0.0),
+            Linear.draw(random, dim, width),
+            Embedding.draw(random, width),
+            tuple(Block.draw(random, width) for _ in range(self.depth)),
+            Linear.draw(random, width, dim, 0.0),
         )
 
 
@@ -54,13 +53,12 @@ class Block(eqx.Module):
     level: Linear
 
     @classmethod
-    def draw(cls, key: Key[Array, ""], width: int) -> "Block":
+    def draw(cls, random: np.random.Generator, width: int) -> "Block":
         """Random layers, the second one small."""
-        keys = jax.random.split(key, 3)
         return cls(
-            Linear.draw(keys[0], width, width),
-            Linear.draw(keys[1], width, width, 0.1),
-            Linear.draw(keys[2], width, 2 * width),
+            Linear.draw(random, width, width),
+            Linear.draw(random, width, width, 0.1),
+            Linear.draw(random, width, 2 * width),
         )
 
     def __call__(self, x: Float[Array, "b w"], level: Float[Array, "b w"]) -> Float[Array, "b w"]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Float
 
 from gdiff.errors import require
 from gdiff.network.base import Network, NetworkSpec
@@ -41,7 +42,7 @@ class UNet(NetworkSpec):
             value = getattr(self, key)
             require(value >= 1, f"{key}={value} must be at least 1")
 
-    def build(self, event_shape: tuple[int, ...], key: Key[Array, ""]) -> "UNetNetwork":
+    def build(self, event_shape: tuple[int, ...], random: np.random.Generator) -> "UNetNetwork":
         """For images [height, width, channels].
 
         Raises:
@@ -52,23 +53,22 @@ class UNet(NetworkSpec):
             f"network=unet is for images, and the points have shape {list(event_shape)}: use "
             "network=mlp",
         )
-        keys = iter(jax.random.split(key, 2 * len(self.channels) * (self.blocks + 1) + 4))
 
         def stack(inputs: int, outputs: int) -> tuple[ResidualBlock, ...]:
             sizes = [inputs, *[outputs] * (self.blocks - 1)]
-            return tuple(ResidualBlock.draw(next(keys), n, outputs, self.width) for n in sizes)
+            return tuple(ResidualBlock.draw(random, n, outputs, self.width) for n in sizes)
 
         folded = event_shape[2] * self.patch**2
         entries = [self.channels[0], *self.channels[:-1]]
         coarser = [*self.channels[1:], self.channels[-1]]
         return UNetNetwork(
-            Embedding.draw(next(keys), self.width),
-            Conv.draw(next(keys), 3, folded, self.channels[0]),
+            Embedding.draw(random, self.width),
+            Conv.draw(random, 3, folded, self.channels[0]),
             tuple(stack(n, own) for n, own in zip(entries, self.channels, strict=True)),
             stack(self.channels[-1], self.channels[-1]),
             tuple(stack(n + own, own) for n, own in zip(coarser, self.channels, strict=True)),
             GroupNorm.of(self.channels[0]),
-            Conv.draw(next(keys), 3, self.channels[0], folded, 0.0),
+            Conv.draw(random, 3, self.channels[0], folded, 0.0),
             self.patch,
         )
 
@@ -89,14 +89,15 @@ class ResidualBlock(eqx.Module):
     short: Conv | None
 
     @classmethod
-    def draw(cls, key: Key[Array, ""], inputs: int, outputs: int, width: int) -> "ResidualBlock":
+    def draw(
+        cls, random: np.random.Generator, inputs: int, outputs: int, width: int
+    ) -> "ResidualBlock":
         """Random layers; the second convolution is 0, so that at first the short cut is all."""
-        keys = jax.random.split(key, 3)
         return cls(
             (GroupNorm.of(inputs), GroupNorm.of(outputs)),
-            (Conv.draw(keys[0], 3, inputs, outputs), Conv.draw(key, 3, outputs, outputs, 0.0)),
-            Linear.draw(keys[1], width, 2 * outputs),
-            Conv.draw(keys[2], 1, inputs, outputs) if inputs != outputs else None,
+            (Conv.draw(random, 3, inputs, outputs), Conv.draw(random, 3, outputs, outputs, 0.0)),
+            Linear.draw(random, width, 2 * outputs),
+            Conv.draw(random, 1, inputs, outputs) if inputs != outputs else None,
         )
 
     def __call__(self, x: Float[Array, "b h w i"], level: Array) -> Float[Array, "b h w o"]:

@@ -21,7 +21,7 @@ import numpy as np
 from gdiff.errors import Failures, UserError
 from gdiff.store.files import DamagedError, is_number, read_bytes, read_first
 from gdiff.store.lock import is_locked
-from gdiff.store.outputs import CONFIG, METRICS, RUN, SAMPLES, read_json
+from gdiff.store.outputs import CONFIG, METRICS, RUN, SAMPLES, TRAINING, read_json
 from gdiff.store.yamls import read_yaml
 
 COMPLETE, PARTIAL, RUNNING = "complete", "partial", "running"
@@ -129,7 +129,9 @@ class PastRun:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run, whatever has become of it."""
+    """Whether a folder is that of a run, whatever has become of it; a training is none."""
+    if (folder / TRAINING).is_file():
+        return False
     return any((folder / name).is_file() for name in (RUN, HYDRA / "overrides.yaml"))
 
 

@@ -56,7 +56,7 @@ class Network(ScoreSpec):
         dataset = data.dataset
         require(
             dataset.whole is None,
-            "condition: score=network is of the data as a whole, and knows no classes; train one "
+            "condition=…: score=network is of the data as a whole, and knows no classes; train one "
             "on a class with gdiff train dataset.classes=[…], or use condition=null",
         )
         denoiser, facts = files.read(self.path, "score.path")

@@ -29,13 +29,12 @@ from gdiff.store.files import (
     require_plain,
 )
 from gdiff.store.lock import LOCK, locked
+from gdiff.store.places import TRAINING
 
 log = logging.getLogger(__name__)
 
 CONFIG, SAMPLES, METRICS = "config.yaml", "samples.npz", "metrics.json"
 RUN, LOG = "run.json", "gdiff.log"
-# What a training writes first.
-TRAINING = "train.json"
 # What Hydra writes into the folder of a sweep before the first run.
 SWEEP = "multirun.yaml"
 # Arrays of samples.npz; labels where samples are of classes.

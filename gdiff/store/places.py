@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+# What a training writes first into its folder.
+TRAINING = "train.json"
+
 
 def config_dir() -> Path:
     """Folder of the configurations: inside the package if installed, beside it in a checkout."""

@@ -106,6 +106,11 @@ def test_a_training_that_was_killed_goes_on_to_the_same_network(net, tmp_path, m
     assert histories[0] == histories[1]
 
 
+def test_a_training_is_no_run_of_samples(net):
+    result = gdiff("runs", net.parent)
+    assert "net" not in result.out.split()
+
+
 def test_a_loss_that_is_no_number_ends_a_training(tmp_path):
     path = tmp_path / "net"
     words = (*JOB, "train.learning_rate=1e30", "train.warmup=0", f"hydra.run.dir={path}")
