@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gdiff import __version__
-from gdiff.cli import data, past, verbs
+from gdiff.cli import compare, data, past, verbs
 from gdiff.cli.endings import SIGNALS, Commands, ending, signal_of
 from gdiff.errors import interrupt_in
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 for verb in (
     *(verbs.sample, verbs.evaluate, verbs.schedule, verbs.plan, verbs.info, verbs.bench),
+    compare.compare,
     *(past.runs, past.report, past.plot),
 ):
     app.command()(verb)

@@ -8,6 +8,7 @@ import numpy as np
 from gdiff.dataset.base import Dataset
 from gdiff.figures.budget import budget_figure
 from gdiff.figures.curve import score_error
+from gdiff.figures.denoisers import denoisers_figure
 from gdiff.figures.encode import figure_png, png
 from gdiff.figures.grids import grids_figure
 from gdiff.figures.horizon import horizon_figure
@@ -25,6 +26,7 @@ from gdiff.figures.trajectory import trajectory_gif
 
 __all__ = [
     "budget_figure",
+    "denoisers_figure",
     "grids_figure",
     "horizon_figure",
     "image_grid",
