@@ -38,7 +38,7 @@ ROOMS = {
     },
     "study": {
         *("prepared", "budget", "report", "figures", "store", "schedule", "prior", "score"),
-        *("trajectory", "metrics", "sampler"),
+        *("trajectory", "metrics", "sampler", "dataset"),
     },
     "run": {
         *("artefacts", "clock", "prepared", "store", "kernels", "parallel", "sampler", "runtime"),
