@@ -42,7 +42,7 @@ ROOMS = {
     },
     "study": {
         *("prepared", "budget", "report", "figures", "store", "schedule", "prior", "score"),
-        *("trajectory", "metrics", "sampler"),
+        *("trajectory", "metrics", "sampler", "dataset"),
     },
     "run": {
         *("artefacts", "clock", "prepared", "store", "kernels", "parallel", "sampler", "runtime"),

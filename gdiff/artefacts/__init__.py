@@ -1,6 +1,7 @@
 """What a run leaves besides its samples."""
 
 from gdiff.artefacts.base import Artefact, Sampled
+from gdiff.artefacts.bits import BitsPerDim
 from gdiff.artefacts.budget import Budget
 from gdiff.artefacts.distances import Distances
 from gdiff.artefacts.neighbours import Neighbours
@@ -11,7 +12,7 @@ from gdiff.errors import require, require_one_of
 from gdiff.prepared import ACCOUNT, Experiment
 
 ALL: tuple[Artefact, ...] = (
-    *(Trajectory(), Picture(), Neighbours(), Distances(), ScoreError(), Budget()),
+    *(Trajectory(), Picture(), Neighbours(), Distances(), ScoreError(), Budget(), BitsPerDim()),
 )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gdiff import __version__
-from gdiff.cli import data, past, train, verbs
+from gdiff.cli import compare, data, past, train, verbs
 from gdiff.cli.endings import SIGNALS, Commands, ending, signal_of
 from gdiff.errors import interrupt_in
 
@@ -32,6 +32,7 @@ for verb in (
         verbs.plan,
         verbs.info,
         verbs.bench,
+        compare.compare,
     ),
     *(past.runs, past.report, past.plot),
 ):

@@ -199,6 +199,33 @@ class DatasetSpec(abc.ABC):
         data = self.read()
         return usable(data, self._index(data))
 
+    def load_held_out(self) -> Dataset:
+        """Points of the same law that `load` leaves out: `held_out`, or all but the subset.
+
+        Raises:
+            UserError: there are none.
+        """
+        if type(self).held_out is not DatasetSpec.held_out:
+            try:
+                spec = self.held_out()
+            except UserError:
+                spec = None
+            if spec is not None:
+                return spec.load()
+        require(
+            self.subset is not None,
+            f"{type(self).__name__} has no points held out: keep some aside by dataset.subset=N",
+        )
+        data, kept = self.read(), replace(self, subset=None)
+        whole, own = kept._index(data), self._index(data)
+        whole = np.arange(len(data)) if whole is None else whole
+        rest = np.setdiff1d(whole, whole if own is None else own)
+        require(
+            len(rest) >= 2,
+            f"dataset.subset={self.subset} keeps {len(rest)} points aside: lower it",
+        )
+        return usable(data, rest)
+
     def _index(self, data: Dataset) -> np.ndarray | None:
         """Rows to keep, in stored order, or None for all."""
         index = None

@@ -8,6 +8,7 @@ import numpy as np
 from gdiff.dataset.base import Dataset
 from gdiff.figures.budget import budget_figure
 from gdiff.figures.curve import score_error
+from gdiff.figures.denoisers import denoisers_figure
 from gdiff.figures.encode import PLOT_KINDS, encoded, png
 from gdiff.figures.grids import grids_figure
 from gdiff.figures.horizon import horizon_figure
@@ -27,6 +28,7 @@ from gdiff.figures.trajectory import trajectory_gif
 __all__ = [
     "PLOT_KINDS",
     "budget_figure",
+    "denoisers_figure",
     "grids_figure",
     "horizon_figure",
     "image_grid",

@@ -46,6 +46,11 @@ class MetricsSpec:
             the first one does.
         share: of the run's evaluations of the score that the error of the score, and each term of
             the budget, may take at most; what takes but a moment is never cut.
+        bits_per_dim: also measure the bits per dimension of training and held-out points under
+            the law of the probability-flow ODE from the prior.
+        bits_points: at most so many points of each for that; fewer where the data are so large
+            that they would take minutes.
+        bits_probes: random probes of the divergence, where the score does not give it.
         others: further metrics, under any names.
     """
 
@@ -59,13 +64,18 @@ class MetricsSpec:
     score_queries: int = 32
     budget: bool | str = "auto"
     share: float = 0.25
+    bits_per_dim: bool = False
+    bits_points: int = 64
+    bits_probes: int = 16
     others: dict[str, Metric] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in ("projections", "features", "neighbours"):
             value = getattr(self, key)
             require(value >= 1, f"{key}={value} must be at least 1")
-        require(self.data_points >= 2, f"data_points={self.data_points} must be at least 2")
+        for key in ("data_points", "bits_points", "bits_probes"):
+            value = getattr(self, key)
+            require(value >= 2, f"{key}={value} must be at least 2")
         for key in ("seed", "score_queries"):
             value = getattr(self, key)
             require(value >= 0, f"{key}={value} must not be negative")
@@ -148,7 +158,9 @@ def compute(
         samples = samples[finite]
     for part in parts:
         if len(samples) >= part.fewest_samples and len(dataset) >= part.fewest_points:
-            with spare(" and ".join(part.names)):
+            # What stands behind ± fails with its metric, and need not be named.
+            named = (name for name in part.names if not name.endswith(("_sd", "_se")))
+            with spare(" and ".join(named)):
                 metrics |= part.compute(samples, dataset)
     return {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
 

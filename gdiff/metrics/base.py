@@ -15,7 +15,7 @@ class Metric(abc.ABC):
 
     Attributes:
         names: of the numbers that it may give, in their order.
-        fewest_samples, fewest_points: with less samples or data it is left out.
+        fewest_samples, fewest_points: with less samples or data it is left out; may be properties.
     """
 
     names: ClassVar[tuple[str, ...]]

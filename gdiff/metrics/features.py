@@ -159,13 +159,18 @@ class PcaSupport(InPca):
 
     names: ClassVar[tuple[str, ...]] = Support._fields
 
+    @property
+    def fewest_samples(self) -> int:
+        """One more than neighbours."""
+        return self.neighbours + 1
+
+    fewest_points = fewest_samples
+
     def compute(self, samples: np.ndarray, dataset: Dataset) -> dict[str, float]:
         """Of as many samples as data points: all of the smaller set, some of the other one."""
         k, (space, _, theirs) = self.neighbours, self.reference(dataset)
         ours = space.of_samples(samples)
         n, rng = min(len(ours), len(theirs)), np.random.default_rng(self.seed)
-        if n <= k:
-            return {}
         ours, theirs = (x[np.sort(rng.choice(len(x), n, replace=False))] for x in (ours, theirs))
         return support(ours, theirs, k)._asdict()
 

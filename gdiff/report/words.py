@@ -25,6 +25,8 @@ _MEANINGS = {
     "kl_score": "nats: an approximate score",
     "kl_picard": "nats: sweeps that stopped early",
     "kl_total": "nats: divergence of the samples from the data, at most",
+    "bits_per_dim": "bits a dimension of held-out points, by the probability-flow ODE",
+    "bits_per_dim_train": "the same of points that the score was made of",
     "clip_rate": "share of steps whose correction was clipped",
 }
 
