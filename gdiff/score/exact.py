@@ -18,8 +18,9 @@ from gdiff.errors import require, require_one_of
 from gdiff.kernels import compensated
 from gdiff.kernels.distances import competing, exact_shares, heaviest
 from gdiff.kernels.fold import Chunk, Fold, Rows, chunk_size, denoised, fold, on_devices
+from gdiff.kernels.parts import in_parts
 from gdiff.kernels.softmax import Leaders, Moments, merge, moments_of, weights_of
-from gdiff.kernels.streamed import AUTO, ROWS
+from gdiff.kernels.streamed import AUTO, ROWS, Streamed
 from gdiff.parallel.mesh import DATA
 from gdiff.score.base import ScoreSpec
 
@@ -28,7 +29,7 @@ PRECISIONS = ("highest", "high", "default")
 _LEADERS = 8
 # Relative error of D for which all that compete are weighed again, and what part of the bound on
 # rounding is met with.
-_CROWD_ERROR, _METWITH = 1e-5, 0.2
+_CROWD_ERROR, _METWITH = 2e-5, 0.2
 # The same for the trace of the covariance, in parts of it and of d σ².
 _SPREAD_ERROR = 2e-5
 # Relative error of D that float32 logits may cause before they are recomputed.
@@ -225,12 +226,10 @@ def _careful_scan(full: ExactScan, k: int, z: Array, sigma: Array) -> tuple[Post
         query = _Contest(
             exact_z, shares.nearest, heaviest(shares.weights, stored, DATA), floor, variance
         )
-        all_that_compete = _posterior_of(full, z, query, sigma)
-
-        def pick(new: Array, old: Array) -> Array:
-            return jnp.where(crowded.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-        return jax.tree.map(pick, all_that_compete, posterior)
+        # One by one: the time goes with the queries times the rows that compete for any of them.
+        # But a file is not read again for each.
+        size = len(z) if isinstance(rows.stored, Streamed) else 1
+        return in_parts(partial(_settled, full), size, crowded, posterior, z, query, sigma)
 
     return jax.lax.cond(jnp.any(crowded), weighed, lambda: posterior), head
 
@@ -316,6 +315,25 @@ class _Competing(Fold):
     def finish(self, rows: Rows, state: Moments, z: Array, query: _Contest) -> Moments:
         peak = jax.lax.pmax(jax.lax.stop_gradient(state.peak), DATA)
         return Moments(peak, *jax.lax.psum(state.rescaled(peak, query.variance)[1:], DATA))
+
+
+def _settled(
+    full: ExactScan,
+    crowded: Bool[Array, " b"],
+    posterior: Posterior,
+    z: Array,
+    query: _Contest,
+    sigma: Array,
+) -> Posterior:
+    """The posterior, over the rows that compete where it is crowded; no pass where it never is."""
+
+    def anew() -> Posterior:
+        def pick(new: Array, old: Array) -> Array:
+            return jnp.where(crowded.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return jax.tree.map(pick, _posterior_of(full, z, query, sigma), posterior)
+
+    return jax.lax.cond(jnp.any(crowded), anew, lambda: posterior)
 
 
 def _posterior_of(full: ExactScan, z: Array, query: _Contest, sigma: Array) -> Posterior:

@@ -84,7 +84,7 @@ def opened(
     low = jax.lax.cond(jnp.any(needs), halved, lambda low, _: low, low, high)
     is_open = (risk >= jnp.exp(low)) & needs
     count = jax.lax.psum(jnp.sum(is_open, axis=0), DATA)
-    return is_open & (count <= most)
+    return jax.lax.optimization_barrier(is_open & (count <= most))
 
 
 class Sums(NamedTuple):

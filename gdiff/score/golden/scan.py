@@ -65,6 +65,8 @@ _LESS = 0.3
 _IGNORED = 1e-3
 # One in so many rows is opened at most.
 _MOST = 8
+# Computed once. Compilers would do it again in every sum over [n, b] arrays, and slowly there.
+_kept = jax.lax.optimization_barrier
 _matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 _einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
@@ -183,7 +185,7 @@ class GoldenScan(eqx.Module):
         query = self.query(z, sigma)
         coarse = self.coarse(query, ranked)
         is_open, upper, sums = self.opened(query, coarse, ranked, aim)
-        rest, upper = (jnp.where(is_open, -jnp.inf, x) for x in (coarse, upper))
+        rest, upper = _kept(tuple(jnp.where(is_open, -jnp.inf, x) for x in (coarse, upper)))
         rows, norms = self.full.rows, self.index.norms[:, 1]
         head = head_of(rows, norms, self.mean, query, sums, self.tolerance)
         tail = self.tail(query, rest, upper, head, ranked)
@@ -227,7 +229,7 @@ class GoldenScan(eqx.Module):
         """
         number, variance = self.full.rows.number, query.variance
         peak = jax.lax.pmax(jnp.max(coarse, axis=0), DATA)
-        weights = row_weights(coarse, peak, variance)
+        weights = _kept(row_weights(coarse, peak, variance))
         mass, second = jax.lax.psum(_einsum("nb,nr->rb", weights, self.index.norms[:, :2]), DATA)
         gain = self.eigenvalues / (self.eigenvalues + query.sigma[:, None] ** 2)
         about = _matmul(gain * query.coordinates, self.basis.T) + (self.mean - self.full.rows.shift)
@@ -236,7 +238,7 @@ class GoldenScan(eqx.Module):
         allowed = 2 * jnp.log(jnp.maximum(aim * jnp.linalg.norm(about, axis=1), least))
         allowed -= jnp.log(jnp.maximum(second / mass, least))
         beyond = self.index.norms[:, 1 + ranked]
-        upper = coarse + variance / 2 * log_variation(beyond, variance, number)
+        upper = _kept(coarse + variance / 2 * log_variation(beyond, variance, number))
         log_risk = 2 * (upper - peak) / variance
 
         def worst(log_mass: Array) -> Bool[Array, "n b"]:
@@ -273,10 +275,10 @@ class GoldenScan(eqx.Module):
         Coordinates are averaged where the tail weighs anything beside the head, which takes time.
         """
         peak, highest = jax.lax.pmax((jnp.max(rest, axis=0), jnp.max(upper, axis=0)), DATA)
-        weights = row_weights(rest, peak, query.variance)
+        weights = _kept(row_weights(rest, peak, query.variance))
         sums = _einsum("nb,nr->br", weights, self.index.norms)
         squares = jnp.sum(weights**2, axis=0)
-        risks = row_weights(upper, highest, query.variance / 2)
+        risks = _kept(row_weights(upper, highest, query.variance / 2))
         risk = _einsum("nb,n->b", risks, self.index.norms[:, 1])
         sums, squares, risk = jax.lax.psum((sums, squares, risk), DATA)
 
