@@ -26,9 +26,6 @@ from gdiff.sampler.drivers.rows import Carry, excess, noise_of
 from gdiff.sampler.drivers.surrogate import Heads
 from gdiff.sampler.steps import Steps
 
-# Mass outside of heads beyond which states of surrogate sweeps must be still to this part of the
-# tolerance.
-_LOOSE_TAIL, _STRICT = 0.05, 0.1
 # States of one call of the denoiser, on each device along the axis `batch`.
 POINTS = 64
 
@@ -263,11 +260,7 @@ def _judged(fixed: Fixed, iterate: Iterate, x: Float[Array, "r b d"]) -> tuple[I
     row = jnp.arange(count)[:, None]
     is_active, limit = _active(block, iterate), _limit(block, iterate)
     change = jnp.sqrt(jnp.mean((x - iterate.x[1:]) ** 2, axis=2)) / block.scale[:, None]
-    if iterate.heads is not None:
-        # What the head leaves out is not followed, and may decide between images.
-        is_loose = iterate.heads.tail > _LOOSE_TAIL
-        tolerance = jnp.where(is_loose & (tolerance > 0), _STRICT * tolerance, tolerance)
-    is_right = (change <= tolerance) | (row < iterate.base) | (fixed.tolerance < 0)
+    is_right = (change <= tolerance) | (row < iterate.base) | (tolerance < 0)
     leading = jnp.sum(jnp.cumprod(is_right & (row < limit), axis=0), axis=0, dtype=jnp.int32)
     # The state after the last right one comes from a right output.
     base = jnp.minimum(jnp.maximum(leading, iterate.base) + 1, limit)

@@ -50,11 +50,6 @@ class Heads(NamedTuple):
     rows: Int[Array, "r b k"]
     log_weights: Float[Array, "r b k"]
 
-    @property
-    def tail(self) -> Float[Array, "r b"]:
-        """[r, b] what all other rows weigh."""
-        return 1 - jnp.sum(jnp.exp(self.log_weights), axis=2)
-
     @classmethod
     def empty(cls, x: Float[Array, "r b d"], k: int) -> "Heads":
         """Before any evaluation."""
