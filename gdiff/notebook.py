@@ -17,10 +17,11 @@ from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Denoiser, as_denoiser, is_on_host
 from gdiff.errors import UserError, require
+from gdiff.experiment import Experiment
 from gdiff.kernels.fold import Rows
 from gdiff.metrics import MetricsSpec
 from gdiff.parallel.mesh import BATCH, DATA, make_mesh
-from gdiff.prepared import Experiment, Prepared
+from gdiff.prepared import Prepared
 from gdiff.prior.base import Prior, PriorSpec
 from gdiff.prior.standard import Standard
 from gdiff.process.base import ProcessSpec

@@ -12,10 +12,11 @@ from gdiff import __version__, artefacts
 from gdiff.artefacts import Artefact, Sampled
 from gdiff.clock import Clock
 from gdiff.errors import Failures, UserError, interrupt_in, require
+from gdiff.experiment import Experiment
 from gdiff.kernels import streamed
 from gdiff.memory import Peaks, remedied
 from gdiff.parallel import processes
-from gdiff.prepared import ACCOUNT, Experiment, Prepared
+from gdiff.prepared import ACCOUNT, Prepared
 from gdiff.progress import Progress, notice, track
 from gdiff.runtime import environment
 from gdiff.sampler.drivers.account import columns, summary

@@ -16,7 +16,7 @@ from gdiff import config
 from gdiff.dataset.array import Array
 from gdiff.dataset.digits import Digits
 from gdiff.errors import UserError
-from gdiff.prepared import Experiment
+from gdiff.experiment import Experiment
 from gdiff.sampler.base import SamplerSpec
 from gdiff.sampler.methods.ancestral import Ancestral
 from gdiff.schedule.base import ScheduleSpec

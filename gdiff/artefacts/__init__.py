@@ -9,7 +9,8 @@ from gdiff.artefacts.picture import Picture
 from gdiff.artefacts.score_error import ScoreError
 from gdiff.artefacts.trajectory import Trajectory
 from gdiff.errors import require, require_one_of
-from gdiff.prepared import ACCOUNT, Experiment
+from gdiff.experiment import Experiment
+from gdiff.prepared import ACCOUNT
 
 ALL: tuple[Artefact, ...] = (
     *(Trajectory(), Picture(), Neighbours(), Distances(), ScoreError(), Budget(), BitsPerDim()),

@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from gdiff.errors import Failures
+from gdiff.experiment import Experiment
 from gdiff.parallel import processes
-from gdiff.prepared import Experiment, Prepared
+from gdiff.prepared import Prepared
 from gdiff.progress import notice
 from gdiff.store.outputs import RUN, RunFolder
 from gdiff.trajectory import States

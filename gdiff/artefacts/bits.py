@@ -7,7 +7,7 @@ import numpy as np
 from gdiff.artefacts.base import Artefact, Sampled
 from gdiff.budget import likelihood
 from gdiff.budget.likelihood import Flow
-from gdiff.prepared import Experiment
+from gdiff.experiment import Experiment
 
 BITS = "bits.json"
 _NAMES = {"held_out": "bits_per_dim", "train": "bits_per_dim_train"}

@@ -6,7 +6,7 @@ from functools import partial
 from gdiff import figures
 from gdiff.artefacts.base import Artefact, Sampled
 from gdiff.budget.terms import METRICS, budget, is_ancestral
-from gdiff.prepared import Experiment
+from gdiff.experiment import Experiment
 from gdiff.store.outputs import RUN
 
 BUDGET, PLOT = "budget.json", "budget.png"

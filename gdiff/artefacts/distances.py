@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 from gdiff import metrics
 from gdiff.artefacts.base import Artefact, Sampled
-from gdiff.prepared import Experiment
+from gdiff.experiment import Experiment
 
 
 class Distances(Artefact):

@@ -4,8 +4,8 @@ import numpy as np
 
 from gdiff import figures
 from gdiff.artefacts.base import Artefact, Sampled
+from gdiff.experiment import Experiment
 from gdiff.metrics.neighbours import nearest
-from gdiff.prepared import Experiment
 
 NEIGHBOURS = "neighbours.png"
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from gdiff import figures
 from gdiff.artefacts.base import Artefact, Sampled
-from gdiff.prepared import Experiment
+from gdiff.experiment import Experiment
 
 GRID = "grid.png"
 

@@ -7,11 +7,12 @@ import numpy as np
 
 from gdiff import figures
 from gdiff.artefacts.base import Artefact, Sampled
+from gdiff.experiment import Experiment
 from gdiff.metrics import SCORE_ERRORS, SCORE_VIOLATIONS
 from gdiff.metrics.chunks import evenly
 from gdiff.metrics.score_error import CURVE, ScoreErrors, affordable_queries, score_errors
 from gdiff.parallel import processes
-from gdiff.prepared import Experiment, Prepared
+from gdiff.prepared import Prepared
 from gdiff.progress import track
 from gdiff.store import outputs
 from gdiff.store.outputs import RunFolder

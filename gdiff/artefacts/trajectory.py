@@ -2,8 +2,9 @@
 
 from gdiff import figures
 from gdiff.artefacts.base import Artefact, Sampled
+from gdiff.experiment import Experiment
 from gdiff.figures.trajectory import spread_of, telling
-from gdiff.prepared import Experiment, Prepared
+from gdiff.prepared import Prepared
 from gdiff.store.outputs import RunFolder
 from gdiff.trajectory import States
 

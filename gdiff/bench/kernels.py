@@ -10,7 +10,8 @@ from rich.table import Table
 
 from gdiff import report, rng
 from gdiff.bench.harness import compiled, in_turn, problem_of, title_of, two_products
-from gdiff.prepared import Experiment, Prepared
+from gdiff.experiment import Experiment
+from gdiff.prepared import Prepared
 from gdiff.sampler.drivers.sequential import Engine
 
 _SIGMAS = (0.05, 1.0, 5.0, 50.0)

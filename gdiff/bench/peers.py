@@ -25,9 +25,10 @@ from gdiff.bench.harness import (
     title_of,
 )
 from gdiff.errors import require
+from gdiff.experiment import Experiment
 from gdiff.memory import of_host
 from gdiff.metrics.exact import exact_posterior
-from gdiff.prepared import Experiment, Prepared
+from gdiff.prepared import Prepared
 from gdiff.progress import track
 from gdiff.report import processors, version_of
 from gdiff.score.exact import Exact

@@ -30,10 +30,11 @@ from gdiff.dataset import Dataset
 from gdiff.dataset.base import blocks
 from gdiff.denoiser import Denoiser
 from gdiff.errors import require
+from gdiff.experiment import Experiment
 from gdiff.kernels.streamed import Streamed
 from gdiff.memory import forget_peak, in_bytes, is_known
 from gdiff.parallel.mesh import BATCH, DATA, batch_sharding, place_rows
-from gdiff.prepared import Experiment, Prepared
+from gdiff.prepared import Prepared
 from gdiff.progress import track
 from gdiff.score.exact import ExactScan
 from gdiff.score.golden.scan import GoldenScan

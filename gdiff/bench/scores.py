@@ -19,7 +19,8 @@ from gdiff.bench.harness import (
     title_of,
 )
 from gdiff.errors import UserError, require
-from gdiff.prepared import Experiment, Prepared
+from gdiff.experiment import Experiment
+from gdiff.prepared import Prepared
 from gdiff.score.base import ScoreSpec
 from gdiff.trajectory import Queries
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from gdiff.config import Composer, Place, Sources
-    from gdiff.prepared import Experiment
+    from gdiff.experiment import Experiment
     from gdiff.store.outputs import RunFolder
 
 

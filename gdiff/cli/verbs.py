@@ -18,7 +18,7 @@ from gdiff.errors import Failures, PartError, UserError
 
 if TYPE_CHECKING:
     from gdiff.config import Composer
-    from gdiff.prepared import Experiment
+    from gdiff.experiment import Experiment
     from gdiff.prior.base import PriorSpec
     from gdiff.store.outputs import RunFolder
 

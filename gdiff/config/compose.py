@@ -46,7 +46,7 @@ from gdiff.config.specs import (
 from gdiff.config.sweeps import Sweep, recorded, require_own_folders, require_whole
 from gdiff.config.words import as_typed, key_of, quoted, shown
 from gdiff.errors import UserError, require
-from gdiff.prepared import Experiment
+from gdiff.experiment import Experiment
 from gdiff.store.yamls import first_comment
 from gdiff.train.spec import Training
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from gdiff.config.words import key_of
 from gdiff.errors import require
-from gdiff.prepared import Experiment
+from gdiff.experiment import Experiment
 
 
 class _Use(NamedTuple):

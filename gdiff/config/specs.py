@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gdiff.config.sources import Sources
 from gdiff.dataset import Dataset, DatasetSpec
 from gdiff.errors import UserError, require
-from gdiff.prepared import Experiment
+from gdiff.experiment import Experiment
 from gdiff.store.places import config_dir
 from gdiff.store.yamls import require_plain_yaml
 from gdiff.train.spec import Training

@@ -17,8 +17,9 @@ from rich.table import Table
 from gdiff import figures, report
 from gdiff.dataset import Dataset
 from gdiff.errors import UserError, require
+from gdiff.experiment import Experiment
 from gdiff.metrics.chunks import evenly
-from gdiff.prepared import Experiment, Prepared
+from gdiff.prepared import Prepared
 from gdiff.progress import notice, track
 from gdiff.score.exact import Exact
 from gdiff.store.outputs import RunFolder, write_csv

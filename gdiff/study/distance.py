@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gdiff.errors import UserError, require
-from gdiff.prepared import Experiment, Prepared
+from gdiff.experiment import Experiment
+from gdiff.prepared import Prepared
 from gdiff.progress import track
 from gdiff.schedule.base import AUTO
 from gdiff.schedule.optimal import Optimal

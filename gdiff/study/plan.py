@@ -23,8 +23,9 @@ from gdiff.budget.noised import Effort, affordable, draw
 from gdiff.budget.terms import score_error
 from gdiff.denoiser import Denoiser
 from gdiff.errors import UserError, require
+from gdiff.experiment import Experiment
 from gdiff.metrics.chunks import evenly
-from gdiff.prepared import Experiment, Prepared
+from gdiff.prepared import Prepared
 from gdiff.prior.base import PriorSpec
 from gdiff.progress import track
 from gdiff.sampler.methods.ancestral import Ancestral

@@ -15,8 +15,9 @@ from gdiff import figures, report
 from gdiff.budget.initialization import Noised
 from gdiff.budget.spectrum import Spectrum
 from gdiff.errors import Failures, UserError
+from gdiff.experiment import Experiment
 from gdiff.metrics.chunks import evenly
-from gdiff.prepared import Experiment, Prepared
+from gdiff.prepared import Prepared
 from gdiff.prior.base import PriorSpec
 from gdiff.progress import track
 from gdiff.schedule.compare import compare, comparisons

@@ -16,12 +16,13 @@ from gdiff.budget.noised import at_levels, draw
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.errors import UserError, require
+from gdiff.experiment import Experiment
 from gdiff.memory import remedied
 from gdiff.metrics import MetricsSpec
 from gdiff.network import files
 from gdiff.network.denoising import Denoising
 from gdiff.parallel.mesh import BATCH
-from gdiff.prepared import Experiment, Prepared
+from gdiff.prepared import Prepared
 from gdiff.prior.gaussian import Gaussian
 from gdiff.prior.standard import Standard
 from gdiff.progress import Progress, track
