@@ -85,7 +85,7 @@ class Composer:
         kind: what is composed: `Experiment` or `Training`.
     """
 
-    def __init__(self, own_dirs: Sequence[Path], sources: Sources, kind: type = Experiment) -> None:
+    def __init__(self, own_dirs: Sequence[Path], sources: Sources, kind: type) -> None:
         self.sources, self.kind = sources, kind
         self._hydra = GlobalHydra.instance().hydra
         self._own_dirs = own_dirs
@@ -102,11 +102,9 @@ class Composer:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message="provider=hydra.searchpath")
+                root, words = ROOTS[self.kind], [*self._own, *overrides]
                 cfg = self._hydra.compose_config(
-                    ROOTS[self.kind],
-                    [*self._own, *overrides],
-                    run_mode=mode,
-                    with_log_configuration=False,
+                    root, words, run_mode=mode, with_log_configuration=False
                 )
         except Exception as error:  # Hydra and its parsers raise many kinds on what users write
             raise UserError(self._explain(error, overrides)) from error
