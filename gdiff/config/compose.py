@@ -36,11 +36,11 @@ from gdiff.config.specs import (
     differences,
     fields_of,
     flatten,
+    groups_of,
     kind_of,
     load,
     no_key,
     no_option,
-    parts_of,
     to_yaml,
 )
 from gdiff.config.sweeps import Sweep, recorded, require_own_folders, require_whole
@@ -48,10 +48,7 @@ from gdiff.config.words import as_typed, key_of, quoted, shown
 from gdiff.errors import UserError, require
 from gdiff.experiment import Experiment
 from gdiff.store.yamls import first_comment
-from gdiff.train.spec import Training
 
-# The groups of whole settings by one name.
-_WHOLE = {Experiment: "experiment", Training: "recipe"}
 # What logging says of a configuration of its own.
 _OF_LOGGING = re.compile("Unable to (configure|add|set)|Unsupported version|dictionary doesn't")
 # Where the data of a run lie, and how they are held: the samples depend on what they are alone.
@@ -90,7 +87,7 @@ class Composer:
         kind: what is composed: `Experiment` or `Training`.
     """
 
-    def __init__(self, own_dirs: Sequence[Path], sources: Sources, kind: type = Experiment) -> None:
+    def __init__(self, own_dirs: Sequence[Path], sources: Sources, kind: type) -> None:
         self.sources, self.kind = sources, kind
         self._hydra = GlobalHydra.instance().hydra
         self._own_dirs = own_dirs
@@ -107,11 +104,9 @@ class Composer:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message="provider=hydra.searchpath")
+                root, words = ROOTS[self.kind], [*self._own, *overrides]
                 cfg = self._hydra.compose_config(
-                    ROOTS[self.kind],
-                    [*self._own, *overrides],
-                    run_mode=mode,
-                    with_log_configuration=False,
+                    root, words, run_mode=mode, with_log_configuration=False
                 )
         except Exception as error:  # Hydra and its parsers raise many kinds on what users write
             raise UserError(self._explain(error, overrides)) from error
@@ -341,11 +336,10 @@ class Composer:
         return no_option(group, name, options) + plugins
 
     def _groups(self) -> list[str]:
-        """Names of the groups, with those of the user, but for what others are composed of."""
+        """Names of the groups, with those of the user."""
         folders = (config_dir(), *self._own_dirs)
         found = {p.name for folder in folders for p in folder.iterdir() if p.is_dir()}
-        foreign = [{*parts_of(kind), _WHOLE[kind]} for kind in ROOTS if kind is not self.kind]
-        return sorted(found.difference(*foreign) | found.intersection(parts_of(self.kind)))
+        return sorted(groups_of(self.kind, found))
 
     def _options(self, group: str) -> list[str]:
         """Names of a group's options, with those of the user."""

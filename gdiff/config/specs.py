@@ -27,6 +27,8 @@ TARGET = "_target_"
 # The kinds of whole configurations, and the file that each begins with.
 Job = TypeVar("Job", Experiment, Training)
 ROOTS: dict[type, str] = {Experiment: "config", Training: "train"}
+# The groups of whole settings by one name.
+_WHOLE = {Experiment: "experiment", Training: "recipe"}
 # Where the data of a run may be another time.
 PATHS = ("dataset.path", "dataset.data_dir")
 # Packages of gdiff whose classes a configuration may name; what else there is may do things.
@@ -223,6 +225,12 @@ def parts_of(root: type) -> dict[str, type]:
 def _is_part(hint: Any) -> bool:
     """Whether a field holds a nested spec."""
     return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def groups_of(kind: type, found: set[str]) -> set[str]:
+    """Those of the groups found that are for a kind of configuration, as far as they are known."""
+    others = [{*parts_of(other), _WHOLE[other]} for other in ROOTS if other is not kind]
+    return found.difference(*others) | found.intersection({*parts_of(kind), _WHOLE[kind]})
 
 
 def fields_of(path: Path, sources: Sources) -> dict[str, Any]:

@@ -51,11 +51,26 @@ def empty(spec: NetworkSpec, event_shape: tuple[int, ...], seed: int = 0) -> Den
         return Denoising(network, jnp.zeros(event_shape), jnp.ones(()))
 
 
+def kind_of(spec: NetworkSpec) -> str:
+    """What a network is called in a file.
+
+    Raises:
+        UserError: files know no such networks.
+    """
+    for name, kind in _KINDS.items():
+        if type(spec) is kind:
+            return name
+    raise UserError(
+        f"a network of {type(spec).__name__} cannot be read back from a file: use network="
+        f"{' or network='.join(_KINDS)}"
+    )
+
+
 def write(path: Path, spec: NetworkSpec, denoiser: Denoising, facts: Facts) -> None:
     """Keep a denoiser, in float32; its file appears whole or not at all."""
     head = {
         "gdiff_network": _VERSION,
-        "kind": next(name for name, kind in _KINDS.items() if type(spec) is kind),
+        "kind": kind_of(spec),
         "options": asdict(spec),
         **facts._asdict(),
     }

@@ -95,6 +95,7 @@ class _Run:
             before.get("dataset", {}).get("fingerprint", fingerprint) == fingerprint,
             f"the data set {data.dataset.name} has changed since this training began: start anew",
         )
+        files.kind_of(training.network)  # before anything is trained in vain
         mean, std = data.moments
         denoiser = files.empty(training.network, data.dataset.event_shape, training.seed)
         denoiser = Denoising(denoiser.network, jnp.float32(mean), jnp.float32(std))
