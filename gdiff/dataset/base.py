@@ -196,8 +196,12 @@ class DatasetSpec(abc.ABC):
         Raises:
             UserError: data that cannot be read or used, or options that do not fit it.
         """
+        return usable(*self._chosen())
+
+    def _chosen(self) -> tuple[Dataset, np.ndarray | None]:
+        """Points, and which of them to keep; a loader may leave out the others itself."""
         data = self.read()
-        return usable(data, self._index(data))
+        return data, self._index(data)
 
     def load_held_out(self) -> Dataset:
         """Points of the same law that `load` leaves out: `held_out`, or all but the subset.

@@ -59,15 +59,36 @@ class Tfds(DatasetSpec):
 
     def read(self) -> Dataset:
         """[n, height, width, channels] uint8."""
+        return self._read(is_whole=True)
+
+    def _chosen(self) -> tuple[Dataset, np.ndarray | None]:
+        if self.subset is None:
+            return super()._chosen()
+        data = self._read(is_whole=False)
+        # Those that were decoded may be the chosen ones alone.
+        return data, None if len(data) == self.subset else self._index(data)
+
+    def _read(self, *, is_whole: bool) -> Dataset:
+        """All images or, unless these are in the cache, those of `subset` alone."""
         folder = self._folder()
         # Whatever is in the cache is loaded without importing TFDS, which takes a second.
         mark = cache.signature(folder, sorted(f for f in folder.iterdir() if f.is_file()))
         parts = (self.name, self.split, mark, self.resolution, images.DECODER)
         key = cache.key("images", *parts)
         x, labels, names = (cache.load(f"{key} {part}") for part in ("x", "labels", "names"))
+        if x is None and not is_whole and labels is not None and names is not None and len(labels):
+            index = self._rows(folder, len(labels), labels, names)
+            x = cache.load(_key_of(key, index))
+            labels = labels if x is None else labels[index]
         if x is None or labels is None or names is None:
             with quiet():
-                x, labels, names = self._decode(folder, key)
+                x, labels, names = self._decode(folder, key, is_whole=is_whole)
+        return self._described(folder, x, labels, names)
+
+    def _described(
+        self, folder: Path, x: np.ndarray, labels: np.ndarray, names: np.ndarray
+    ) -> Dataset:
+        """Images with what their folder says of their classes."""
         codes = names.tolist()
         words = _words_for(codes, _description(folder).get("description", ""))
         return Dataset(
@@ -103,7 +124,9 @@ class Tfds(DatasetSpec):
             )
         return folder
 
-    def _decode(self, folder: Path, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _decode(
+        self, folder: Path, key: str, *, is_whole: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Images, labels and class names (the latter two may be empty), kept in the cache."""
         tfds = library()
         try:
@@ -131,18 +154,29 @@ class Tfds(DatasetSpec):
         cache.save(f"{key} labels", labels)
         cache.save(f"{key} names", np.array(names, str))
 
+        index, of_all, names = np.arange(n), f"{key} x", np.array(names, str)
+        if not is_whole:
+            index = self._rows(folder, n, labels, names)
+            labels = labels[index] if len(labels) else labels
+
         def encoded(rows: slice) -> list[bytes]:
-            return [e[image_key].bytes_list.value[0] for e in _examples(source, rows)]
+            return [e[image_key].bytes_list.value[0] for e in _examples(source, index[rows])]
 
         def write(out: np.ndarray) -> None:
             name = f"{self.name} {self.split}"
             size = int(np.prod([side or 256 for side in image.shape]))
             images.decode_into(out, encoded, name, size=size, resolution=self.resolution)
 
-        shape = (n, *self._shape(image.shape, encoded))
+        shape = (len(index), *self._shape(image.shape, encoded))
         images.require_room(shape, self.resolution)
-        x = cache.fill(f"{key} x", shape, np.uint8, write)
-        return x, labels, np.array(names, str)
+        x = cache.fill(of_all if is_whole else _key_of(key, index), shape, np.uint8, write)
+        return x, labels, names
+
+    def _rows(self, folder: Path, n: int, labels: np.ndarray, names: np.ndarray) -> np.ndarray:
+        """Numbers of the records that `classes` and `subset` choose of n."""
+        none = np.broadcast_to(np.zeros((), np.uint8), (n, 1, 1, 1))
+        index = self._index(self._described(folder, none, labels, names))
+        return np.arange(n) if index is None else index
 
     def _shape(
         self, declared: tuple[int | None, ...], encoded: Callable[[slice], list[bytes]]
@@ -155,6 +189,11 @@ class Tfds(DatasetSpec):
             with images.blamed(f"image 0 of {self.name}"):
                 return images.pixels(encoded(slice(0, 1))[0], channels).shape
         return *declared[:2], channels
+
+
+def _key_of(key: str, index: np.ndarray) -> str:
+    """Under which the images of some records are kept."""
+    return f"{key} x of {cache.digest(index)}"
 
 
 def library() -> ModuleType:
@@ -271,19 +310,20 @@ def _feature_keys(features: Mapping[str, Any], name: str) -> tuple[str, str | No
 
 def _labels(source: Sequence[bytes], key: str) -> np.ndarray:
     """Class indices [n] int32 of all records."""
-    labels = np.empty(len(source), np.int32)
+    labels, index = np.empty(len(source), np.int32), np.arange(len(source))
     for rows in images.batches(len(source)):
-        labels[rows] = [example[key].int64_list.value[0] for example in _examples(source, rows)]
+        examples = _examples(source, index[rows])
+        labels[rows] = [example[key].int64_list.value[0] for example in examples]
     return labels
 
 
-def _examples(source: Any, rows: slice) -> list[Mapping[str, Any]]:
-    """Records of a slice of rows, as feature name → protobuf list, images still encoded."""
+def _examples(source: Any, rows: np.ndarray) -> list[Mapping[str, Any]]:
+    """Records by their numbers, as feature name → protobuf list, images still encoded."""
     # TFDS's own parser takes 85 µs a record, the generated protobuf class 5.
     from tensorflow_datasets.proto import tf_example_pb2
 
     try:
-        records = source.__getitems__(range(rows.start, rows.stop))
+        records = source.__getitems__(rows.tolist())
         return [tf_example_pb2.Example.FromString(record).features.feature for record in records]
     except Exception as error:  # array_record and protobuf raise many kinds on damaged files
         raise _damaged(Path(source.dataset_info.data_dir), error) from error

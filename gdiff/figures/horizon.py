@@ -64,7 +64,7 @@ def horizon_figure(
             # A star on the line of the tolerance, and a dotted line down to the axis.
             down = {"color": style["color"], "linewidth": 1.2, "linestyle": ":"}
             axes.plot([chosen[name]] * 2, [tolerance, floor], **down)
-            size = {"markersize": 7 + 15 * thin}
+            size = {"markersize": 6 + 18 * thin, "markeredgewidth": 0.5}
             axes.plot(chosen[name], tolerance, color=style["color"], **size, **_STAR)
     axes.axhline(tolerance, color=INK, linewidth=1.0, linestyle="--")
     beside = {"transform": axes.get_yaxis_transform(), "va": "center", "color": INK}

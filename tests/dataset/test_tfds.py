@@ -116,6 +116,29 @@ def test_splits_slices_and_sums(tiny_dir):
     assert data.name == "tiny_shapes test[60%:]"
 
 
+def test_a_subset_decodes_no_more_than_it_needs(tiny_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("GDIFF_CACHE", str(tmp_path))
+    decoded = []
+    keep = images.decode_into
+    monkeypatch.setattr(
+        "gdiff.dataset.images.decode_into",
+        lambda out, *a, **b: decoded.append(len(out)) or keep(out, *a, **b),
+    )
+    words = {"name": "tiny_shapes", "data_dir": tiny_dir, "subset": 6, "classes": [1, 2]}
+    first = Tfds(**words).load()
+    assert decoded == [6]
+    again = Tfds(**words).load()
+    assert decoded == [6]
+    Tfds(**words | {"subset": None, "classes": None}).load()
+    assert len(decoded) == 2
+    # The same from the images of all.
+    for data in (again, Tfds(**words).load()):
+        np.testing.assert_array_equal(data.x, first.x)
+        np.testing.assert_array_equal(data.labels, first.labels)
+        assert data.fingerprint() == first.fingerprint()
+    assert len(decoded) == 2
+
+
 def test_classes_and_subset_apply(tiny_dir):
     data = Tfds(name="tiny_shapes", data_dir=tiny_dir, classes=[1, 2], subset=6).load()
     assert len(data) == 6
