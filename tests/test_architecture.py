@@ -57,7 +57,7 @@ ROOMS = {
     "score": {"dataset", "kernels", "parallel", "store"},
     "schedule": {"process"},
     "sampler": {"parallel"},
-    "metrics": {"dataset"},
+    "metrics": {"dataset", "store"},
     "dataset": {"kernels", "parallel", "store"},
     "kernels": {"parallel"},
     "runtime": {"parallel", "store"},
