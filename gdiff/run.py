@@ -67,6 +67,7 @@ def _run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     prepared = Prepared(experiment, clock=Clock(before.get("seconds", {})), sigma=known)
     _ = prepared.mesh  # before anything is computed
     peaks = Peaks()
+    _require_measures(prepared)
     record = _record(prepared, before)
     failed = record["failed"] = _still_failed(before, wanted)
     folder.write_json(RUN, record)
@@ -116,6 +117,7 @@ def evaluate(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
             f"the data set {dataset.name} is not the one that {folder.path} was made with (see "
             f"{RUN}): restore it"
         )
+    _require_measures(prepared)
     samples = folder.samples((experiment.num_samples, *dataset.event_shape))
     measures = [each for each in artefacts.wanted(experiment) if each.is_measure]
     failed = _still_failed(record, measures)
@@ -131,6 +133,15 @@ def evaluate(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     latest = {"seconds": record.get("seconds", {}) | latest, "failed": failed}
     folder.write_json(RUN, record | latest)
     return metrics
+
+
+def _require_measures(prepared: Prepared) -> None:
+    """Raise `UserError` if the data lack what the metrics ask for, before anything is drawn."""
+    experiment = prepared.experiment
+    experiment.metrics.require_data(prepared.dataset)
+    if experiment.metrics.enabled and experiment.metrics.bits_per_dim:
+        experiment.require_whole("metrics.bits_per_dim")
+        experiment.dataset.load_held_out()
 
 
 def _known_grid(experiment: Experiment, folder: RunFolder, record: dict) -> np.ndarray | None:

@@ -133,7 +133,7 @@ ROOMS = {
     "network": {"store"},
     "schedule": {"process"},
     "sampler": {"parallel"},
-    "metrics": {"dataset"},
+    "metrics": {"dataset", "store"},
     "dataset": {"kernels", "parallel", "store"},
     "kernels": {"parallel"},
     "runtime": {"parallel", "store"},

@@ -21,9 +21,9 @@ class BitsPerDim(Artefact):
     is_shared = True
 
     def is_wanted(self, experiment: Experiment) -> bool:
-        """If the metrics ask for it; it is about the data as a whole, not class by class."""
+        """If the metrics ask for it."""
         spec = experiment.metrics
-        return spec.enabled and spec.bits_per_dim and experiment.condition is None
+        return spec.enabled and spec.bits_per_dim
 
     def names(self, experiment: Experiment) -> Sequence[str]:
         """Of the means, and of their standard errors."""

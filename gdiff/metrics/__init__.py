@@ -11,6 +11,7 @@ import numpy as np
 from gdiff.dataset.base import Dataset
 from gdiff.errors import require, require_one_of
 from gdiff.metrics.base import Metric
+from gdiff.metrics.classifier import ClassifierDistances
 from gdiff.metrics.features import PcaDistances, PcaSupport
 from gdiff.metrics.neighbours import NearestNeighbours
 from gdiff.metrics.sliced import SlicedW2
@@ -51,6 +52,8 @@ class MetricsSpec:
         bits_points: at most so many points of each for that; fewer where the data are so large
             that they would take minutes.
         bits_probes: random probes of the divergence, where the score does not give it.
+        classifier: also measure the Fréchet and the kernel distance in features of a small
+            classifier, trained on the data's labels.
         others: further metrics, under any names.
     """
 
@@ -67,6 +70,7 @@ class MetricsSpec:
     bits_per_dim: bool = False
     bits_points: int = 64
     bits_probes: int = 16
+    classifier: bool = False
     others: dict[str, Metric] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -94,11 +98,13 @@ class MetricsSpec:
         if not self.enabled:
             return ()
         drawn = {"data_points": self.data_points, "seed": self.seed}
+        learned = [ClassifierDistances(**drawn)] if self.classifier else []
         return (
             NearestNeighbours(),
             SlicedW2(projections=self.projections, **drawn),
             PcaDistances(features=self.features, **drawn),
             PcaSupport(features=self.features, neighbours=self.neighbours, **drawn),
+            *learned,
             *self.others.values(),
         )
 
@@ -106,6 +112,13 @@ class MetricsSpec:
     def names(self) -> tuple[str, ...]:
         """What `compute` gives where everything can be computed, in its order."""
         return tuple(name for part in self.parts for name in part.names)
+
+    def require_data(self, dataset: Dataset) -> None:
+        """Raise `UserError` if the data lack what the metrics ask for."""
+        require(
+            not (self.enabled and self.classifier) or dataset.labels is not None,
+            f"metrics.classifier=true: {dataset.name} has no labels to train a classifier on",
+        )
 
     @property
     def asks_for_budget(self) -> bool | None:
@@ -143,6 +156,7 @@ def compute(
     Raises:
         UserError: the samples are of another shape than the data.
     """
+    spec.require_data(dataset)
     parts = spec.parts
     if not parts:
         return {}

@@ -8,6 +8,8 @@ _MEANINGS = {
     "sliced_w2": "sliced Wasserstein-2 distance of the samples to the data",
     "frechet_pca": "squared Fréchet distance on principal components; biased for few samples",
     "kid_pca": "unbiased kernel distance on principal components",
+    "frechet_classifier": "squared Fréchet distance on features of a classifier of the data",
+    "kid_classifier": "unbiased kernel distance on features of a classifier of the data",
     "precision": "samples that lie where data are, as a share",
     "recall": "data that lie where samples are, as a share",
     "density": "how many data points have a sample near, in parts of what data drawn again have",
