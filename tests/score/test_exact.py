@@ -11,6 +11,7 @@ from gdiff.dataset.digits import Digits
 from gdiff.dataset.placed import Placed
 from gdiff.errors import UserError
 from gdiff.parallel.mesh import make_mesh
+from gdiff.score import exact
 from gdiff.score.exact import Exact
 
 from .exact import posterior
@@ -110,6 +111,28 @@ def test_two_images_in_any_number_of_copies_divide_the_weight(near):
             divergence = np.abs(got.trace_cov - trace) / (trace + data.dim * sigma**2)
             assert divergence.max() <= 1e-4, (copies, sigma, divergence)
     assert max(errors) <= 1e-5, errors
+
+
+def test_only_queries_with_more_rows_in_contention_than_leaders_are_scanned_again(monkeypatch):
+    again, scans = exact._posterior_of, []
+
+    def counted(full, z, *rest):
+        jax.debug.callback(lambda: scans.append(len(z)))
+        return again(full, z, *rest)
+
+    monkeypatch.setattr(exact, "_posterior_of", counted)
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((200, 16)) * 3
+    # Thirty rows so near each other that affinities in single precision do not tell them apart.
+    y[:30] = y[0] + 1e-4 * rng.standard_normal((30, 16))
+    y, sigma = y.astype(np.float32), np.full(8, 1e-3, np.float32)
+    z = y[[0, 40, 50, 7, 60, 70, 80, 90]] + 1e-4 * rng.standard_normal((8, 16)).astype(np.float32)
+    denoiser = Exact().fit(Placed(Dataset("crowd", y), make_mesh("batch:1")))
+    got = jax.block_until_ready(eqx.filter_jit(lambda d, *x: d(*x).mean)(denoiser, z, sigma))
+    jax.effects_barrier()
+    assert scans == [1, 1]
+    mean = posterior(y.astype(float), z.astype(float), sigma.astype(float))[0]
+    assert np.max(np.abs(got - mean)) < 1e-5
 
 
 def test_matches_float64_on_float_data_far_from_the_origin():

@@ -17,6 +17,7 @@ from gdiff.score.exact import Exact, ExactScan
 from gdiff.score.golden import plan
 from gdiff.score.golden.scan import GoldenScan
 from gdiff.score.golden.spec import Golden, index
+from gdiff.score.golden.sums import weighted
 from gdiff.score.golden.work import Plan
 
 from .exact import posterior as exact_posterior
@@ -342,3 +343,10 @@ def test_few_points_are_scanned_in_full():
 def test_bad_settings_are_refused(option):
     with pytest.raises(UserError, match=option):
         Golden(**{option: 0})
+
+
+def test_weighted_rows_add_up_in_parts_that_overlap(monkeypatch):
+    monkeypatch.setattr("gdiff.score.golden.sums._AT_ONCE", 7)
+    rng = np.random.default_rng(0)
+    weights, rows = rng.random((30, 3)), rng.standard_normal((30, 5))
+    assert np.allclose(weighted(*map(jnp.asarray, (weights, rows))), weights.T @ rows, atol=1e-5)
