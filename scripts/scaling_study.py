@@ -305,7 +305,10 @@ def sweeps_rows(data_dir):
     for method in ("ddim", "ancestral"):
         for sweep in ("picard", "surrogate"):
             for size, changes in cases.items():
-                found = [sweeps_row([*common, *words], method, sweep) for words in changes]
+                found = []
+                for words in changes:
+                    found.append(sweeps_row([*common, *words], method, sweep))
+                    print(*found[-1].values(), file=sys.stderr, flush=True)
                 x, y = (np.log([row[key] for row in found]) for key in (size, "rounds"))
                 print(
                     f"{method}, {sweep}: rounds ~ {size}^{np.polyfit(x, y, 1)[0]:.2f}", flush=True

@@ -5,6 +5,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from gdiff.budget import losses
 from gdiff.budget.losses import effort, measure
 from gdiff.dataset.base import Dataset
 from gdiff.dataset.digits import Digits
@@ -157,3 +158,19 @@ def test_few_points_do_for_a_score_that_errs_where_the_wiener_filter_does(mesh):
     exact = ((1 - gain) ** 2 * variance + (gain * curve.sigma[:, None]) ** 2).sum(1)
     shown = curve.sigma > 0.5  # below, what it errs in is the shrinking
     np.testing.assert_allclose(curve.loss[shown], exact[shown], rtol=0.03)
+
+
+def test_levels_below_those_where_the_loss_is_chance_are_not_measured():
+    sigma, asked = np.geomspace(80, 0.002, 24), []
+    replicates = np.ones((8, 24)) * sigma**2
+    replicates[1:, 13:] = 0  # one point of eight has a neighbour
+
+    def at(part):
+        asked.extend(part)
+        return replicates[:, np.isin(sigma, part)]
+
+    found = losses._from_above(at, sigma, 4)
+    assert asked == sigma[:16].tolist()
+    whole = losses._with_tail(sigma, replicates)
+    np.testing.assert_array_equal(losses._with_tail(sigma, found), whole)
+    assert np.all(np.diff(whole[0]) < 0)

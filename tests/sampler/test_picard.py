@@ -354,6 +354,20 @@ def test_a_corrector_follows_every_block(name, block):
     assert np.abs(got - expected).max() < 1e-10
 
 
+def test_blocks_of_the_schedule_with_their_correctors_are_solved_at_once():
+    options = {"corrector": 1, "tolerance": 0.0}
+    sampler = Exponential(**options, stochastic=False, block_size="all")
+    cut, own = sampler.blocks(GRID[:-1], (3, 5, 6)), (3, 5, 6)
+    by_block = dataclasses.replace(sampler, block_size="schedule").blocks(GRID[:-1], own)
+    assert cut.ends == (9,)
+    assert by_block.ends == (3, 4, 6, 7, 8, 9)
+    jax.tree.map(np.testing.assert_array_equal, cut.steps, by_block.steps)
+    z, keys = start()
+    expected = Engine(denoise, cut.steps).sample(z, keys)
+    got = ParallelEngine(denoise, cut, sampler, make_mesh("batch:1"), gaussian).sample(z, keys)
+    assert np.abs(got - expected).max() < 1e-10
+
+
 def test_the_blocks_of_the_schedule_are_used():
     options = {"block_size": "schedule", "tolerance": 0.0, "split": "score", "blocks": (2, 5, 7)}
     engine = engine_of(Exponential(), **options)

@@ -8,8 +8,12 @@ from gdiff.budget.forecast import GaussianForecast
 from gdiff.budget.spectrum import Spectrum
 from gdiff.errors import UserError
 from gdiff.process.vp import VPLinear
+from gdiff.sampler.methods.ancestral import Ancestral
 from gdiff.sampler.methods.ddim import DDIM
 from gdiff.sampler.methods.dpmpp_2m import DPMpp2M
+from gdiff.sampler.methods.heun import Heun
+from gdiff.sampler.methods.li_cai import LiCai
+from gdiff.sampler.methods.midpoint import Midpoint
 from gdiff.schedule.compare import compare
 from gdiff.schedule.descent import descended
 from gdiff.schedule.edm import EDM
@@ -47,6 +51,16 @@ def test_the_optimum_is_below_all_other_grids(method):
         assert costs["las"] < 1.05 * forecast.of(grid)
         again = Optimal(steps=6, **ENDS).found(forecast, VPLinear()).grid(VPLinear())
         assert again.tolist() == grid.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [5, 10, 20, 50])
+@pytest.mark.parametrize("method", [DDIM(), Ancestral(), DPMpp2M(), Heun(), Midpoint(), LiCai()])
+def test_the_optimum_is_below_all_other_grids_for_any_sampler(method, steps):
+    forecast = GaussianForecast(SPECTRUM, method)
+    grid = Optimal(steps=steps, **ENDS).found(forecast, VPLinear()).grid(VPLinear())
+    others = compare(SPECTRUM.losses((80, 0.002)), VPLinear(), steps - 1, 80, 0.002)
+    assert forecast.of(grid) < min(forecast.of(np.append(nodes, 0)) for nodes in others.values())
 
 
 @pytest.mark.slow
