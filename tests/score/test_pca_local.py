@@ -62,7 +62,7 @@ def dense_mask(dataset, sigma, threshold):
     covariance = np.cov(y.T, bias=True).reshape(y.shape[1], -1)
     wiener = covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(len(covariance)))
     diagonal = np.diag(wiener)
-    size = np.abs(wiener) / np.where(diagonal < 1e-6, 1, diagonal)
+    size = np.abs(wiener) / np.where(diagonal < 0.01 * diagonal.max(), 1, diagonal)
     return size >= threshold * size.max()
 
 
@@ -190,6 +190,13 @@ def test_masks_are_relative_to_the_largest_entry_of_all():
     filter_ = np.array([[1.0, 0.5, 0.1], [0.5, 0.1, 0.01], [0.1, 0.01, 1.0]])
     bits = masks(lambda index: filter_[index], 3, 0.09)
     assert np.unpackbits(bits, axis=1, count=3).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+
+def test_a_pixel_that_hardly_varies_blinds_no_other():
+    data = images(200, 6, 6, 1)
+    data.x[:, 0, 0] = 40 + (data.x[:, 0, 1] > 127)
+    for sigma in (0.05, 0.2, 1.0):
+        assert np.diag(mask(data, sigma, 0.03))[1:].all()
 
 
 @pytest.mark.parametrize("shape", [(7, 9, 3), (8, 8, 1), (37,), (1, 1, 1)], ids=str)

@@ -39,12 +39,12 @@ _PASS = 4
 # More noise levels than this share masks.
 _MOST_LEVELS = 32
 _DEFAULT_RANGE = (0.01, 100.0)
-# Diagonal of W below which the released code does not divide by it.
-_SMALLEST_DIAGONAL = 1e-6
+# Share of the largest diagonal of W below which rows are not divided by theirs.
+_SMALLEST_DIAGONAL = 0.01
 # Rows of the filter at a time.
 _ROWS = 512
 # Part of the key: to be raised when what is stored changes.
-_VERSION = 2
+_VERSION = 3
 # Masks that are in use.
 _known: weakref.WeakValueDictionary[tuple, "MasksByWidth"] = weakref.WeakValueDictionary()
 
@@ -53,9 +53,11 @@ def masks(rows: Rows, dim: int, threshold: float) -> np.ndarray:
     """The masks at one noise level (Lukoianov et al., arXiv 2509.09672): bits [d, ⌈d / 8⌉].
 
     With the Wiener filter W of the data and M_mn = W_mn / W_mm, output m is denoised from the
-    inputs n with |M_mn| ≥ threshold · max |M|, the maximum being over the whole matrix. Where
-    W_mm < 1e-6, as it is for pixels that are almost constant, M_mn = W_mn, as in the released
-    code; such an output looks at nothing, and is denoised to its mean.
+    inputs n with |M_mn| ≥ threshold · max |M|, the maximum being over the whole matrix. Where W_mm
+    is below a hundredth of the largest, as it is for pixels that are almost constant, M_mn = W_mn;
+    such an output may look at nothing, and is denoised to its mean. The released code draws that
+    line at 1e-6. With it a few such pixels of MNIST make max |M| so large that no other looks even
+    at itself; for pixels that all vary the two are the same.
 
     Args:
         rows: of W.
@@ -67,17 +69,15 @@ def masks(rows: Rows, dim: int, threshold: float) -> np.ndarray:
     """
     bits = np.empty((dim, -(-dim // 8)), np.uint8)
     parts = [np.arange(i, min(i + _ROWS, dim)) for i in range(0, dim, _ROWS)]
-    largest, taken = 0.0, [-1.0] * len(parts)
-    # Again for those before the largest was met.
-    while min(taken) < largest or taken[-1] < 0:
-        for i, index in enumerate(parts):
-            if taken[i] == largest:
-                continue
-            size = rows(index)
-            diagonal = size[np.arange(len(index)), index]
-            size = np.abs(size / np.where(diagonal < _SMALLEST_DIAGONAL, 1.0, diagonal)[:, None])
-            taken[i] = largest = max(largest, size.max())
-            bits[index] = np.packbits(size >= threshold * largest, axis=1)
+    diagonal, most = np.empty(dim), np.empty(dim)
+    for index in parts:
+        of_part = rows(index)
+        diagonal[index] = of_part[np.arange(len(index)), index]
+        most[index] = np.abs(of_part).max(axis=1)
+    unit = np.where(diagonal < _SMALLEST_DIAGONAL * diagonal.max(), 1.0, diagonal)
+    least = threshold * np.max(most / unit)
+    for index in parts:
+        bits[index] = np.packbits(np.abs(rows(index)) >= least * unit[index, None], axis=1)
     return bits
 
 
