@@ -18,7 +18,7 @@ from gdiff import figures, report
 from gdiff.dataset import Dataset
 from gdiff.errors import UserError, require
 from gdiff.experiment import Experiment
-from gdiff.metrics.chunks import evenly
+from gdiff.metrics.chunks import evenly, flat_chunks
 from gdiff.prepared import Prepared
 from gdiff.progress import notice, track
 from gdiff.score.exact import Exact
@@ -114,7 +114,9 @@ def measure(
     answers = _answers(experiments, prepared, asked)
     ends = np.cumsum([0, *counts.values()])
     kinds = {kind: slice(*ends[k : k + 2]) for k, kind in enumerate(counts)}
-    centre = points[TRAIN].mean(0, dtype=np.float64).ravel()
+    dataset = prepared.dataset
+    chunks = flat_chunks(dataset, np.arange(len(dataset)))
+    centre = sum(rows.sum(0, dtype=np.float64) for _, rows in chunks) / len(dataset)
     rows = []
     for k, sigma in enumerate(levels.tolist()):
         for kind, where in kinds.items():

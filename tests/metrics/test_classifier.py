@@ -14,6 +14,7 @@ def digits():
     return Digits().load()
 
 
+@pytest.mark.slow  # trains
 def test_it_tells_digits_apart_and_is_trained_once(digits, monkeypatch):
     network = trained(digits)
     monkeypatch.setattr(classifier, "_train", None)
@@ -24,6 +25,7 @@ def test_it_tells_digits_apart_and_is_trained_once(digits, monkeypatch):
     assert np.mean(np.argmax(logits, axis=1) == digits.labels) > 0.99
 
 
+@pytest.mark.slow
 def test_digits_of_one_class_are_farther_than_noise_that_nobody_sees(digits):
     metric = ClassifierDistances(data_points=10_000, seed=0)
     rng = np.random.default_rng(1)
