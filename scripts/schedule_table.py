@@ -233,9 +233,8 @@ def main(arguments=None):
             print(line)
     line = f"loss of las: {seconds:.3g} s"
     if longest:
-        line += (
-            f", {seconds / longest:.2%} of {longest:.3g} s for sampling with {max(counts)} steps"
-        )
+        share = f"{seconds / longest:.3g} times the {longest:.3g} s"
+        line += f", {share} for sampling with {max(counts)} steps"
     print(line)
     return 0
 

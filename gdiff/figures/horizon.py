@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _MARKERS = "os^DPXph<>"
 _DASHES = ("-", (0, (4, 2)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
 _LINE = {"elinewidth": 1.0, "capsize": 2.5}
-_STAR = {"marker": "*", "markeredgecolor": "white", "zorder": 4}
+_STAR = {"marker": "*", "markeredgecolor": "none", "zorder": 4}
 _HOLLOW = {"marker": "v", "markerfacecolor": "white", "markersize": 7, "clip_on": False}
 _HOLLOW |= {"linestyle": "", "zorder": 3, "label": None}
 
@@ -64,7 +64,7 @@ def horizon_figure(
             # A star on the line of the tolerance, and a dotted line down to the axis.
             down = {"color": style["color"], "linewidth": 1.2, "linestyle": ":"}
             axes.plot([chosen[name]] * 2, [tolerance, floor], **down)
-            size = {"markersize": 6 + 18 * thin, "markeredgewidth": 0.5}
+            size = {"markersize": 6 + 18 * thin}
             axes.plot(chosen[name], tolerance, color=style["color"], **size, **_STAR)
     axes.axhline(tolerance, color=INK, linewidth=1.0, linestyle="--")
     beside = {"transform": axes.get_yaxis_transform(), "va": "center", "color": INK}

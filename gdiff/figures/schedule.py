@@ -107,7 +107,8 @@ def _draw_divergences(
     axes.set(xscale="log", yscale="log", xlabel="steps K", ylabel="KL_disc (nats)")
     for place, (name, (steps, nats)) in enumerate(curves.items()):
         # The thinner the later, so that lines that lie on one another are all seen.
-        heavy = {"linewidth": 3.6 if name == chosen else 1.2 + 2 * 0.7**place}
+        heavy = {"linewidth": 3.6 if name == chosen else 0.8 + 0.9 * 0.7**place}
+        heavy |= {"zorder": 3} if name == chosen else {}
         shown = np.where(np.asarray(nats) >= _LEAST_NATS, nats, np.nan)
         axes.plot(steps, positive(shown), label=name, **styles[name], **heavy)
     if bound is not None:

@@ -29,7 +29,7 @@ class TrainSpec:
         looks: how often the network is judged and samples are drawn, on the way and at the end.
     """
 
-    steps: int = 450
+    steps: int = 700
     batch_size: int = 128
     learning_rate: float = 2e-3
     warmup: int = 100
