@@ -104,11 +104,12 @@ def draw(dataset: Dataset, count: int, seed: int, spread: float = 1.0) -> Points
         seed: of the draw.
         spread: standard deviation that the noise is drawn with; weights make up for it.
     """
-    from scipy.special import ndtri
-    from scipy.stats import qmc  # takes a second
-
     each, d = -(-count // REPLICATES), dataset.dim
     index, noise = [], []
+    if d <= _MOST_SOBOL:
+        from scipy.special import ndtri
+        from scipy.stats import qmc  # takes a second
+
     for replicate in range(REPLICATES):
         rng = np.random.default_rng([seed, replicate])
         if d <= _MOST_SOBOL:
