@@ -18,9 +18,8 @@ from gdiff.errors import require, require_one_of
 from gdiff.kernels import compensated
 from gdiff.kernels.distances import competing, exact_shares, heaviest
 from gdiff.kernels.fold import Chunk, Fold, Rows, chunk_size, denoised, fold, on_devices
-from gdiff.kernels.parts import in_parts
 from gdiff.kernels.softmax import Leaders, Moments, merge, moments_of, weights_of
-from gdiff.kernels.streamed import AUTO, ROWS, Streamed
+from gdiff.kernels.streamed import AUTO, ROWS
 from gdiff.parallel.mesh import DATA
 from gdiff.score.base import ScoreSpec
 
@@ -35,6 +34,8 @@ _SPREAD_ERROR = 2e-5
 # Relative error of D that float32 logits may cause before they are recomputed.
 _LOGIT_ERROR = 2e-5
 _HIGHEST = jax.lax.Precision.HIGHEST
+# So many crowded queries are weighed apart from the others.
+_FEW_CROWDED = 4
 # Mass outside the leaders below which float32 cannot tell it from zero.
 _NEGLIGIBLE = 1e-6
 
@@ -226,10 +227,7 @@ def _careful_scan(full: ExactScan, k: int, z: Array, sigma: Array) -> tuple[Post
         query = _Contest(
             exact_z, shares.nearest, heaviest(shares.weights, stored, DATA), floor, variance
         )
-        # One by one: the time goes with the queries times the rows that compete for any of them.
-        # But a file is not read again for each.
-        size = len(z) if isinstance(rows.stored, Streamed) else 1
-        return in_parts(partial(_settled, full), size, crowded, posterior, z, query, sigma)
+        return _settled(full, crowded, posterior, z, query, sigma)
 
     return jax.lax.cond(jnp.any(crowded), weighed, lambda: posterior), head
 
@@ -325,15 +323,25 @@ def _settled(
     query: _Contest,
     sigma: Array,
 ) -> Posterior:
-    """The posterior, over the rows that compete where it is crowded; no pass where it never is."""
+    """The posterior, over the rows that compete where it is crowded.
 
-    def anew() -> Posterior:
-        def pick(new: Array, old: Array) -> Array:
-            return jnp.where(crowded.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    The time goes with queries times rows that compete for any of them: where few queries are
+    crowded, only these are asked.
+    """
 
-        return jax.tree.map(pick, _posterior_of(full, z, query, sigma), posterior)
+    def anew(count: int) -> Posterior:
+        is_crowded, pick = jax.lax.top_k(crowded.astype(jnp.int32), count)
+        new = _posterior_of(full, z[pick], jax.tree.map(lambda x: x[pick], query), sigma[pick])
 
-    return jax.lax.cond(jnp.any(crowded), anew, lambda: posterior)
+        def put(old: Array, new: Array) -> Array:
+            keep = is_crowded.reshape(-1, *[1] * (new.ndim - 1)) > 0
+            return old.at[pick].set(jnp.where(keep, new, old[pick]))
+
+        return jax.tree.map(put, posterior, new)
+
+    few = min(_FEW_CROWDED, len(z))
+    is_few = jnp.sum(crowded) <= few
+    return jax.lax.cond(is_few, partial(anew, few), partial(anew, len(z)))
 
 
 def _posterior_of(full: ExactScan, z: Array, query: _Contest, sigma: Array) -> Posterior:
