@@ -28,7 +28,7 @@ PRECISIONS = ("highest", "high", "default")
 _LEADERS = 8
 # Relative error of D for which all that compete are weighed again, and what part of the bound on
 # rounding is met with.
-_CROWD_ERROR, _METWITH = 2e-5, 0.2
+_CROWD_ERROR, _METWITH = 1e-5, 0.2
 # The same for the trace of the covariance, in parts of it and of d σ².
 _SPREAD_ERROR = 2e-5
 # Relative error of D that float32 logits may cause before they are recomputed.
