@@ -196,7 +196,8 @@ def test_an_interrupted_run_goes_on(monkeypatch, words):
 
 
 def test_scores_are_measured_against_the_posterior_of_the_class():
-    words = ("metrics=default", "metrics.score_error=always", "trajectory=true", "batch_size=5")
+    words = ("metrics=default", "metrics.score_error=always", "metrics.budget=true")
+    words += ("trajectory=true", "batch_size=5")
     result = gdiff(
         *("sample", *(word for word in JOB if word not in ("metrics=none", "batch_size=8"))),
         *("dataset.path=data.npz", *words, "hydra.run.dir=run"),

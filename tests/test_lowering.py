@@ -17,6 +17,8 @@ from gdiff import config, memory, rng
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Posterior
+from gdiff.network import files
+from gdiff.network.unet import UNet
 from gdiff.parallel.mesh import batch_sharding, make_mesh
 from gdiff.sampler.drivers import driver, parallel, picard, sequential
 from gdiff.score.golden.scan import GoldenScan
@@ -79,8 +81,14 @@ def _planned(monkeypatch, tmp_path):
 
 @pytest.mark.usefixtures("_planned")
 @pytest.mark.parametrize("name", SCORES)
-def test_scores_stay_on_the_device(name, composer, mesh, data):
-    spec = composer.experiment([f"score={name}"]).score
+def test_scores_stay_on_the_device(name, composer, mesh, data, tmp_path):
+    words = [f"score={name}"]
+    if name == "network":
+        network, shape = UNet(width=4), data.dataset.event_shape
+        facts = files.Facts(shape, None, "noise", "0", 0)
+        files.write(tmp_path / files.NETWORK, network, files.empty(network, shape), facts)
+        words += [f"score.path={tmp_path}"]
+    spec = composer.experiment(words).score
     denoiser = spec.fit(data, SIGMAS)
     assert isinstance(denoiser, GoldenScan) or name != "golden"
     z = jax.device_put(np.zeros((2, 12, 12, 3), np.float32), batch_sharding(mesh))

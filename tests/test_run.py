@@ -275,7 +275,9 @@ def test_a_long_movie_is_thinned_but_keeps_its_ends(monkeypatch):
         figures, "trajectory_gif", lambda frames, dataset, sigmas, count: seen.extend(sigmas) or b""
     )
     sample("run", "trajectory=true", "schedule.steps=100", "num_samples=2")
-    assert len(seen) == 40
+    # Chosen by what changes, so that some of the forty may be the same step.
+    assert 20 <= len(seen) <= 40
+    assert np.all(np.diff(seen) < 0)
     assert (seen[0], seen[-1]) == (80, 0)
 
 
