@@ -17,6 +17,9 @@ Overrides = Annotated[
         autocompletion=complete.overrides,
     ),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
+]
 ConfigDir = Annotated[
     Path | None, typer.Option("--config-dir", help="A folder with groups and options of your own.")
 ]

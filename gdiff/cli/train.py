@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gdiff.cli.endings import Interrupted, shown
-from gdiff.cli.options import ConfigDir, Overrides, Plugins
+from gdiff.cli.options import ConfigDir, DryRun, Overrides, Plugins
 from gdiff.errors import UserError, interrupt_in
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="Continue the interrupted training in this folder.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
-    ] = False,
+    dry_run: DryRun = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress; print only the folder.")
     ] = False,

@@ -13,7 +13,7 @@ import typer
 
 from gdiff.cli import complete, launch, sweeps
 from gdiff.cli.endings import shown
-from gdiff.cli.options import ConfigDir, Overrides, Plugins
+from gdiff.cli.options import ConfigDir, DryRun, Overrides, Plugins
 from gdiff.errors import Failures, PartError, UserError
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ def sample(
     resume: Annotated[
         Path | None, typer.Option(help="Continue the interrupted run or sweep in this folder.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
-    ] = False,
+    dry_run: DryRun = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress; print only the run folder.")
     ] = False,

@@ -9,7 +9,7 @@ from gdiff.dataset.base import Dataset
 from gdiff.figures.budget import budget_figure
 from gdiff.figures.curve import score_error
 from gdiff.figures.denoisers import denoisers_figure
-from gdiff.figures.encode import PLOT_KINDS, encoded, png
+from gdiff.figures.encode import encoded, png
 from gdiff.figures.grids import grids_figure
 from gdiff.figures.horizon import horizon_figure
 from gdiff.figures.images import captioned, class_grid, image_grid, paired_grid
@@ -26,7 +26,6 @@ from gdiff.figures.training import training_figure
 from gdiff.figures.trajectory import trajectory_gif
 
 __all__ = [
-    "PLOT_KINDS",
     "budget_figure",
     "denoisers_figure",
     "grids_figure",

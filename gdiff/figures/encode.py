@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 _SECONDS = 4.0  # of an animation, before it rests on the last frame
 # Text as text, which other programs can change, and the same bytes for the same figure.
 _SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "gdiff", "pdf.fonttype": 42}
-# What a plot can be written as.
-PLOT_KINDS = ("png", "pdf", "svg")
 
 
 def png(image: np.ndarray) -> bytes:
@@ -62,7 +60,7 @@ def figure_png(figure: "Figure") -> bytes:
 
 
 def encoded(figure: "Figure", kind: str) -> bytes:
-    """A plot as one of `PLOT_KINDS`."""
+    """A plot as "png", "pdf" or "svg"."""
     if kind == "png":
         return figure_png(figure)
     import matplotlib

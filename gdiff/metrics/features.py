@@ -93,7 +93,6 @@ class InFeatures(Metric):
 class FeatureDistances(InFeatures):
     """Distances between samples and data in a space, and those of as many data points."""
 
-    space: ClassVar[str]
     fewest_samples: ClassVar[int] = 2
 
     def compute(self, samples: np.ndarray, dataset: Dataset) -> dict[str, float]:

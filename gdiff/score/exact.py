@@ -18,6 +18,7 @@ from gdiff.errors import require, require_one_of
 from gdiff.kernels import compensated
 from gdiff.kernels.distances import competing, exact_shares, heaviest
 from gdiff.kernels.fold import Chunk, Fold, Rows, chunk_size, denoised, fold, on_devices
+from gdiff.kernels.parts import again
 from gdiff.kernels.softmax import Leaders, Moments, merge, moments_of, weights_of
 from gdiff.kernels.streamed import AUTO, ROWS
 from gdiff.parallel.mesh import DATA
@@ -330,14 +331,7 @@ def _settled(
     """
 
     def anew(count: int) -> Posterior:
-        is_crowded, pick = jax.lax.top_k(crowded.astype(jnp.int32), count)
-        new = _posterior_of(full, z[pick], jax.tree.map(lambda x: x[pick], query), sigma[pick])
-
-        def put(old: Array, new: Array) -> Array:
-            keep = is_crowded.reshape(-1, *[1] * (new.ndim - 1)) > 0
-            return old.at[pick].set(jnp.where(keep, new, old[pick]))
-
-        return jax.tree.map(put, posterior, new)
+        return again(partial(_posterior_of, full), crowded, count, posterior, z, query, sigma)[1]
 
     few = min(_FEW_CROWDED, len(z))
     is_few = jnp.sum(crowded) <= few

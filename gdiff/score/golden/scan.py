@@ -31,7 +31,7 @@ from gdiff.denoiser import Head as PosteriorHead
 from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.kernels import compensated
 from gdiff.kernels.fold import denoised, split
-from gdiff.kernels.parts import in_parts
+from gdiff.kernels.parts import again, in_parts
 from gdiff.kernels.softmax import weights_of
 from gdiff.parallel.mesh import DATA
 from gdiff.score.exact import ExactScan, is_delicate, scan_rows
@@ -358,19 +358,13 @@ def _repaired(
     That is some queries at a time; one, while no more than `few` are left.
     """
 
-    def again(count: int, pending: Array, *old: Any) -> tuple:
-        is_pending, pick = jax.lax.top_k(pending.astype(jnp.int32), count)
-
-        def put(old: Array, new: Array) -> Array:
-            keep = is_pending.reshape(-1, *[1] * (new.ndim - 1)) > 0
-            return old.at[pick].set(jnp.where(keep, new, old[pick]))
-
-        new = run(*(x[pick] for x in query))
-        return (pending.at[pick].set(False), *jax.tree.map(put, old, new))
+    def repair(count: int, pending: Array, *old: Any) -> tuple:
+        pick, new = again(run, pending, count, old, *query)
+        return (pending.at[pick].set(False), *new)
 
     some = min(REPAIRED, len(is_doubtful))
     counts = [1, some] if few > 0 and some > 1 else [some]
-    branches = [lambda *state: state, *(partial(again, count) for count in counts)]
+    branches = [lambda *state: state, *(partial(repair, count) for count in counts)]
 
     def body(state: tuple, _: None) -> tuple[tuple, None]:
         left = jnp.sum(state[0])
