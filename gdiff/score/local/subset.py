@@ -52,14 +52,14 @@ _PART, _PART_VALUES = (64, 256), 2**20
 _NEAREST = 8
 # Numbers in one array of coarse weights, 128 MiB in float32: larger batches go in parts.
 _LARGEST_ARRAY = 2**25
-# What heads are measured on, for each level: noised rows, and blocks of them; rows that they are
-# compared with, at most.
-_PILOTS, _BLOCKS, _COMPARED = 8, 2, 2**16
+# What heads are measured on, for each level: noised rows, shared out among some blocks; rows that
+# they are compared with, at most.
+_PILOTS, _BLOCKS, _COMPARED = 16, 8, 2**16
 # From one size of a head to the next.
 _GROWTH = 1.4
 # Times the fewest rows of a head that need no choice.
 _FEW = 4
-_VERSION = 8
+_VERSION = 9
 
 
 class LocalSubset(eqx.Module):
@@ -176,8 +176,8 @@ def _index(scan: LocalScan, mean: Array, basis: Array) -> tuple[Array, Array, Ar
 def _measure(local: LocalSubset, dataset: Dataset, tolerance: float, least: int) -> np.ndarray:
     """Rows of a head by level, and the error that they leave: [2, s].
 
-    The error is that of the mean, relative to all rows weighed by pixel, over some of the blocks:
-    the median of noised rows, which do not count themselves. Heads grow until it is within the
+    The error is that of the mean, relative to all rows weighed by pixel: the median over some
+    blocks of noised rows, which do not count themselves. Heads grow until it is within the
     tolerance.
     """
     sigmas = np.exp(np.asarray(local.scan.masks.log_sigma, np.float64))
@@ -188,21 +188,28 @@ def _measure(local: LocalSubset, dataset: Dataset, tolerance: float, least: int)
         scan = LocalScan.of(Placed(dataset, mesh), local.scan.masks)
         index = _index(scan, local.mean, local.basis)
         local = LocalSubset(scan, local.mean, local.basis, *index, local.heads, local.sizes)
-    blocks = rng.permutation(len(local.energies))[:_BLOCKS]
-    local, outputs = _of_blocks(local, blocks), np.unique(local.scan.masks.outputs[blocks])
-    own = rng.permutation(len(dataset))[:_PILOTS]
+    count = min(_BLOCKS, len(local.energies))
+    parts = [_of_block(local, block) for block in rng.permutation(len(local.energies))[:count]]
+    own = rng.permutation(len(dataset))[: _PILOTS // count * count]
     y = dataset.rows(own).reshape(len(own), -1)
     table = np.empty((2, len(sigmas)))
     with track(f"measuring heads on {dataset.name}", len(sigmas), "levels") as progress:
         for level, sigma in enumerate(sigmas):
             z = jnp.asarray(y + sigma * rng.standard_normal(y.shape), local.mean.dtype)
             asked = (z, jnp.full(len(z), sigma, z.dtype), jnp.asarray(own))
-            wanted = on_devices(mesh, _full, local.scan, *asked).mean
+            pilots = [tuple(x[i::count] for x in asked) for i in range(count)]
+            means = [
+                on_devices(mesh, _full, part.scan, *each).mean
+                for part, each in zip(parts, pilots, strict=True)
+            ]
             size, error = least, math.inf
             while True:
                 heads = jnp.full_like(local.heads, math.ceil(size * len(dataset) / n))
-                mean = on_devices(mesh, _denoise, replace(local, heads=heads), *asked).mean
-                error = float(_distance(mean, wanted, outputs))
+                errors = [
+                    _distances(replace(part, heads=heads), mean, *each)
+                    for part, mean, each in zip(parts, means, pilots, strict=True)
+                ]
+                error = float(np.median(errors))
                 if error <= tolerance or size == most:
                     break
                 size = min(math.ceil(_GROWTH * size), most)
@@ -216,25 +223,26 @@ def _full(scan: LocalScan, z: Array, sigma: Array, own: Array) -> Posterior:
 
 
 @eqx.filter_jit
-def _of_blocks(local: LocalSubset, blocks: np.ndarray) -> LocalSubset:
-    """The same for the outputs of some blocks only; other coordinates of its means say nothing."""
+def _of_block(local: LocalSubset, block: np.ndarray) -> LocalSubset:
+    """The same for the outputs of one block only; other coordinates of its means say nothing."""
     masks = local.scan.masks
-    outputs = masks.outputs[blocks]
-    places = jnp.zeros_like(masks.places).at[outputs.ravel()].set(jnp.arange(outputs.size))
+    outputs = masks.outputs[block][None]
+    places = jnp.zeros_like(masks.places).at[outputs[0]].set(jnp.arange(outputs.size))
     fields = ("inputs", "words", "counts", "common", "shares")
-    cut = {name: getattr(masks, name)[:, blocks] for name in fields}
+    cut = {name: getattr(masks, name)[:, block][:, None] for name in fields}
     masks = replace(masks, outputs=outputs, places=places, **cut)
-    halves, energies = local.halves[:, blocks], local.energies[blocks]
+    halves, energies = local.halves[:, block][:, None], local.energies[block][None]
     return replace(local, scan=replace(local.scan, masks=masks), halves=halves, energies=energies)
 
 
-@eqx.filter_jit
-def _distance(
-    a: Float[Array, "b d"], b: Float[Array, "b d"], outputs: np.ndarray
-) -> Float[Array, ""]:
-    """Median of the relative distances, at some coordinates."""
-    far, norm = (jnp.linalg.norm(x[:, outputs], axis=1) for x in (a - b, b))
-    return jnp.median(far / norm)
+def _distances(
+    local: LocalSubset, wanted: Float[Array, "b d"], *asked: Array
+) -> Float[Array, " b"]:
+    """Relative distances of means from those that are wanted, at the outputs of the only block."""
+    mean = on_devices(local.scan.rows.mesh, _denoise, local, *asked).mean
+    outputs = np.unique(local.masks.outputs[0])
+    far, norm = (jnp.linalg.norm(x[:, outputs], axis=1) for x in (mean - wanted, wanted))
+    return far / norm
 
 
 def _denoise(
