@@ -42,7 +42,10 @@ def sample(
     ] = None,
     dry_run: DryRun = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress; print only the run folder.")
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="Print only the run folder; of progress, a line now and then."
+        ),
     ] = False,
     config_dir: ConfigDir = None,
     plugin: Plugins = None,
