@@ -197,6 +197,7 @@ def plan(
             metavar="tolerance=X [objective=nats|frechet|sliced_w2] OVERRIDES",
             help="How far samples may be from the data, and Hydra overrides.",
             show_default=False,
+            autocompletion=complete.of_plan,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
