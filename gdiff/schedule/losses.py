@@ -181,9 +181,12 @@ class LossCurve:
         Returns:
             Nats.
         """
+        return float(np.sum(self.discretization_steps(grid)))
+
+    def discretization_steps(self, grid: np.ndarray) -> np.ndarray:
+        """[K] what each step between positive levels has of `discretization`, in nats."""
         grid = grid[grid > 0]
-        steps = np.diff(grid**-2.0) * self.at(grid[:-1]) - self.integrals(grid)
-        return float(0.5 * np.sum(steps))
+        return 0.5 * (np.diff(grid**-2.0) * self.at(grid[:-1]) - self.integrals(grid))
 
     def discretization_error(self, grid: np.ndarray) -> float | None:
         """Standard error of `discretization`, from the replicates; None without."""
