@@ -147,6 +147,7 @@ class Prepared:
             UserError: no horizon meets the tolerance, or the loss cannot be had.
         """
         spec, process = self.experiment.schedule, self.experiment.process
+        spec = spec.serving(is_ancestral=self.experiment.sampler.is_ancestral)
         if self.sigma is not None:
             return spec.starting_at(float(self.sigma[0])) if spec.horizon == AUTO else spec
         if spec.horizon == AUTO:

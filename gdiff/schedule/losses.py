@@ -22,6 +22,9 @@ KINDS = ("x0", "eps", "v", "flow")
 _FLOOR = 1e-300
 # Levels given as text are rounded.
 _SLACK = 1e-6
+# For the slope of log R, R = dℓ / d log sigma: half the stretch of log sigma that it is taken over,
+# and its bounds; that of Gaussian data is from -2 to 2.
+_REACH, _SLOPES = np.log(2) / 2, (-1.99, 2.0)
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 
@@ -154,6 +157,14 @@ class LossCurve:
         """[K] integrals of √(-dℓ/dγ) γ^(-g/2) dγ, g = `measure`, over the steps of a grid."""
         return self._integrated(partial(self._root, measure=measure), sigma)
 
+    def ancestral_integrals(self, sigma: np.ndarray) -> np.ndarray:
+        """[K] integrals over log sigma of (R (R + ½ dR / d log sigma))^¼, R = dℓ / d log sigma.
+
+        The slope of log R is taken over a factor of two in sigma, and bounded, as a curve that was
+        measured needs it.
+        """
+        return self._integrated(self._ancestral, sigma)
+
     def integral(self, sigma_max: float, sigma_min: float) -> float:
         """∫ ℓ dγ between the signal-to-noise ratios of two noise levels."""
         return float(self.integrals(np.array([sigma_max, sigma_min])).sum())
@@ -203,6 +214,18 @@ class LossCurve:
         """√(-dℓ/dγ) γ^(-g/2) dγ/dx of x = -log sigma."""
         slope = np.maximum(self._slope(-x), 0.0)
         return np.sqrt(2 * slope * np.exp(self._log_loss(-x) + 2 * (1 - measure) * x))
+
+    def _ancestral(self, x: np.ndarray) -> np.ndarray:
+        """(R (R + ½ R'))^¼ = √R (1 + ½ (log R)')^¼ at x = -log sigma."""
+        low, high = np.log(self.sigma[-1]), np.log(self.sigma[0])
+
+        def fall(at: np.ndarray) -> np.ndarray:
+            return np.maximum(self._slope(at) * np.exp(self._log_loss(at)), _FLOOR)
+
+        ends = np.clip(-x, low, high)
+        above, below = np.minimum(ends + _REACH, high), np.maximum(ends - _REACH, low)
+        slope = np.log(fall(above) / fall(below)) / (above - below)
+        return np.sqrt(fall(ends)) * (1 + np.clip(slope, *_SLOPES) / 2) ** 0.25
 
     def _integrated(
         self, density: Callable[[np.ndarray], np.ndarray], sigma: np.ndarray
