@@ -8,14 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gdiff.errors import UserError, require, require_one_of
-
-if TYPE_CHECKING:
-    from scipy.interpolate import PchipInterpolator
+from gdiff.schedule.monotone import Pchip, isotonic
 
 KINDS = ("x0", "eps", "v", "flow")
 # Losses of scores that memorise underflow; their logarithm must not.
@@ -109,19 +106,10 @@ class LossCurve:
         return cls(sigma, loss / factors[kind])
 
     @cached_property
-    def _log_loss(self) -> "PchipInterpolator":
+    def _log_loss(self) -> Pchip:
         """Of log sigma."""
-        # Here, since every command would pay for importing them.
-        from scipy.interpolate import PchipInterpolator
-        from scipy.optimize import isotonic_regression
-
-        increasing = isotonic_regression(self.loss[::-1]).x
-        return PchipInterpolator(np.log(self.sigma[::-1]), np.log(np.maximum(increasing, _FLOOR)))
-
-    @cached_property
-    def _slope(self) -> "PchipInterpolator":
-        """d log ℓ / d log sigma, of log sigma."""
-        return self._log_loss.derivative()
+        increasing = isotonic(self.loss[::-1])
+        return Pchip(np.log(self.sigma[::-1]), np.log(np.maximum(increasing, _FLOOR)))
 
     def _log(self, sigma: np.typing.ArrayLike) -> np.ndarray:
         """log sigma, refused outside the levels of the curve."""
@@ -212,7 +200,7 @@ class LossCurve:
 
     def _root(self, x: np.ndarray, measure: float) -> np.ndarray:
         """√(-dℓ/dγ) γ^(-g/2) dγ/dx of x = -log sigma."""
-        slope = np.maximum(self._slope(-x), 0.0)
+        slope = np.maximum(self._log_loss.slope(-x), 0.0)
         return np.sqrt(2 * slope * np.exp(self._log_loss(-x) + 2 * (1 - measure) * x))
 
     def _ancestral(self, x: np.ndarray) -> np.ndarray:
@@ -220,7 +208,7 @@ class LossCurve:
         low, high = np.log(self.sigma[-1]), np.log(self.sigma[0])
 
         def fall(at: np.ndarray) -> np.ndarray:
-            return np.maximum(self._slope(at) * np.exp(self._log_loss(at)), _FLOOR)
+            return np.maximum(self._log_loss.slope(at) * np.exp(self._log_loss(at)), _FLOOR)
 
         ends = np.clip(-x, low, high)
         above, below = np.minimum(ends + _REACH, high), np.maximum(ends - _REACH, low)
