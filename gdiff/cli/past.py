@@ -98,18 +98,21 @@ def report(
 
 def plot(
     folders: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            metavar="FOLDER", help="Sweeps or runs, or a scaling study.", show_default=False
+            metavar="FOLDER",
+            help="Sweeps or runs, by default outputs/, or a scaling study.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     metric: Annotated[
         str,
         typer.Argument(
+            metavar="METRIC",
             help="A name in metrics.json; of a scaling study rounds or errors.",
             show_default=False,
         ),
-    ],
+    ] = "",
     x: Annotated[
         str | None,
         typer.Option("--x", help="The setting along the axis; by default the one that suits."),
@@ -142,6 +145,7 @@ def plot(
     from gdiff.runs import series, tables
     from gdiff.store.files import replacing
 
+    folders, metric = _with_metric(folders or [], metric)
     output = Path(f"{metric}.pdf") if output is None else output
     _require_file(output, (".pdf", ".svg", ".png"))
     kind = output.suffix.lower().removeprefix(".")
@@ -162,6 +166,19 @@ def plot(
     with replacing(output) as file:
         file.write(lines_figure(lines, (axes.x, metric), kind=kind, **look))
     print(shown(output))
+
+
+def _with_metric(folders: Sequence[Path], metric: str) -> tuple[list[Path], str]:
+    """Folders, outputs/ if none is named, and the metric, which is the last word.
+
+    Raises:
+        UserError: the last word is a folder, or there is none.
+    """
+    *folders, metric = [*map(str, folders), *([metric] if metric else [])] or [""]
+    if not metric or Path(metric).is_dir():
+        where = metric or OUTPUTS
+        raise UserError(f"name a metric after the folders, as in gdiff plot {where} sliced_w2")
+    return [Path(folder) for folder in folders] or [OUTPUTS], metric
 
 
 def _scaling(folder: Path, name: str, kind: str) -> bytes:

@@ -37,6 +37,15 @@ def test_names_stand_along_the_axis_and_the_file_is_named_by_the_metric():
     assert ">ddim<" in Path("a.svg").read_text()
 
 
+def test_outputs_are_drawn_by_default_and_a_metric_is_asked_for():
+    make_sweep(Path("outputs/s"))
+    assert gdiff("plot", "sliced_w2", "-o", "a.svg").out == "a.svg\n"
+    for words in (("plot",), ("plot", "outputs")):
+        result = gdiff(*words)
+        assert (result.code, len(result.err.splitlines())) == (2, 1)
+        assert "name a metric after the folders, as in gdiff plot outputs sliced_w2" in result.err
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
