@@ -36,7 +36,7 @@ class LAS(Adaptive):
     direction with variance λ not about λσ²/(λ + σ²)² per step in log sigma, as steps of the ODE do,
     but λ²σ²/(λ + σ²)³, so that the best density for small steps is not √R, R = dℓ / d log sigma,
     but √(R + ½ dR / d log sigma). With fewer steps √R is the better one; the geometric mean of both
-    densities is within 10 % of the best at any number of steps. Our construction.
+    densities is within 10 % of the best for 5 to 50 steps on the data tried. Our construction.
 
     Attributes:
         measure: "log_snr" for samples, "snr" for nats, or g of dγ/γ^g, for which these are 1 and 0;
