@@ -9,6 +9,7 @@ from gdiff.errors import require, require_one_of
 from gdiff.metrics import MetricsSpec
 from gdiff.prior.base import PriorSpec
 from gdiff.process.base import ProcessSpec
+from gdiff.runs.logger import LOGGERS
 from gdiff.runtime import Runtime
 from gdiff.sampler.base import SamplerSpec
 from gdiff.sampler.blocks import Blocks
@@ -34,7 +35,7 @@ class Experiment:
         picture_samples: images shown in the pictures; plots of points show all, but in motion.
         objective: name of the metric that a sweep should minimise.
         report: whether a sweep leaves a page that compares its runs.
-        logger: where a complete run is logged besides its folder: "none", "tensorboard", "mlflow".
+        logger: where a complete run is logged besides its folder, one of `LOGGERS`.
         plots: "pdf" or "svg" writes plots in that format too; "png" does not.
         condition: classes, by number or by name, that samples are drawn from in turn: sample i
             from number i, and from the first again after the last; "each" for all classes in
@@ -65,7 +66,7 @@ class Experiment:
             value = getattr(self, key)
             require(value >= 1, f"{key}={value} must be at least 1")
         require_one_of("plots", self.plots, ("png", "pdf", "svg"))
-        require_one_of("logger", self.logger, ("none", "tensorboard", "mlflow"))
+        require_one_of("logger", self.logger, LOGGERS)
         require(0 <= self.seed < 2**32, f"seed={self.seed} must be between 0 and 2^32 - 1")
         require(
             self.condition in (None, EACH) or (isinstance(self.condition, list) and self.condition),

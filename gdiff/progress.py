@@ -1,6 +1,7 @@
 """Progress of anything that takes more than a moment, for people and for logs."""
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -16,24 +17,29 @@ log = logging.getLogger(__name__)
 
 _SHOW_AFTER_SECONDS = 2.0
 _LONGEST_SILENCE_SECONDS = 60.0
+# Of work that is to be quiet, before a line says that it goes on; then twice as long, and so on.
+_QUIET_SECONDS = 30.0
 
 _lock = threading.RLock()
-_is_quiet = False
+_is_quiet = _is_silent = False
 _is_live = True
 _label = ""
 _display: "progress.Progress | None" = None
 
 
-def configure(*, quiet: bool = False, live: bool = True, label: str = "") -> None:
+def configure(
+    *, quiet: bool = False, silent: bool = False, live: bool = True, label: str = ""
+) -> None:
     """How this process shows progress.
 
     Args:
-        quiet: not at all.
+        quiet: not for half a minute, and then by a line after twice as long each time.
+        silent: not at all, as where another process shows it.
         live: by bars where stderr is a terminal, else always by plain lines.
         label: goes before every description.
     """
-    global _is_quiet, _is_live, _label
-    _is_quiet, _is_live, _label = quiet, live, label
+    global _is_quiet, _is_silent, _is_live, _label
+    _is_quiet, _is_silent, _is_live, _label = quiet or silent, silent, live, label
 
 
 def notice(message: str) -> None:
@@ -52,7 +58,7 @@ def notice(message: str) -> None:
 class Progress:
     """Counts units of work: a bar on a terminal, a plain line now and then elsewhere.
 
-    Nothing shows before two seconds have passed.
+    Nothing shows before two seconds have passed; half a minute where all is to be quiet.
 
     Args:
         description: what is being done.
@@ -67,10 +73,11 @@ class Progress:
         self._begin = time.monotonic()
         self._base: tuple[float, int] | None = None
         self._task = None
-        self._next_line = self._interval = _SHOW_AFTER_SECONDS
+        self._interval = _QUIET_SECONDS if _is_quiet else _SHOW_AFTER_SECONDS
+        self._next_line = self._interval
         self._is_shown = self._is_closed = False
-        if not _is_quiet:
-            self._timer = threading.Timer(_SHOW_AFTER_SECONDS, self._show)
+        if not _is_silent:
+            self._timer = threading.Timer(self._interval, self._show)
             self._timer.daemon = True
             self._timer.start()
 
@@ -117,7 +124,7 @@ class Progress:
         global _display
         with _lock:
             self._is_closed = True
-            if not _is_quiet:
+            if not _is_silent:
                 self._timer.cancel()
             if self._task is not None:
                 _display.remove_task(self._task)
@@ -135,7 +142,8 @@ class Progress:
             if self._is_closed:
                 return
             self._is_shown = True
-            if _is_live and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            is_bar = _is_live and not _is_quiet
+            if is_bar and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
                 display = _open_display()
                 self._task = display.add_task(
                     self.description, total=self.total, completed=self.done, state=self.state()
@@ -146,7 +154,8 @@ class Progress:
 
     def _print_line(self) -> None:
         """Print the state, at growing distances."""
-        self._interval = min(2 * self._interval, _LONGEST_SILENCE_SECONDS)
+        longest = math.inf if _is_quiet else _LONGEST_SILENCE_SECONDS
+        self._interval = min(2 * self._interval, longest)
         self._next_line = self.elapsed + self._interval
         self._print(f"{self.description}: {self.state() or '…'}")
 

@@ -74,6 +74,8 @@ def _run(experiment: Experiment, folder: RunFolder) -> dict[str, float]:
     record["sigma"] = prepared.grid.tolist()
     folder.write_json(RUN, record)
     if not (folder.has(SAMPLES) and "rounds" in record):
+        if prepared.advice is not None:
+            notice(prepared.advice)
         prepared.require_room()
         record |= _sample(prepared, folder, wanted, record)
         # In this order, so that a run with samples always has the account of them.

@@ -28,6 +28,8 @@ sigma² = 9. Laws are propagated as densities, without random numbers; the resul
 data too, by sliced Wasserstein distance (images.csv), and sweeps.csv has the rounds of Picard and
 surrogate sweeps of one block of 200 steps to a tolerance of .01, against the number of images and
 of their pixels, with fitted exponents. That takes an hour.
+
+`gdiff plot DIR rounds` and `gdiff plot DIR errors` draw the figures again, as PDF, SVG or PNG.
 """
 
 import argparse
@@ -44,13 +46,13 @@ import numpy as np
 import sweeps
 from densities import Line, Mixture, follow, moved
 from jax.sharding import NamedSharding, PartitionSpec
-from scaling_plots import errors_figure, exponents, rounds_figure
 from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from gdiff import config, rng
 from gdiff.denoiser import Posterior
+from gdiff.figures import errors_figure, exponents, rounds_figure
 from gdiff.metrics.sliced import sliced_w2_with_null
 from gdiff.parallel.mesh import make_mesh
 from gdiff.prepared import Prepared
@@ -334,7 +336,7 @@ def main(arguments=None):
     folder.mkdir(parents=True, exist_ok=True)
     errors = [errors_row(method, count) for method in METHODS for count in EVALUATIONS]
     write_csv(folder / "errors.csv", ERRORS, errors)
-    (folder / "errors.png").write_bytes(errors_figure(errors, []))
+    (folder / "errors.png").write_bytes(errors_figure(errors))
 
     rounds = []
     for measure in MEASURES:

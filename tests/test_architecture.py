@@ -123,7 +123,8 @@ ROOMS = {
         *("clock", "dataset", "runtime", "kernels", "experiment"),
     },
     "experiment": {
-        *("dataset", "metrics", "prior", "process", "runtime", "sampler", "schedule", "score"),
+        *("dataset", "metrics", "prior", "process", "runs", "runtime", "sampler", "schedule"),
+        "score",
     },
     "budget": {"dataset", "parallel", "score", "schedule", "prior", "sampler", "store"},
     "trajectory": {"sampler", "prior", "parallel", "clock", "store"},

@@ -53,6 +53,7 @@ MISTAKES = {
     "experiment=nope": "experiment=nope: no such option",
     "hydra.job.foo=1": "no key 'hydra.job.foo'",
     "hydra/launcher=nope": "in the checkout: pip install -e '.[joblib]'",
+    "hydra/sweeper=nope": "in the checkout: pip install -e '.[optuna]'",
     # Types
     "num_samples=abc": "num_samples=abc is not a whole number",
     "num_samples=1.5": "num_samples=1.5 is not a whole number",

@@ -53,6 +53,20 @@ def test_a_training_is_offered_its_own_groups_and_keys(offered):
     assert "network=" not in offered("bash", "gdiff", "sample", "net")
 
 
+def test_a_comparison_is_offered_scores_that_are_not_named_yet(offered):
+    assert {"full", "golden", "wiener"} <= set(offered("bash", "gdiff", "compare", ""))
+    found = offered("bash", "gdiff", "compare", "full,go")
+    assert {"full,golden", "full,golddiff"} <= set(found)
+    assert "full,golden,full" not in offered("bash", "gdiff", "compare", "full,golden,")
+    assert "sampler=" in offered("bash", "gdiff", "compare", "full,wiener", "sam")
+
+
+def test_a_plan_is_offered_its_tolerance(offered):
+    assert offered("bash", "gdiff", "plan", "tol") == ["tolerance="]
+    assert "objective=" in offered("bash", "gdiff", "plan", "obj")
+    assert {"sampler=", "sampler."} <= set(offered("bash", "gdiff", "plan", "sam"))
+
+
 def test_other_shells_are_offered_whole_words(offered):
     found = " ".join(offered("zsh", "gdiff", "sample", "score=gold"))
     assert '"score=golden":"' in found

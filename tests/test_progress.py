@@ -79,7 +79,9 @@ def test_plain_lines_where_there_is_no_terminal():
     assert len(lines) < 10
 
 
-def test_plain_lines_come_at_growing_distances(monkeypatch, capsys):
+def counted(monkeypatch, capsys, seconds, shown_after):
+    """Lines of work at a unit a second, where timers fire after so many."""
+
     class Timer(threading.Timer):
         def start(self):
             timers.append(self)
@@ -87,14 +89,18 @@ def test_plain_lines_come_at_growing_distances(monkeypatch, capsys):
     now, timers = 100.0, []
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(threading, "Timer", Timer)
-    with progress.track("outer"), progress.track("counting", 30, "sheep") as bar:
-        for second in range(1, 31):
+    with progress.track("outer"), progress.track("counting", seconds, "sheep") as bar:
+        for second in range(1, seconds + 1):
             now += 1
             bar.advance()
-            if second == 3:
+            if second == shown_after:
                 for timer in timers:
                     timer.function()
-    assert capsys.readouterr().err.splitlines() == [
+    return capsys.readouterr().err.splitlines()
+
+
+def test_plain_lines_come_at_growing_distances(monkeypatch, capsys):
+    assert counted(monkeypatch, capsys, 30, 3) == [
         "outer: …",
         "counting: 3/30 sheep, 1/s, 27 s left",
         "counting: 8/30 sheep, 1/s, 22 s left",
@@ -110,9 +116,21 @@ def test_a_terminal_may_be_asked_for_plain_lines():
     assert "counting: 30/30 sheep" in text
 
 
-def test_quiet_is_silent_everywhere():
-    assert elsewhere(quiet=True).stderr == ""
-    assert on_a_terminal(quiet=True) == "the end\r\n"
+@pytest.mark.parametrize("option", ["quiet", "silent"])
+def test_quiet_says_nothing_of_what_is_short(option):
+    assert elsewhere(**{option: True}).stderr == ""
+    assert on_a_terminal(**{option: True}) == "the end\r\n"
+
+
+def test_quiet_says_that_long_work_goes_on_and_silent_does_not(monkeypatch, capsys):
+    progress.configure(quiet=True)
+    lines = counted(monkeypatch, capsys, 400, 30)
+    assert lines[:2] == ["outer: …", "counting: 30/400 sheep, 1/s, 6 min 10 s left"]
+    assert [line.partition("/")[0] for line in lines[2:-1]] == [
+        *("counting: 91", "counting: 212", "counting: 400"),
+    ]
+    progress.configure(silent=True)
+    assert counted(monkeypatch, capsys, 400, 0) == []
 
 
 def test_nothing_shows_before_two_seconds(capsys):

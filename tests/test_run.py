@@ -15,7 +15,7 @@ from gdiff.denoiser import Posterior
 from gdiff.errors import UserError
 from gdiff.metrics import DISTANCES, SCORE_ERRORS
 from gdiff.metrics.score_error import CURVE
-from gdiff.prepared import ACCOUNT
+from gdiff.prepared import ACCOUNT, Prepared
 from gdiff.run import run
 from gdiff.score.base import ScoreSpec
 from gdiff.score.exact import Exact
@@ -290,3 +290,19 @@ def test_the_record_says_how_samples_become_values_of_the_file(tmp_path):
     assert np.abs(samples).max() < 1.01
     values = np.array(data["shift"]) + data["scale"] * samples
     assert np.min(np.abs(values - times.T), axis=1).max() < 5
+
+
+@pytest.mark.parametrize(
+    "words, is_told",
+    [
+        (("score=pca_local",), True),
+        (("score=pca_local", "dataset.subset=500"), False),
+        (("score=pca_local_golden",), False),
+        (("score=full",), False),
+    ],
+)
+def test_that_another_score_is_quicker_is_told_where_it_is(words, is_told):
+    with config.composer() as composer:
+        prepared = Prepared(composer.experiment(["dataset=digits", *words]))
+    assert (prepared.advice is not None) == is_told
+    assert not is_told or "score=pca_local_golden is many times faster" in prepared.advice

@@ -162,5 +162,5 @@ def test_plots_are_drawn(study):
     assert study.rounds_figure(rounds).startswith(PNG)
     errors = [study.errors_row(method, 10) for method in ("ddim", "heun")]
     images = [row | {"sliced_w2": 0.2, "sliced_w2_null": 0.1} for row in errors]
-    assert study.errors_figure(errors, []).startswith(PNG)
+    assert study.errors_figure(errors).startswith(PNG)
     assert study.errors_figure(errors, images).startswith(PNG)

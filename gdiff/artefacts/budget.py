@@ -5,11 +5,15 @@ from functools import partial
 
 from gdiff import figures
 from gdiff.artefacts.base import Artefact, Sampled
-from gdiff.budget.terms import METRICS, budget, is_ancestral
+from gdiff.budget.terms import METRICS, SPENT, budget, is_ancestral
 from gdiff.experiment import Experiment
+from gdiff.parallel import processes
+from gdiff.store import outputs
 from gdiff.store.outputs import RUN
 
 BUDGET, PLOT = "budget.json", "budget.png"
+# What was spent down to each level; only where all terms apply.
+CURVE = "budget.csv"
 
 
 class Budget(Artefact):
@@ -54,6 +58,8 @@ class Budget(Artefact):
                 *(experiment.score, denoiser, blocks, prepared.measuring),
             )
             folder.write_json(BUDGET, found.to_json())
+            if (spent := found.spent()) and processes.is_first():
+                outputs.write_csv(folder.path / CURVE, SPENT, spent)
             with run.failed.spare(f"{self.phase}: {PLOT}"):
                 terms = [term[:4] for term in found.terms if term.nats is not None]
                 look = {"title": prepared.title}

@@ -47,6 +47,7 @@ class Term(NamedTuple):
         standard_error: of the estimate; 0 where that is exact.
         statement: where the number comes from, or why there is none.
         effort: what it was measured with; None where nothing was.
+        steps: [K] nats of each step between positive levels; None of what is not spent on steps.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Term(NamedTuple):
     standard_error: float | None
     statement: str
     effort: Effort | None = None
+    steps: np.ndarray | None = None
 
     def to_json(self, dim: int) -> dict[str, Any]:
         """Its part of budget.json."""
@@ -81,12 +83,12 @@ class Budget(NamedTuple):
     Attributes:
         terms: the parts; the total comes last.
         dim: number of coordinates of a point.
-        sigma: first and last noise level of the terms.
+        levels: [K + 1] positive noise levels of the run.
     """
 
     terms: tuple[Term, ...]
     dim: int
-    sigma: tuple[float, float]
+    levels: np.ndarray
 
     def to_json(self) -> dict[str, Any]:
         """Content of budget.json."""
@@ -94,11 +96,35 @@ class Budget(NamedTuple):
         parts[TOTAL]["capped"] = any(part["capped"] for part in parts.values())
         return parts | {"dimensions": self.dim, "sigma": list(self.sigma)}
 
+    @property
+    def sigma(self) -> tuple[float, float]:
+        """First and last noise level of the terms."""
+        return float(self.levels[0]), float(self.levels[-1])
+
+    def spent(self) -> list[dict[str, float]]:
+        """A row for each level, named as in `SPENT`; none where not all terms apply.
+
+        Each has what the terms have spent from the prior down to that level, so that the last one
+        has the terms themselves.
+        """
+        parts = self.terms[:-1]
+        if any(term.nats is None for term in parts):
+            return []
+        nothing = np.zeros(len(self.levels) - 1)
+        columns = {"sigma": self.levels}
+        for term in parts:
+            steps = nothing if term.steps is None else term.steps
+            before = term.nats if term.name == INITIALIZATION else 0.0
+            columns[term.name] = np.cumsum([before, *steps])
+        columns[TOTAL] = sum(columns[term.name] for term in parts)
+        return [dict(zip(SPENT, row, strict=True)) for row in np.stack([*columns.values()], 1)]
+
     def metrics(self) -> dict[str, float]:
         """The terms that apply: kl_initialization, …, kl_total, in nats."""
         return {f"kl_{t.name}": t.nats for t in self.terms if t.nats is not None}
 
 
+SPENT = ("sigma", INITIALIZATION, DISCRETIZATION, SCORE, PICARD, TOTAL)
 METRICS = tuple(f"kl_{name}" for name in (INITIALIZATION, DISCRETIZATION, SCORE, PICARD, TOTAL))
 
 
@@ -141,7 +167,7 @@ def budget(
             Term(name, None, None, _NOT_ANCESTRAL) for name in (DISCRETIZATION, SCORE, PICARD)
         ]
         total = Term(TOTAL, None, None, "does not apply: not all terms do")
-    return Budget((*terms, total), data.dataset.dim, (float(levels[0]), float(levels[-1])))
+    return Budget((*terms, total), data.dataset.dim, levels)
 
 
 def is_ancestral(steps: Steps, grid: np.ndarray) -> bool:
@@ -176,7 +202,7 @@ def _discretization(data: Placed, levels: np.ndarray, share: float) -> Term:
         coarse = LossCurve(curve.sigma[some], curve.loss[some])
         error = math.hypot(error, coarse.discretization(levels) - nats)
     statement = f"{len(levels) - 1} steps, from the exact denoising loss: {effort.words()}"
-    return Term(DISCRETIZATION, nats, error, statement, effort)
+    return Term(DISCRETIZATION, nats, error, statement, effort, curve.discretization_steps(levels))
 
 
 def _every_other(count: int) -> np.ndarray:
@@ -192,8 +218,9 @@ def _score(
     if len(levels) < 2:
         return Term(SCORE, 0.0, 0.0, "no step ends above noise level 0")
     effort = _score_effort(data, levels, share, score.products(data.dataset.dim))
-    nats, error = score_error(data, levels, denoiser, effort)
-    return Term(SCORE, nats, error, f"measured against the full scan: {effort.words()}", effort)
+    steps, error = _score_steps(data, levels, denoiser, effort)
+    statement = f"measured against the full scan: {effort.words()}"
+    return Term(SCORE, float(steps.sum()), error, statement, effort, steps)
 
 
 def _score_effort(
@@ -204,9 +231,7 @@ def _score_effort(
     return Effort(count, int(usual)).within(affordable(data.dataset, share, products))
 
 
-def score_error(
-    data: Placed, levels: np.ndarray, denoiser: Denoiser, effort: Effort | None = None
-) -> tuple[float, float]:
+def score_error(data: Placed, levels: np.ndarray, denoiser: Denoiser) -> tuple[float, float]:
     """½ Σ (γ_{k+1} - γ_k) E‖D - D̃‖² on a grid of positive levels, and its standard error.
 
     On a long grid the expectation is measured at some of the levels, and linear in log σ between;
@@ -216,25 +241,33 @@ def score_error(
         data: the data.
         levels: [K ≥ 2] positive levels, decreasing.
         denoiser: D̃.
-        effort: levels and draws; None for what the size of the data allows.
     """
-    effort = effort or _score_effort(data, levels)
+    steps, error = _score_steps(data, levels, denoiser, _score_effort(data, levels))
+    return float(steps.sum()), error
+
+
+def _score_steps(
+    data: Placed, levels: np.ndarray, denoiser: Denoiser, effort: Effort
+) -> tuple[Float[np.ndarray, " k"], float]:
+    """What each of the K - 1 steps has of `score_error`, and the standard error of the sum."""
     few = levels[np.linspace(0, len(levels) - 2, effort.levels).astype(int)]
     points = draw(data.dataset, effort.draws, _SEED)
     gap = Partial(_squared_gap, Exact().fit(data), denoiser)
     gaps = at_levels(gap, data, points, few, "error of the score", is_level_alone=True)
     weights = np.diff(levels**-2.0) / 2
 
-    def totals(some: np.ndarray) -> np.ndarray:
+    def spent(some: np.ndarray) -> np.ndarray:
+        """[R, K - 1] nats, from some of the levels."""
         # np.interp wants increasing places.
         at, places = np.log(levels[:-1][::-1]), np.log(few[some][::-1])
-        return np.array([weights[::-1] @ np.interp(at, places, gap[some][::-1]) for gap in gaps])
+        return np.array([weights * np.interp(at, places, gap[some][::-1])[::-1] for gap in gaps])
 
-    found = totals(np.arange(len(few)))
-    error = float(np.std(found, ddof=1)) / math.sqrt(len(found))
+    found = spent(np.arange(len(few)))
+    totals = found.sum(axis=1)
+    error = float(np.std(totals, ddof=1)) / math.sqrt(len(totals))
     if effort.is_capped:
-        error = math.hypot(error, np.mean(totals(_every_other(len(few))) - found))
-    return float(np.mean(found)), error
+        error = math.hypot(error, np.mean(spent(_every_other(len(few))).sum(axis=1) - totals))
+    return found.mean(axis=0), error
 
 
 def _squared_gap(
@@ -257,4 +290,5 @@ def _picard(dim: int, levels: np.ndarray, blocks: Sequence[Mapping[str, float]])
     noise = rho_next / rho * (rho - rho_next)
     change = dim * residual[: len(noise)] ** 2 * (1 + rho_next)
     statement = "from the largest accepted change of each block: an estimate from above"
-    return Term(PICARD, float(np.sum(change / noise) / 2), 0.0, statement)
+    steps = change / noise / 2
+    return Term(PICARD, float(steps.sum()), 0.0, statement, steps=steps)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from gdiff.cli import complete
 from gdiff.cli.endings import shown
 from gdiff.cli.options import ConfigDir, Overrides, Plugins
 from gdiff.errors import UserError
@@ -11,7 +12,13 @@ from gdiff.errors import UserError
 
 def compare(
     scores: Annotated[
-        str, typer.Argument(metavar="SCORE,SCORE,…", help="Scores.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="SCORE,SCORE,…",
+            help="Scores.",
+            show_default=False,
+            autocompletion=complete.of_scores,
+        ),
     ],
     overrides: Overrides = None,
     queries: Annotated[int, typer.Option(min=2, help="Points of each kind.")] = 64,

@@ -45,6 +45,22 @@ def of_bench(ctx: typer.Context, words: list[str], incomplete: str) -> list[tupl
     return [*overrides(ctx, words, incomplete), *([] if ctx.params.get("overrides") else kinds)]
 
 
+def of_plan(ctx: typer.Context, words: list[str], incomplete: str) -> list[tuple[str, str]]:
+    """As `overrides`; and what a plan goes by."""
+    goals = [("tolerance=", "how far samples may be from the data"), ("objective=", "in what")]
+    found = overrides(ctx, words, incomplete)
+    known = {text for text, _ in found}
+    return [*(each for each in goals if each[0] not in known), *found]
+
+
+def of_scores(ctx: typer.Context, _: list[str], incomplete: str) -> list[tuple[str, str]]:
+    """Names of scores, and after commas those that are not named yet."""
+    folders = [config_dir(), *filter(None, [_own(ctx.params.get("config_dir"))])]
+    named = incomplete.split(",")[:-1]
+    found = _values(folders, _ROOT, "score", incomplete, [])
+    return [(text, about) for text, about in found if text.rpartition(",")[2] not in named]
+
+
 def _own(folder: Any) -> Path | None:
     return None if folder is None else Path(folder)
 

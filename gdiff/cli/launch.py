@@ -75,7 +75,7 @@ def _together(experiment: "Experiment") -> Iterator[bool]:
         experiment.runtime.join()
         is_first = processes.is_first()
         if not is_first:
-            progress.configure(quiet=True)
+            progress.configure(silent=True)
             logging.getLogger().addHandler(logging.NullHandler())
             run(experiment, RunFolder.of_first())
         yield is_first

@@ -98,10 +98,21 @@ def report(
 
 def plot(
     folders: Annotated[
-        list[Path],
-        typer.Argument(metavar="FOLDER", help="Sweeps or runs.", show_default=False),
-    ],
-    metric: Annotated[str, typer.Argument(help="A name in metrics.json.", show_default=False)],
+        list[Path] | None,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Sweeps or runs, by default outputs/, or a scaling study.",
+            show_default=False,
+        ),
+    ] = None,
+    metric: Annotated[
+        str,
+        typer.Argument(
+            metavar="METRIC",
+            help="A name in metrics.json; of a scaling study rounds or errors.",
+            show_default=False,
+        ),
+    ] = "",
     x: Annotated[
         str | None,
         typer.Option("--x", help="The setting along the axis; by default the one that suits."),
@@ -127,13 +138,22 @@ def plot(
         gdiff plot outputs/multirun/2026-01-31/12-00-00-000000 sliced_w2
 
         gdiff plot SWEEP kl_total --x schedule.steps --line sampler -o kl.svg
+
+        gdiff plot outputs/scaling_study rounds
     """
     from gdiff.figures.lines import lines_figure
-    from gdiff.runs import series
+    from gdiff.runs import series, tables
     from gdiff.store.files import replacing
 
+    folders, metric = _with_metric(folders or [], metric)
     output = Path(f"{metric}.pdf") if output is None else output
     _require_file(output, (".pdf", ".svg", ".png"))
+    kind = output.suffix.lower().removeprefix(".")
+    if len(folders) == 1 and tables.has_scaling(folders[0], metric):
+        with replacing(output) as file:
+            file.write(_scaling(folders[0], metric, kind))
+        print(shown(output))
+        return
     found, _ = _found(folders, where, None)
     axes = series.axes(found, x, line)
     if axes.x is None:
@@ -143,10 +163,35 @@ def plot(
     places = [place for each in lines for place in each.x]
     log = (not axes.names and series.is_wide(places, "x"), series.is_wide(numbers, "y"))
     look = {"legend": ", ".join(axes.lines), "names": axes.names, "log": log}
-    kind = output.suffix.lower().removeprefix(".")
     with replacing(output) as file:
         file.write(lines_figure(lines, (axes.x, metric), kind=kind, **look))
     print(shown(output))
+
+
+def _with_metric(folders: Sequence[Path], metric: str) -> tuple[list[Path], str]:
+    """Folders, outputs/ if none is named, and the metric, which is the last word.
+
+    Raises:
+        UserError: the last word is a folder, or there is none.
+    """
+    *folders, metric = [*map(str, folders), *([metric] if metric else [])] or [""]
+    if not metric or Path(metric).is_dir():
+        where = metric or OUTPUTS
+        raise UserError(f"name a metric after the folders, as in gdiff plot {where} sliced_w2")
+    return [Path(folder) for folder in folders] or [OUTPUTS], metric
+
+
+def _scaling(folder: Path, name: str, kind: str) -> bytes:
+    """The figure of a table of the scaling study."""
+    from gdiff import figures
+    from gdiff.runs import tables
+
+    rows = tables.scaling(folder, name)
+    if name == "rounds":
+        return figures.rounds_figure(rows, kind)
+    has_images = tables.has_scaling(folder, "images")
+    images = tables.scaling(folder, "images") if has_images else []
+    return figures.errors_figure(tables.scaling(folder, "errors"), images, kind)
 
 
 def _require_file(output: Path, suffixes: Sequence[str]) -> None:

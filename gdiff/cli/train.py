@@ -23,7 +23,10 @@ def train(
     ] = None,
     dry_run: DryRun = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress; print only the folder.")
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="Print only the folder; of progress, a line now and then."
+        ),
     ] = False,
     config_dir: ConfigDir = None,
     plugin: Plugins = None,

@@ -42,7 +42,10 @@ def sample(
     ] = None,
     dry_run: DryRun = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress; print only the run folder.")
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="Print only the run folder; of progress, a line now and then."
+        ),
     ] = False,
     config_dir: ConfigDir = None,
     plugin: Plugins = None,
@@ -194,6 +197,7 @@ def plan(
             metavar="tolerance=X [objective=nats|frechet|sliced_w2] OVERRIDES",
             help="How far samples may be from the data, and Hydra overrides.",
             show_default=False,
+            autocompletion=complete.of_plan,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

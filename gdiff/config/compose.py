@@ -330,10 +330,9 @@ class Composer:
 
     def _no_option(self, group: str, name: str) -> str:
         options = self._options(group)
-        plugins = ""
-        if group in ("hydra/launcher", "hydra/sweeper"):
-            plugins = "; plugins bring others; in the checkout: pip install -e '.[joblib]'"
-        return no_option(group, name, options) + plugins
+        extra = {"hydra/launcher": "joblib", "hydra/sweeper": "optuna"}.get(group)
+        more = f"; plugins bring others; in the checkout: pip install -e '.[{extra}]'"
+        return no_option(group, name, options) + (more if extra else "")
 
     def _groups(self) -> list[str]:
         """Names of the groups, with those of the user."""

@@ -21,6 +21,7 @@ from gdiff.figures.points import (
     scatter_figure,
     thin_rows,
 )
+from gdiff.figures.scaling import errors_figure, exponents, rounds_figure
 from gdiff.figures.schedule import schedule_figure
 from gdiff.figures.training import training_figure
 from gdiff.figures.trajectory import trajectory_gif
@@ -28,11 +29,14 @@ from gdiff.figures.trajectory import trajectory_gif
 __all__ = [
     "budget_figure",
     "denoisers_figure",
+    "errors_figure",
+    "exponents",
     "grids_figure",
     "horizon_figure",
     "image_grid",
     "neighbours",
     "picture",
+    "rounds_figure",
     "schedule_figure",
     "score_error",
     "training_figure",

@@ -35,6 +35,11 @@ def quieten(axes: "Axes", grid: str = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def explain(figure: "Figure", *lines: str) -> None:
+    """Small lines below the axes that say what the symbols of a figure mean."""
+    figure.supxlabel("\n".join(lines), x=0.02, ha="left", fontsize=8, color=QUIET)
+
+
 def positive(values: np.ndarray, decades: float = np.inf) -> np.ndarray:
     """The same values for a logarithmic axis, float64 with NaN where there is no place.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdiff.figures.axes import INK, QUIET, empty_figure, positive, quieten
+from gdiff.figures.axes import INK, QUIET, empty_figure, explain, positive, quieten
 from gdiff.figures.encode import encoded
 from gdiff.figures.points import SAMPLES
 
@@ -37,7 +37,7 @@ def budget_figure(
         title: what it is about.
         kind: png, pdf or svg.
     """
-    width, height, above, below = 9.4, 0.5 * len(terms), 0.75 if title else 0.45, 0.65
+    width, height, above, below = 9.4, 0.5 * len(terms), 0.75 if title else 0.45, 1.05
     figure = empty_figure(width, above + height + below, layout=None)
     edges = np.array([1.25, below, 5.4, height])
     axes = figure.add_axes(edges / np.tile(figure.get_size_inches(), 2))
@@ -69,6 +69,13 @@ def budget_figure(
     axes.tick_params(axis="y", length=0)
     axes.set_title(title, loc="left", fontsize=11, pad=24)
     quieten(axes, "x")
+    explain(
+        figure,
+        "initialization: KL(p_T ‖ prior), p_T the data noised to the first level;  discretization: "
+        "of the steps, by the loss of the exact mean D;",
+        "score: ½ Σ Δγ E‖D̃ − D‖², γ = 1/σ²;  picard: of parallel steps that ended early;  "
+        "total: bounds KL(data at the last level ‖ samples)",
+    )
     return encoded(figure, kind)
 
 

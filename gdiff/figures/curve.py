@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdiff.figures.axes import INK, empty_figure, positive, quieten
+from gdiff.figures.axes import INK, empty_figure, explain, positive, quieten
 from gdiff.figures.encode import encoded
 from gdiff.figures.points import DATA, SAMPLES
 
@@ -39,7 +39,7 @@ def score_error(
     The curve has one row a noise level, and names as in `gdiff.metrics.score_error.CURVE`; of data
     points there are `points`; `title` says what it is about, `kind` is png, pdf or svg.
     """
-    figure = empty_figure(6.4, 6.8)
+    figure = empty_figure(6.4, 7.2)
     above, below = figure.subplots(2, sharex=True)
     above.set_yscale("log")
     _draw(above, curve, _ERRORS)
@@ -59,6 +59,11 @@ def score_error(
     below.yaxis.set_minor_formatter("")
     below.set(ylabel="data points, median over queries", xlabel="noise level σ")
     figure.suptitle(title, fontsize=11)
+    explain(
+        figure,
+        "error: ‖D̃ − D‖ / ‖D‖, D the mean of the exact posterior and D̃ the score's, at states of",
+        "samples on their way;  w: weights of the data points in the exact posterior",
+    )
     figure.align_ylabels()
     return encoded(figure, kind)
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gdiff.figures.axes import COLOURS, INK, empty_figure, positive, quieten
+from gdiff.figures.axes import COLOURS, INK, empty_figure, explain, positive, quieten
 from gdiff.figures.encode import figure_png
 
 _STYLES = {"train": "-", "held_out": "--"}
@@ -31,7 +31,7 @@ def denoisers_figure(rows: Sequence[Compared], exact: str, name: str) -> bytes:
         exact: name of the reference that is the exact score.
         name: of the data.
     """
-    figure = empty_figure(10.0, 4.2)
+    figure = empty_figure(10.0, 4.5)
     axes = figure.subplots(1, 2)
     scores = list(dict.fromkeys(row.score for row in rows))
     kinds = list(dict.fromkeys(row.points for row in rows))
@@ -52,4 +52,8 @@ def denoisers_figure(rows: Sequence[Compared], exact: str, name: str) -> bytes:
         axes[1].plot([], [], color=INK, linestyle=_STYLES[kind], label=_WORDS[kind])
     axes[1].legend(frameon=False, fontsize=8)
     figure.suptitle(f"denoisers on {name}", fontsize=10)
+    explain(
+        figure,
+        "x₀: clean points;  D: what a score makes of x₀ + σε, with the same noise ε for all",
+    )
     return figure_png(figure)

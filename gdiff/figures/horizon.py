@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdiff.figures.axes import COLOURS, INK, QUIET, empty_figure, quieten
+from gdiff.figures.axes import COLOURS, INK, QUIET, empty_figure, explain, quieten
 from gdiff.figures.encode import encoded
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def horizon_figure(
         title: what it is about.
         kind: png, pdf or svg.
     """
-    figure = empty_figure(7.4, 4.6)
+    figure = empty_figure(7.4, 4.8)
     axes = figure.subplots()
     axes.set(yscale="log", ylabel="KL(p_T‖ν) (nats)")
     is_wide = time.min() > 0 and time.max() > 30 * time.min()
@@ -76,6 +76,7 @@ def horizon_figure(
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     _noise_levels(axes, time, sigma)
     figure.suptitle(title, fontsize=11)
+    explain(figure, "p_T: data noised to time T;  ν: the prior that sampling starts from at T")
     return encoded(figure, kind)
 
 

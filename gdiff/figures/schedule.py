@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdiff.figures.axes import COLOURS, INK, empty_figure, positive, quieten
+from gdiff.figures.axes import COLOURS, INK, empty_figure, explain, positive, quieten
 from gdiff.figures.encode import encoded
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ _DECADES = 8  # drawn below the largest loss; scores that memorise have losses o
 _LEAST_NATS = 1e-4  # that a grid may cost and be drawn: less is nothing
 _TICKS = {"linewidth": 0.4, "markersize": 8, "markeredgewidth": 1.0}
 _HEAVY_TICKS = {"linewidth": 1.2, "markersize": 11, "markeredgewidth": 2.0}
+_COLUMNS = 4  # of the legend
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 
@@ -44,7 +45,7 @@ def schedule_figure(
         title: what it is about.
         kind: png, pdf or svg.
     """
-    figure = empty_figure(7.2, 6.6 + 0.19 * len(grids))
+    figure = empty_figure(7.2, 7.5 + 0.19 * len(grids))
     above, middle, below = figure.subplots(3, height_ratios=(2.2, 0.35 + 0.19 * len(grids), 3.2))
     names = dict.fromkeys([*grids, *curves])
     styles = {
@@ -57,6 +58,11 @@ def schedule_figure(
     above.tick_params(labelbottom=False)
     _draw_divergences(below, curves, styles, bound, chosen)
     figure.suptitle(title, fontsize=11)
+    explain(
+        figure,
+        "x₀: data;  D: the score's mean of x₀ given x₀ + σε;  ticks: the noise levels of each grid",
+        "KL_disc: cost of K ancestral steps, by the loss;  H: log of the number of points",
+    )
     figure.align_ylabels([above, below])
     return encoded(figure, kind)
 
@@ -116,7 +122,8 @@ def _draw_divergences(
         axes.plot(*bound, label="order by entropy, H²/K", **dashed)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     quieten(axes)
-    # Beside the axes, where it hides nothing.
-    legend = axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, handlelength=3)
+    # Below the axes, where it hides nothing.
+    look = {"ncols": _COLUMNS, "frameon": False, "handlelength": 3, "fontsize": 9}
+    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.46, -0.2), **look)
     for text in legend.get_texts():
         text.set_weight("bold" if text.get_text() == chosen else "normal")

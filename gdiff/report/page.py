@@ -33,6 +33,7 @@ _HERE = Path(__file__).parent
 # Charts that are drawn of metrics, these first.
 _FIRST = ("sliced_w2", "frechet_pca", "kid_pca", "nn_distance", "copy_fraction", "kl_total")
 _MOST_CHARTS = 9
+_LEAST_NATS = 1e-4  # that are drawn: less is nothing
 _TERMS = ("initialization", "discretization", "score", "picard")
 
 
@@ -269,16 +270,26 @@ class _Page:
     @property
     def score_errors(self) -> str | None:
         """The error of scores against the noise level, a line a run."""
+        title = "median relative error of the score"
+        return self._by_level("score_error.csv", "relative_error_median", title)
+
+    @property
+    def spent(self) -> str | None:
+        """Nats that were spent from the prior down to each noise level, a line a run."""
+        title = "nats spent down to a noise level"
+        return self._by_level("budget.csv", "total", title, _LEAST_NATS)
+
+    def _by_level(self, file: str, column: str, title: str, least: float = 0.0) -> str | None:
+        """A column of a table of runs against the noise level, where it is above the least."""
         curves = []
         for place, run in enumerate(self.runs):
-            found = run.curve("score_error.csv")
-            x, y = found.get("sigma", []), found.get("relative_error_median", [])
-            usable = [(a, b) for a, b in zip(x, y, strict=False) if a > 0 and b > 0]
+            found = run.curve(file)
+            x, y = found.get("sigma", []), found.get(column, [])
+            usable = [(a, b) for a, b in zip(x, y, strict=False) if a > 0 and b > least]
             if usable and len(curves) < _MOST_LINES:
                 pairs = list(zip(*usable, strict=True))
                 look = (self.colour(run), self._dash(run), [place])
                 curves.append(Curve(self.words(run), *pairs, (), *look))
-        title = "median relative error of the score"
         return line_chart(curves, title, "noise level σ") if curves else None
 
     @property

@@ -23,6 +23,11 @@ class SamplerSpec(Driving, abc.ABC):
 
     is_multistep: ClassVar[bool] = False
 
+    @property
+    def is_ancestral(self) -> bool:
+        """Whether steps draw from about the posterior of the next state, of first order."""
+        return False
+
     @abc.abstractmethod
     def table(self, sigma: np.ndarray) -> Steps:
         """Coefficients on a strictly decreasing grid.

@@ -186,6 +186,14 @@ class ScheduleSpec(abc.ABC):
         """One line on a grid that is hardly what was meant, or None."""
         return None
 
+    def serving(self, *, is_ancestral: bool) -> "ScheduleSpec":
+        """The schedule for a sampler that is, or is not, ancestral; itself if it serves all alike.
+
+        Args:
+            is_ancestral: as `SamplerSpec.is_ancestral` says.
+        """
+        return self
+
     def adapted(self, losses: LossCurve, process: ProcessSpec) -> "ScheduleSpec":
         """The schedule as the loss of the run's denoiser wants it; itself if it needs none."""
         return self

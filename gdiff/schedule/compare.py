@@ -1,6 +1,7 @@
 """All kinds of grids between the same two noise levels."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +27,8 @@ def comparisons(
     counts: Sequence[int],
     sigma_max: float,
     sigma_min: float,
+    *,
+    is_ancestral: bool = False,
 ) -> list[dict[str, np.ndarray]]:
     """Grids of every schedule that can start and end where it is told, by the schedule's name.
 
@@ -39,6 +42,7 @@ def comparisons(
         counts: numbers of steps K, each at least 1.
         sigma_max: first level of all grids.
         sigma_min: last level of all grids.
+        is_ancestral: whether the grids are for a sampler that is.
 
     Returns:
         For every count, names to grids [K + 1]; the loss-adaptive ones first.
@@ -49,31 +53,39 @@ def comparisons(
     ends = {"sigma_max": sigma_max, "sigma_min": sigma_min, "to_zero": False}
     fine_levels = max(FINE_LEVELS, max(counts) + 1)
     optimum = Optimum(losses, sigma_max, sigma_min, fine_levels)
+    las = LAS(fine_levels=fine_levels, steps=1).serving(is_ancestral=is_ancestral)
     return [
         {"las_nats": optimum.nodes(count + 1)}
         | {
             name: spec.adapted(losses, process).grid(process)
-            for name, spec in _specs(process, ends | {"steps": count}, fine_levels).items()
+            for name, spec in _specs(process, ends | {"steps": count}, las).items()
         }
         for count in counts
     ]
 
 
 def compare(
-    losses: LossCurve, process: ProcessSpec, count: int, sigma_max: float, sigma_min: float
+    losses: LossCurve,
+    process: ProcessSpec,
+    count: int,
+    sigma_max: float,
+    sigma_min: float,
+    *,
+    is_ancestral: bool = False,
 ) -> dict[str, np.ndarray]:
     """The grids of `comparisons` for a single count."""
-    return comparisons(losses, process, [count], sigma_max, sigma_min)[0]
+    ends = (sigma_max, sigma_min)
+    return comparisons(losses, process, [count], *ends, is_ancestral=is_ancestral)[0]
 
 
-def _specs(process: ProcessSpec, ends: dict, fine_levels: int) -> dict[str, ScheduleSpec]:
+def _specs(process: ProcessSpec, ends: dict, las: LAS) -> dict[str, ScheduleSpec]:
     """The schedules that can have these ends."""
     clocks = {"cosine": Cosine(), "vp": VPLinear()}
     if process not in clocks.values():
         clocks["time"] = process
     timed = {name: UniformTime(process=clock, **ends) for name, clock in clocks.items()}
     return {
-        "las": LAS(fine_levels=fine_levels, **ends),
+        "las": replace(las, **ends),
         "entropic": Entropic(**ends),
         "asymptotic": Asymptotic(**ends),
         "logsnr": LogSNR(**ends),

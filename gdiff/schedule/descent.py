@@ -1,6 +1,7 @@
 """Noise levels that minimise any function of them, by gradient descent on their spacings."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,15 +47,22 @@ def descended(
 
         evaluate = jax.jit(jax.value_and_grad(lambda u: jnp.log(objective(levels(u)))))
         method = optax.lbfgs(linesearch=None, memory_size=_MEMORY)
-        direct = jax.jit(method.update)
+        begin = jax.jit(method.init)
 
-        def least(u: Array) -> Array:
-            state, (value, slope), still = method.init(u), evaluate(u), 0
+        @jax.jit
+        def direct(slope: Array, state: Any, u: Array) -> tuple[Array, Any, Array]:
+            change, state = method.update(slope, state, u)
+            return change, state, jnp.vdot(change, slope)
+
+        # Few programs, and NumPy between them: compiling takes longer than all rounds.
+        def least(u: np.ndarray) -> np.ndarray:
+            state, (value, slope), still = begin(u), evaluate(u), 0
             for _ in range(_MOST_ROUNDS):
-                change, state = direct(slope, state, u)
-                if jnp.vdot(change, slope) >= 0:  # no way down: what was learned misleads
-                    change, state = direct(slope, method.init(u), u)
-                size = min(1.0, _LONGEST / max(float(jnp.abs(change).max()), _LEAST))
+                change, state, fall = direct(slope, state, u)
+                if fall >= 0:  # no way down: what was learned misleads
+                    change, state, _ = direct(slope, begin(u), u)
+                change = np.asarray(change)
+                size = min(1.0, _LONGEST / max(float(np.abs(change).max()), _LEAST))
                 for _ in range(_HALVINGS):
                     found, its_slope = evaluate(u + size * change)
                     if found < value:
@@ -68,5 +76,6 @@ def descended(
                     return u
             return u
 
-        unknowns = [jnp.asarray(np.log(-np.diff(np.log(nodes)))) for nodes in starts]
-        return [np.asarray(levels(least(u))) for u in unknowns]
+        unknowns = [np.log(-np.diff(np.log(nodes))) for nodes in starts]
+        final = jax.jit(levels)
+        return [np.asarray(final(least(u))) for u in unknowns]

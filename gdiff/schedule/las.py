@@ -1,6 +1,6 @@
 """The loss-adaptive schedule."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -8,9 +8,11 @@ from gdiff.errors import require
 from gdiff.schedule.adaptive import Adaptive
 from gdiff.schedule.losses import LossCurve
 from gdiff.schedule.programme import FINE_LEVELS, Optimum, smooth
+from gdiff.schedule.quantiles import quantiles
 
 # Exponents g of the measure dγ/γ^g that have a name.
 MEASURES = {"snr": 0.0, "log_snr": 1.0}
+AUTO, ANCESTRAL = "auto", "ancestral"
 # From so many nodes on the programme is as good as the density, or better, for g > 0 too.
 _MANY = 32
 
@@ -30,12 +32,20 @@ class LAS(Adaptive):
     - by the density that is best for small steps, if there are fewer than 32 nodes and the measure
       is not dγ: a left sum charges long steps with more than they cost samples.
 
+    The measure "ancestral" is for samples of ancestral steps, which cost Gaussian data along a
+    direction with variance λ not about λσ²/(λ + σ²)² per step in log sigma, as steps of the ODE do,
+    but λ²σ²/(λ + σ²)³, so that the best density for small steps is not √R, R = dℓ / d log sigma,
+    but √(R + ½ dR / d log sigma). With fewer steps √R is the better one; the geometric mean of both
+    densities is within 10 % of the best for 5 to 50 steps on the data tried. Our construction.
+
     Attributes:
-        measure: "log_snr" for samples, "snr" for nats, or g of dγ/γ^g, for which these are 1 and 0.
+        measure: "log_snr" for samples, "snr" for nats, or g of dγ/γ^g, for which these are 1 and 0;
+            "ancestral" for samples of ancestral steps; "auto" for what suits the run's sampler of
+            this and "log_snr".
         fine_levels: candidate levels of the programme, at least as many as nodes.
     """
 
-    measure: float | int | str = "log_snr"
+    measure: float | int | str = AUTO
     fine_levels: int = FINE_LEVELS
 
     def __post_init__(self) -> None:
@@ -47,15 +57,25 @@ class LAS(Adaptive):
             "the steps",
         )
         is_name = isinstance(self.measure, str)
+        names = (AUTO, ANCESTRAL, *MEASURES)
         require(
-            self.measure in MEASURES if is_name else 0 <= self.measure <= 2,
-            f"measure={self.measure} is neither {' nor '.join(MEASURES)} nor a number from 0 to 2",
+            self.measure in names if is_name else 0 <= self.measure <= 2,
+            f"measure={self.measure} is neither {' nor '.join(names)} nor a number from 0 to 2",
         )
 
+    def serving(self, *, is_ancestral: bool) -> "LAS":
+        """With the measure that suits the sampler, where it is "auto"."""
+        if self.measure != AUTO:
+            return self
+        return replace(self, measure=ANCESTRAL if is_ancestral else "log_snr")
+
     def place(self, losses: LossCurve, count: int) -> np.ndarray:
-        """The best nodes."""
-        g = float(MEASURES.get(self.measure, self.measure))
+        """The best nodes; for the measure "auto" those of "log_snr"."""
         ends = (self.sigma_max, self.sigma_min)
+        if self.measure == ANCESTRAL:
+            return quantiles(losses.ancestral_integrals, *ends, count)
+        named = MEASURES | {AUTO: MEASURES["log_snr"]}
+        g = float(named.get(self.measure, self.measure))
         if g > 0 and count < _MANY:
             return smooth(losses, *ends, count, g)
         return Optimum(losses, *ends, self.fine_levels, g).nodes(count)

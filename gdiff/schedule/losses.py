@@ -8,20 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gdiff.errors import UserError, require, require_one_of
-
-if TYPE_CHECKING:
-    from scipy.interpolate import PchipInterpolator
+from gdiff.schedule.monotone import Pchip, isotonic
 
 KINDS = ("x0", "eps", "v", "flow")
 # Losses of scores that memorise underflow; their logarithm must not.
 _FLOOR = 1e-300
 # Levels given as text are rounded.
 _SLACK = 1e-6
+# For the slope of log R, R = dℓ / d log sigma: half the stretch of log sigma that it is taken over,
+# and its bounds; that of Gaussian data is from -2 to 2.
+_REACH, _SLOPES = np.log(2) / 2, (-1.99, 2.0)
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 
@@ -106,19 +106,10 @@ class LossCurve:
         return cls(sigma, loss / factors[kind])
 
     @cached_property
-    def _log_loss(self) -> "PchipInterpolator":
+    def _log_loss(self) -> Pchip:
         """Of log sigma."""
-        # Here, since every command would pay for importing them.
-        from scipy.interpolate import PchipInterpolator
-        from scipy.optimize import isotonic_regression
-
-        increasing = isotonic_regression(self.loss[::-1]).x
-        return PchipInterpolator(np.log(self.sigma[::-1]), np.log(np.maximum(increasing, _FLOOR)))
-
-    @cached_property
-    def _slope(self) -> "PchipInterpolator":
-        """d log ℓ / d log sigma, of log sigma."""
-        return self._log_loss.derivative()
+        increasing = isotonic(self.loss[::-1])
+        return Pchip(np.log(self.sigma[::-1]), np.log(np.maximum(increasing, _FLOOR)))
 
     def _log(self, sigma: np.typing.ArrayLike) -> np.ndarray:
         """log sigma, refused outside the levels of the curve."""
@@ -154,6 +145,14 @@ class LossCurve:
         """[K] integrals of √(-dℓ/dγ) γ^(-g/2) dγ, g = `measure`, over the steps of a grid."""
         return self._integrated(partial(self._root, measure=measure), sigma)
 
+    def ancestral_integrals(self, sigma: np.ndarray) -> np.ndarray:
+        """[K] integrals over log sigma of (R (R + ½ dR / d log sigma))^¼, R = dℓ / d log sigma.
+
+        The slope of log R is taken over a factor of two in sigma, and bounded, as a curve that was
+        measured needs it.
+        """
+        return self._integrated(self._ancestral, sigma)
+
     def integral(self, sigma_max: float, sigma_min: float) -> float:
         """∫ ℓ dγ between the signal-to-noise ratios of two noise levels."""
         return float(self.integrals(np.array([sigma_max, sigma_min])).sum())
@@ -181,9 +180,12 @@ class LossCurve:
         Returns:
             Nats.
         """
+        return float(np.sum(self.discretization_steps(grid)))
+
+    def discretization_steps(self, grid: np.ndarray) -> np.ndarray:
+        """[K] what each step between positive levels has of `discretization`, in nats."""
         grid = grid[grid > 0]
-        steps = np.diff(grid**-2.0) * self.at(grid[:-1]) - self.integrals(grid)
-        return float(0.5 * np.sum(steps))
+        return 0.5 * (np.diff(grid**-2.0) * self.at(grid[:-1]) - self.integrals(grid))
 
     def discretization_error(self, grid: np.ndarray) -> float | None:
         """Standard error of `discretization`, from the replicates; None without."""
@@ -198,8 +200,20 @@ class LossCurve:
 
     def _root(self, x: np.ndarray, measure: float) -> np.ndarray:
         """√(-dℓ/dγ) γ^(-g/2) dγ/dx of x = -log sigma."""
-        slope = np.maximum(self._slope(-x), 0.0)
+        slope = np.maximum(self._log_loss.slope(-x), 0.0)
         return np.sqrt(2 * slope * np.exp(self._log_loss(-x) + 2 * (1 - measure) * x))
+
+    def _ancestral(self, x: np.ndarray) -> np.ndarray:
+        """(R (R + ½ R'))^¼ = √R (1 + ½ (log R)')^¼ at x = -log sigma."""
+        low, high = np.log(self.sigma[-1]), np.log(self.sigma[0])
+
+        def fall(at: np.ndarray) -> np.ndarray:
+            return np.maximum(self._log_loss.slope(at) * np.exp(self._log_loss(at)), _FLOOR)
+
+        ends = np.clip(-x, low, high)
+        above, below = np.minimum(ends + _REACH, high), np.maximum(ends - _REACH, low)
+        slope = np.log(fall(above) / fall(below)) / (above - below)
+        return np.sqrt(fall(ends)) * (1 + np.clip(slope, *_SLOPES) / 2) ** 0.25
 
     def _integrated(
         self, density: Callable[[np.ndarray], np.ndarray], sigma: np.ndarray

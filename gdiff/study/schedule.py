@@ -95,7 +95,8 @@ def main(
     curve = prepared.losses()
     is_given = isinstance(prepared, _OfSpectrum)
     entropy = None if is_given else math.log(len(prepared.dataset))
-    grids = compare(curve, experiment.process, count, *prepared.ends)
+    kind = {"is_ancestral": experiment.sampler.is_ancestral}
+    grids = compare(curve, experiment.process, count, *prepared.ends, **kind)
     run = run_grids(prepared, curve, count)
     if "optimal" in run:
         grids["optimal"] = _with_levels(run["optimal"], count + 1)
@@ -159,7 +160,8 @@ def run_grids(
     inner = count - to_zero
     if not inner:  # a single level: all are the same
         return {}
-    found = compare(curve, own.process, inner, *prepared.ends)
+    kind = {"is_ancestral": own.sampler.is_ancestral}
+    found = compare(curve, own.process, inner, *prepared.ends, **kind)
     grids = {name: np.append(grid, [0.0] * to_zero) for name, grid in found.items()}
     best = _optimal(prepared, count) if has_optimal else None
     return grids if best is None else {"optimal": best} | grids
@@ -234,7 +236,8 @@ def _picture(
     nats: dict[str, list[float]] = {name: [] for name in grids}
     process = prepared.experiment.process
     with track("grids"):
-        for found in comparisons(curve, process, counts.tolist(), *prepared.ends):
+        kind = {"is_ancestral": prepared.experiment.sampler.is_ancestral}
+        for found in comparisons(curve, process, counts.tolist(), *prepared.ends, **kind):
             for name, grid in found.items():
                 nats[name].append(curve.discretization(grid))
     curves = {name: (counts, np.array(values)) for name, values in nats.items() if values}

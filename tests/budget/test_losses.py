@@ -18,6 +18,7 @@ from gdiff.parallel.mesh import make_mesh
 from gdiff.schedule.programme import Optimum
 from gdiff.score.base import ScoreSpec
 from gdiff.score.exact import Exact
+from gdiff.score.golden import Golden
 from gdiff.score.wiener import Wiener
 
 ENDS = (80.0, 0.05)
@@ -158,6 +159,30 @@ def test_few_points_do_for_a_score_that_errs_where_the_wiener_filter_does(mesh):
     exact = ((1 - gain) ** 2 * variance + (gain * curve.sigma[:, None]) ** 2).sum(1)
     shown = curve.sigma > 0.5  # below, what it errs in is the shrinking
     np.testing.assert_allclose(curve.loss[shown], exact[shown], rtol=0.03)
+
+
+def test_a_score_that_is_the_exact_one_to_a_tolerance_has_its_loss_and_is_not_fitted(
+    mesh, monkeypatch
+):
+    monkeypatch.setattr(Golden, "fit", lambda *_: pytest.fail("it was fitted"))
+    data = Placed(Digits(subset=80).load(), mesh)
+    exact = measure(Exact(), data, ENDS, samples=16, levels=5)
+    golden = measure(Golden(), data, ENDS, samples=16, levels=5)
+    assert golden.loss.tolist() == exact.loss.tolist()
+
+
+def test_the_scan_is_plain_where_all_levels_allow_it(mesh):
+    """By a relative error of the mean, against the scan that is careful where it has to be."""
+    data = Placed(Digits(subset=80).load(), mesh)
+    scan = Exact().fit(data)
+    assert not scan.within(np.array([80.0, 1e-4]), 1e-3).is_plain
+    plain = scan.within(np.array([80.0, 0.2]), 1e-3)
+    assert plain.is_plain
+    x = data.dataset.rows(slice(0, 16))
+    z = x + 0.2 * np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
+    sigma = np.full(16, 0.2, np.float32)
+    ours, theirs = plain(z, sigma).mean, scan(z, sigma).mean
+    assert np.linalg.norm(ours - theirs) <= 1e-3 * np.linalg.norm(theirs)
 
 
 def test_levels_below_those_where_the_loss_is_chance_are_not_measured():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gdiff.budget import noised
-from gdiff.budget.terms import METRICS, budget, is_ancestral, score_error
+from gdiff.budget.terms import METRICS, SPENT, budget, is_ancestral, score_error
 from gdiff.dataset.base import Dataset
 from gdiff.dataset.digits import Digits
 from gdiff.dataset.placed import Placed
@@ -142,6 +142,17 @@ def test_accepted_changes_of_parallel_steps_are_charged(mesh):
     noise = rho_next / rho * (rho - rho_next)
     expected = np.sum(2 * 1e-6 * (1 + rho_next) / noise) / 2
     assert term(found, "picard").nats == pytest.approx(expected)
+
+
+def test_what_is_spent_by_level_ends_with_the_terms(mesh):
+    found = of(TwoPoints().load(), mesh, score=Wiener())
+    rows = found.spent()
+    assert [row["sigma"] for row in rows] == GRID[GRID > 0].tolist()
+    assert rows[0]["total"] == rows[0]["initialization"] == term(found, "initialization").nats
+    for name in SPENT[1:]:
+        assert rows[-1][name] == pytest.approx(term(found, name).nats)
+        assert all(a[name] <= b[name] + 1e-12 for a, b in pairwise(rows))
+    assert of(TwoPoints().load(), mesh, sampler=DDIM()).spent() == []
 
 
 @pytest.mark.parametrize("grid", [np.array([5.0, 0.0]), np.array([5.0, 1.0])])

@@ -37,6 +37,7 @@ def images(tmp_path):
         add_samples(run, random.normal(size=(9, 4, 4, 1)).astype(np.float32))
         curve = "sigma,relative_error_median,subset_size\n10,0.5,\n1,0.25,\n0.1,0,\n"
         (run / "score_error.csv").write_text(curve)
+        (run / "budget.csv").write_text("sigma,total\n80,0\n1,0.5\n0.1,2\n")
         (run / "budget.json").write_text('{"discretization": {"nats": 2}, "score": {"nats": null}}')
         metrics = (run / "metrics.json").read_text()
         (run / "metrics.json").write_text(metrics.replace("{", '{"kl_total": 2.0, ', 1))
@@ -64,11 +65,13 @@ def test_a_page_tells_what_differs_and_shows_it(images):
     assert text.count("above the nearest data points") == 8
     charts = {svg.get("aria-label"): svg for svg in svgs(text)}
     # The evaluations against the steps say nothing.
-    assert list(charts) == ["sliced_w2", "median relative error of the score", "budget"]
+    by_level = ("median relative error of the score", "nats spent down to a noise level")
+    assert list(charts) == ["sliced_w2", *by_level, "budget"]
     lines = charts["sliced_w2"].findall("g")
     assert len(lines) == 2
     assert [len(line.findall("circle")) for line in lines] == [2, 2]
-    assert len(charts["median relative error of the score"].findall("g")) == 8
+    for name in by_level:
+        assert [len(line.findall("circle")) for line in charts[name].findall("g")] == [2] * 8
     assert len(charts["budget"].findall(".//rect")) == 8
 
 

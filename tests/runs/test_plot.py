@@ -37,6 +37,15 @@ def test_names_stand_along_the_axis_and_the_file_is_named_by_the_metric():
     assert ">ddim<" in Path("a.svg").read_text()
 
 
+def test_outputs_are_drawn_by_default_and_a_metric_is_asked_for():
+    make_sweep(Path("outputs/s"))
+    assert gdiff("plot", "sliced_w2", "-o", "a.svg").out == "a.svg\n"
+    for words in (("plot",), ("plot", "outputs")):
+        result = gdiff(*words)
+        assert (result.code, len(result.err.splitlines())) == (2, 1)
+        assert "name a metric after the folders, as in gdiff plot outputs sliced_w2" in result.err
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -52,6 +61,23 @@ def test_what_cannot_be_drawn_is_one_line(words, message):
     assert result.code == 2
     assert message in result.err
     assert len(result.err.splitlines()) == 1
+
+
+def test_the_figures_of_the_scaling_study_are_drawn_from_its_tables():
+    folder = Path("study")
+    folder.mkdir()
+    rows = [f"ODE,{d},{4 * d**0.5},{5 + d / 16},0.1" for d in (4, 16, 64)]
+    (folder / "rounds.csv").write_text("\n".join(["measure,dim,steps,rounds,budget", *rows]))
+    rows = [f"{name},{k},{k},{1 / k}" for name in ("ddim", "heun") for k in (10, 20)]
+    head = "method,steps,evaluations,total_variation"
+    (folder / "errors.csv").write_text("\n".join([head, *rows]))
+    for name, word in (("rounds", "dimension d"), ("errors", "heun")):
+        assert gdiff("plot", "study", name, "-o", f"{name}.svg").out == f"{name}.svg\n"
+        assert word in Path(f"{name}.svg").read_text()
+    (folder / "errors.csv").write_text(head + "\nddim,1,2,none")
+    result = gdiff("plot", "study", "errors")
+    assert (result.code, len(result.err.splitlines())) == (2, 1)
+    assert "study/errors.csv is not a table of the scaling study" in result.err
 
 
 def test_past_runs_are_listed():

@@ -6,6 +6,10 @@ import pytest
 from gdiff.errors import UserError
 from gdiff.process.ou import OU
 from gdiff.process.vp import VPLinear
+from gdiff.sampler.methods.ancestral import Ancestral
+from gdiff.sampler.methods.ddim import DDIM
+from gdiff.sampler.methods.ddpm import DDPM
+from gdiff.sampler.methods.heun import Heun
 from gdiff.schedule.asymptotic import Asymptotic
 from gdiff.schedule.edm import EDM
 from gdiff.schedule.entropic import Entropic
@@ -175,5 +179,33 @@ def test_the_programme_over_log_snr_makes_its_own_sum_least():
 
 @pytest.mark.parametrize("measure", ["nats", -1, 3.0])
 def test_what_is_no_measure_is_refused_in_one_line(measure):
-    with pytest.raises(UserError, match=r"^measure=.* is neither snr nor log_snr nor .*$"):
+    with pytest.raises(
+        UserError, match=r"^measure=.* is neither auto nor ancestral nor snr nor log_snr nor .*$"
+    ):
         LAS(measure=measure)
+
+
+def test_ancestral_steps_have_a_density_of_their_own():
+    """For N(0, 1), R = 2σ²/(1 + σ²)² and R + ½ R' = 4σ²/(1 + σ²)³: quantiles by a fine sum."""
+    grid = spec(LAS, 9, measure="ancestral", to_zero=False).adapted(NORMAL, OU()).grid(OU())
+    x = np.linspace(*np.log(grid[[0, -1]]), 20001)
+    square = np.exp(2 * x)
+    density = (8 * square**2 / (1 + square) ** 5) ** 0.25
+    reached = np.append(0, np.cumsum(density[1:] + density[:-1]))
+    wanted = np.exp(np.interp(np.linspace(0, reached[-1], 10), reached, x))
+    assert grid == pytest.approx(wanted, rel=0.03)
+    usual = spec(LAS, 9, measure="log_snr", to_zero=False).adapted(NORMAL, OU()).grid(OU())
+    assert np.all(grid[1:-1] < usual[1:-1])
+
+
+def test_the_measure_follows_the_sampler():
+    for sampler, measure in (
+        (Ancestral(), "ancestral"),
+        (DDPM(), "ancestral"),
+        (DDIM(eta=1.0), "ancestral"),
+        (DDIM(), "log_snr"),
+        (Heun(), "log_snr"),
+    ):
+        assert LAS().serving(is_ancestral=sampler.is_ancestral).measure == measure
+    assert LAS(measure="snr").serving(is_ancestral=True).measure == "snr"
+    assert EDM().serving(is_ancestral=True) == EDM()

@@ -10,6 +10,7 @@ from gdiff.errors import UserError
 from gdiff.process.vp import VPLinear
 from gdiff.sampler.methods.ancestral import Ancestral
 from gdiff.sampler.methods.ddim import DDIM
+from gdiff.sampler.methods.ddpm import DDPM
 from gdiff.sampler.methods.dpmpp_2m import DPMpp2M
 from gdiff.sampler.methods.heun import Heun
 from gdiff.sampler.methods.li_cai import LiCai
@@ -17,6 +18,7 @@ from gdiff.sampler.methods.midpoint import Midpoint
 from gdiff.schedule.compare import compare
 from gdiff.schedule.descent import descended
 from gdiff.schedule.edm import EDM
+from gdiff.schedule.las import LAS
 from gdiff.schedule.optimal import Optimal
 
 ENDS = {"sigma_max": 80.0, "sigma_min": 0.002}
@@ -51,6 +53,21 @@ def test_the_optimum_is_below_all_other_grids(method):
         assert costs["las"] < 1.05 * forecast.of(grid)
         again = Optimal(steps=6, **ENDS).found(forecast, VPLinear()).grid(VPLinear())
         assert again.tolist() == grid.tolist()
+
+
+def test_the_loss_places_ancestral_steps_better_than_those_of_the_ode():
+    """Squared Fréchet distances of grids with the same ends."""
+    losses = SPECTRUM.losses((80, 0.002))
+    for method in (Ancestral(), DDPM()):
+        forecast = GaussianForecast(SPECTRUM, method)
+        for steps in (10, 20, 50):
+            costs = [
+                forecast.of(
+                    LAS(steps=steps, measure=m).adapted(losses, VPLinear()).grid(VPLinear())
+                )
+                for m in ("ancestral", "log_snr")
+            ]
+            assert costs[0] < costs[1]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from gdiff.dataset.digits import Digits
 from gdiff.dataset.placed import Placed
 from gdiff.errors import UserError
 from gdiff.parallel.mesh import make_mesh
-from gdiff.score.smoothed import Smoothed
+from gdiff.score.smoothed import Smoothed, width_of
 
 from .exact import posterior
 
@@ -86,6 +86,40 @@ def test_one_point_is_its_own_mean():
     assert np.allclose(got.trace_cov, 0, atol=1e-6)
 
 
+def test_the_width_follows_the_distances_between_neighbours():
+    """1.25 r / √d by a double loop: for points near a curve, and the same a thousand times larger.
+
+    Points that are there twice are no neighbours.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 3)) * [1, 0.3, 0.05]
+    gaps = []
+    for i, point in enumerate(x):
+        others = np.delete(x, i, axis=0) - point
+        gaps.append(others[np.argmin(np.linalg.norm(others, axis=1))])
+    products = [(gaps[i] @ gaps[j]) ** 2 for i in range(60) for j in range(60) if i != j]
+    squares = np.sum(np.square(gaps), axis=1)
+    directions = squares.mean() ** 2 / np.mean(products)
+    expected = 1.25 * np.sqrt(np.median(squares) / directions)
+    assert 1 <= directions <= 3
+    assert width_of(Dataset("few", x)) == pytest.approx(expected, rel=1e-6)
+    assert width_of(Dataset("far", 1000 * x + 1e5)) == pytest.approx(1000 * expected, rel=1e-6)
+    assert width_of(Dataset("twice", np.repeat(x, 2, axis=0))) == pytest.approx(expected, rel=0.05)
+    assert width_of(Dataset("same", np.ones((5, 2)))) == 0
+
+
+def test_a_mean_of_neighbours_stays_on_the_curve():
+    """Points of a circle: samples are new ones, and on it."""
+    angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    data = Dataset("circle", np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32))
+    between = angle[:16] + 0.4 * angle[1]
+    z = jnp.asarray(np.stack([np.cos(between), np.sin(between)], axis=1), jnp.float32)
+    mean = fit(data)(z, jnp.full(16, 1e-3)).mean
+    assert np.allclose(np.linalg.norm(mean, axis=1), 1, atol=2e-3)
+    to_points = np.linalg.norm(np.asarray(mean)[:, None] - data.x, axis=2).min(axis=1)
+    assert np.mean(to_points > 0.1 * angle[1]) > 0.5
+
+
 def test_bad_settings_are_refused():
     with pytest.raises(UserError, match="perturbations=3 must be an even"):
         Smoothed(perturbations=3)
@@ -94,5 +128,7 @@ def test_bad_settings_are_refused():
     for width in (-0.1, float("nan"), float("inf")):
         with pytest.raises(UserError, match="width"):
             Smoothed(width=width)
+    with pytest.raises(UserError, match="width=wide must be 0 or more, and finite, or auto"):
+        Smoothed(width="wide")
     with pytest.raises(UserError, match="seed=-1"):
         Smoothed(seed=-1)

@@ -15,6 +15,11 @@ class Ancestral(SamplerSpec):
     From sigma to s: a = s²/sigma², b = 1 - a, c = (s/sigma) √(sigma² - s²).
     """
 
+    @property
+    def is_ancestral(self) -> bool:
+        """They do."""
+        return True
+
     def table(self, sigma: np.ndarray) -> Steps:
         """Coefficients on a grid [K + 1]."""
         sigma, s = sigma[:-1], sigma[1:]

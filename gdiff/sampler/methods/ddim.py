@@ -8,6 +8,9 @@ from gdiff.errors import require
 from gdiff.sampler.base import SamplerSpec
 from gdiff.sampler.steps import Steps
 
+# Of eta, beyond which grids for ancestral sampling are nearer to the best.
+_MOSTLY = 0.75
+
 
 @dataclass(frozen=True, kw_only=True)
 class DDIM(SamplerSpec):
@@ -24,6 +27,11 @@ class DDIM(SamplerSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.eta <= 1, f"eta={self.eta} must be between 0 and 1")
+
+    @property
+    def is_ancestral(self) -> bool:
+        """With most of the noise: at 0.5 the grids of the ODE are the better ones still."""
+        return self.eta > _MOSTLY
 
     def table(self, sigma: np.ndarray) -> Steps:
         """Coefficients on a grid [K + 1]."""

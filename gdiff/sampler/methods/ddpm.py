@@ -16,6 +16,11 @@ class DDPM(SamplerSpec):
     where β = 1 - (1 + s²) / (1 + sigma²).
     """
 
+    @property
+    def is_ancestral(self) -> bool:
+        """They do."""
+        return True
+
     def table(self, sigma: np.ndarray) -> Steps:
         """Coefficients on a grid [K + 1]."""
         sigma, s = sigma[:-1], sigma[1:]
