@@ -67,8 +67,8 @@ class Head(NamedTuple):
 class Headed(Protocol):
     """A denoiser that is the posterior mean of rows, and tells which of them weigh most."""
 
-    def heads(self, z: Points, sigma: Sigma, k: int) -> tuple[Float[Array, "b *event"], Head]:
-        """The posterior mean, as by a call, and the k heaviest rows."""
+    def heads(self, z: Points, sigma: Sigma, k: int) -> tuple[Posterior, Head]:
+        """The posterior, as by a call and with `trace_cov`, and the k heaviest rows."""
 
     def take(self, index: Int[Array, "b ..."]) -> Float[Array, "b ... d"]:
         """Rows by their numbers, in model coordinates."""

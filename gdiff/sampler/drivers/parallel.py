@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 _SHORTEST = 8
 # Of the rows of the data that are weighed at a state, the part that is kept of every posterior.
 _KEPT = 4
+# How far apart, in log σ, rows may be at which the first sweep asks.
+_APART = 0.2
 # Numbers in one array of states: more samples than that go one group after the other.
 _LARGEST_ARRAY = 2**26
 
@@ -156,7 +158,11 @@ class ParallelEngine:
         judge = _Judge(self._driving, f"block {number + 1} of {total}", block, len(carry.z))
         while judge.sweeps == 0 or judge.base.min() < count:
             event = carry.z.shape[1:]
-            fixed = Fixed(setting, self._denoiser, block, judge.tolerance(), event, self._far)
+            asked = self._explored(start, start + count, is_first=judge.sweeps == 0)
+            fixed = Fixed(
+                *(setting, self._denoiser, block, judge.tolerance(), jnp.asarray(asked), event),
+                far=self._far,
+            )
             iterate, news = self._swept(fixed, iterate)
             if judge.sees(news) or is_empty:
                 iterate = _one_by_one((judge.gave_up, judge.is_broken), iterate)
@@ -172,6 +178,21 @@ class ParallelEngine:
             "unconverged": judge.gave_up,
         }
         return iterate, picard.finish(setting, block, iterate, carry), account
+
+    def _explored(self, start: int, stop: int, *, is_first: bool) -> np.ndarray:
+        """Rows of a block [r] at which a sweep asks, unless they have converged.
+
+        All but in the first of surrogate sweeps, which only leads to the states of the next one.
+        """
+        asked = np.ones(self._length, bool)
+        if not is_first or not self._setting.head or self._driving.tolerance is None:
+            return asked
+        level = np.log(self.steps.sigma[start:stop])
+        last = 0
+        for row in range(1, stop - start):
+            asked[row] = row % SEGMENT == 0 or abs(level[row] - level[last]) > _APART
+            last = row if asked[row] else last
+        return asked
 
     def _swept(self, fixed: Fixed, iterate: Iterate) -> tuple[Iterate, News]:
         """After one sweep."""

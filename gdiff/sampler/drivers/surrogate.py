@@ -12,6 +12,12 @@ mass τ = 1 - Σ_H w. After a move by Δ row i has the weight w'_i ~ w_i exp(y_i
 
     D' = D + Σ_H (w'_i - w_i) y_i + (τ' - τ) t.
 
+The first round need not ask everywhere: it only leads to states that the second one asks at. A row
+that was not asked takes the posterior of the last one before it to its own state and noise level:
+with θ = (z/σ², 1/σ²) rows weigh exp(y_i·θ_1 - ½‖y_i‖² θ_2), exactly for the head, and for the tail
+to first order, by its mean and its second moment. Where none before it in its segment was asked
+either, the rows that the segment before passes on are all there is.
+
 Neighbouring states share their heads: a *segment* of rows of the table has one pool of rows of the
 data, gathered once, which the heaviest ones of the segment before it join.
 """
@@ -21,7 +27,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from gdiff.denoiser import Headed
 from gdiff.sampler.drivers.rows import Carry
@@ -41,12 +47,14 @@ class Heads(NamedTuple):
     Attributes:
         at: [r, b, d] states at which it was.
         mean: [r, b, d] the denoiser's outputs.
+        trace: [r, b, 1] of the posterior's covariance.
         rows: [r, b, k] rows of the data that weigh most, the heaviest first.
         log_weights: [r, b, k] of their weights, -inf where unused.
     """
 
     at: Float[Array, "r b d"]
     mean: Float[Array, "r b d"]
+    trace: Float[Array, "r b 1"]
     rows: Int[Array, "r b k"]
     log_weights: Float[Array, "r b k"]
 
@@ -54,7 +62,8 @@ class Heads(NamedTuple):
     def empty(cls, x: Float[Array, "r b d"], k: int) -> "Heads":
         """Before any evaluation."""
         shape = (*x.shape[:2], k)
-        return cls(x, x, jnp.zeros(shape, jnp.int32), jnp.full(shape, -jnp.inf, x.dtype))
+        nothing = jnp.zeros(shape, jnp.int32), jnp.full(shape, -jnp.inf, x.dtype)
+        return cls(x, x, jnp.zeros_like(x[:, :, :1]), *nothing)
 
 
 # What simpler data would answer at points [p, d] and levels [p].
@@ -66,6 +75,7 @@ def recursion(
     far: Far | None,
     table: tuple[Steps, Int[Array, ""]],
     heads: Heads,
+    asked: Bool[Array, " r"],
     start: Int[Array, ""],
     before: tuple[Float[Array, "h b d"], Float[Array, "g b d"]],
     added: tuple[Float[Array, "r b d"] | None, Float[Array, "r b d"] | None],
@@ -79,6 +89,7 @@ def recursion(
         far: after which tails move; None keeps them.
         table: rows of the block, and how many of them count.
         heads: of all rows.
+        asked: rows that have such.
         start: the row before which nothing changes.
         before: states and outputs before the block, latest first.
         added: noise that each row adds, and what it adds before the evaluation; None if nothing.
@@ -104,18 +115,19 @@ def recursion(
         def here(values: Array) -> Array:
             return jax.lax.dynamic_slice_in_dim(values, i * size, size)
 
-        own, levels = jax.tree.map(here, heads), here(sigma)
+        own, levels, is_asked = jax.tree.map(here, heads), here(sigma), here(asked)
         spots = own.at if point is None else own.at + here(point)
-        shared = _shared(score, own, spots, levels**2, known, pool)
+        there = None
         if far is not None:
             flat = far(spots.reshape(size * b, -1), jnp.repeat(levels, b))
             there = flat.reshape(spots.shape)
+        shared = _shared(score, own, spots, there, is_asked, levels**2, known, pool)
 
         def follow(j: Array, state: tuple) -> tuple:
             x, outputs, carry, _ = state
             at = i * size + j
             moved = carry.z - own.at[j]
-            mean, weights, tail = _surrogate(shared, j, own.mean[j], moved, levels[j] ** 2)
+            mean, weights, tail = _surrogate(shared, j, moved, levels[j] ** 2)
             if far is not None:
                 gone = far(spots[j] + moved, jnp.full(b, levels[j])) - there[j]
                 is_moved = jnp.any(moved != 0, axis=1, keepdims=True)
@@ -140,18 +152,22 @@ class _Shared(NamedTuple):
         numbers: [b, k] of its rows of the data.
         y: [b, k, d] the rows, less their `centre` [b, d].
         logs: [s, b, k] of their weights where the segment's rows were evaluated.
+        mean: [s, b, d] of all rows of the data there.
     """
 
     numbers: Int[Array, "b k"]
     y: Float[Array, "b k d"]
     centre: Float[Array, "b d"]
     logs: Float[Array, "s b k"]
+    mean: Float[Array, "s b d"]
 
 
 def _shared(
     score: Headed,
     own: Heads,
     spots: Float[Array, "s b d"],
+    there: Float[Array, "s b d"] | None,
+    is_asked: Bool[Array, " s"],
     variance: Float[Array, " s"],
     known: Int[Array, "b m"],
     count: int,
@@ -161,7 +177,9 @@ def _shared(
     Args:
         score: whose rows these are.
         own: heads of the segment.
-        spots: where they were evaluated.
+        spots: where they were evaluated, or would have been.
+        there: what simpler data answer there.
+        is_asked: which of them were evaluated.
         variance: σ² there.
         known: rows of the data from the segment before.
         count: rows of the pool.
@@ -177,13 +195,85 @@ def _shared(
     top = jnp.argmax(numbers == own.rows[:, :, :1], axis=2)[:, :, None]
     behind = affinities - jnp.take_along_axis(affinities, top, axis=2)
     logs = own.log_weights[:, :, :1] + behind / variance[:, None, None]
-    return _Shared(numbers, y, centre, logs)
+    found = _Shared(numbers, y, centre, logs, own.mean)
+
+    def carried() -> tuple[Array, Array]:
+        return _carried(found, own.trace, spots, there, is_asked, affinities, half, variance)
+
+    logs, mean = jax.lax.cond(jnp.all(is_asked), lambda: (logs, own.mean), carried)
+    return found._replace(logs=logs, mean=mean)
+
+
+def _carried(
+    shared: _Shared,
+    trace: Float[Array, "s b 1"],
+    spots: Float[Array, "s b d"],
+    there: Float[Array, "s b d"] | None,
+    is_asked: Bool[Array, " s"],
+    affinities: Float[Array, "s b k"],
+    half: Float[Array, "b k"],
+    variance: Float[Array, " s"],
+) -> tuple[Float[Array, "s b k"], Float[Array, "s b d"]]:
+    """Log weights and means of all rows of a segment, from those that were evaluated.
+
+    Args:
+        shared: the pool, with what is known where it is.
+        trace: of the posteriors' covariances.
+        spots, there, is_asked, variance: see `_shared`.
+        affinities: of the pool at the spots, -inf at places that are not used.
+        half: ½‖y‖² of the pool.
+    """
+    y, logs = shared.y, shared.logs
+    place = jnp.arange(len(spots))
+    last = jax.lax.cummax(jnp.where(is_asked, place, -1))
+    source = jnp.maximum(last, 0)
+
+    def at_source(x: Array) -> Array:
+        return x[source]
+
+    # The tail where it is known: its mass, its mean, and its mean of half the squared norms.
+    mean = shared.mean - shared.centre
+    weights = jnp.exp(logs)
+    tail = 1 - jnp.sum(weights, axis=2, keepdims=True)
+    has_tail = tail > _NO_TAIL * jnp.finfo(y.dtype).eps
+    safe = jnp.where(has_tail, tail, 1)
+    rest = (mean - jnp.einsum("sbk,bkd->sbd", weights, y, precision=_HIGHEST)) / safe
+    squares = 0.5 * (trace + jnp.sum(mean**2, axis=2, keepdims=True))
+    squares -= jnp.sum(weights * half, axis=2, keepdims=True)
+    squares = squares / safe
+
+    # Against the row that weighs most there, or here where nothing is known.
+    is_known = (last >= 0)[:, None, None]
+    best = at_source(jnp.argmax(jnp.where(affinities > -jnp.inf, logs, -jnp.inf), axis=2))
+    best = jnp.where(is_known[:, :, 0], best, jnp.argmax(affinities, axis=2))[:, :, None]
+
+    def of_best(x: Array) -> Array:
+        return jnp.take_along_axis(x, best, axis=2)
+
+    own_half = of_best(jnp.broadcast_to(half, affinities.shape))
+    spread, point = variance[:, None, None], spots - shared.centre
+    turn = point / spread - at_source(point / spread)
+    along = of_best(affinities) + own_half
+    along = along / spread - of_best(at_source(affinities) + half) / at_source(spread)
+    behind = jnp.log(at_source(safe)) - of_best(at_source(logs))
+    behind += jnp.sum(at_source(rest) * turn, axis=2, keepdims=True) - along
+    behind -= (at_source(squares) - own_half) * (1 / spread - 1 / at_source(spread))
+    behind = jnp.where(at_source(has_tail) & is_known, behind, -jnp.inf)
+    ahead = (affinities - of_best(affinities)) / spread
+    total = jnp.logaddexp(jax.nn.logsumexp(ahead, axis=2, keepdims=True), behind)
+    carried, tail = ahead - total, jnp.exp(behind - total)
+    rest = at_source(rest)
+    if there is not None:
+        rest = rest + there - at_source(there)
+    moved = jnp.einsum("sbk,bkd->sbd", jnp.exp(carried), y, precision=_HIGHEST)
+    moved = moved + jnp.where(tail > 0, tail * rest, 0) + shared.centre
+    is_asked = is_asked[:, None, None]
+    return jnp.where(is_asked, logs, carried), jnp.where(is_asked, shared.mean, moved)
 
 
 def _surrogate(
     shared: _Shared,
     j: Int[Array, ""],
-    mean: Float[Array, "b d"],
     moved: Float[Array, "b d"],
     variance: Float[Array, ""],
 ) -> tuple[Float[Array, "b d"], Float[Array, "b k"], Float[Array, " b"]]:
@@ -192,11 +282,10 @@ def _surrogate(
     Args:
         shared: the pool.
         j: which row of the segment.
-        mean: the denoiser's, at the old state.
         moved: how far from there.
         variance: σ².
     """
-    y, centre, logs = shared.y, shared.centre, shared.logs[j]
+    y, centre, logs, mean = shared.y, shared.centre, shared.logs[j], shared.mean[j]
     old = jnp.exp(logs)
     held = jnp.sum(old, axis=1)
     tail = 1 - held
@@ -232,7 +321,9 @@ def _pooled(
     """
     size, b, k = heads.rows.shape
     heaviness = -heads.log_weights
-    heaviness = heaviness.at[:, :, 0].set(-jnp.inf)
+    # Where nothing was evaluated nothing weighs.
+    first = jnp.where(heaviness[:, :, 0] < jnp.inf, -jnp.inf, jnp.inf)
+    heaviness = heaviness.at[:, :, 0].set(first)
 
     def flat(x: Array) -> Array:
         return x.swapaxes(0, 1).reshape(b, size * k)
