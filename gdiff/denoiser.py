@@ -80,6 +80,15 @@ def headed(denoiser: Callable[..., Any]) -> Headed | None:
     return function if isinstance(function, Headed) else None
 
 
+def floor_of(denoiser: Callable[..., Any]) -> float:
+    """Its attribute `floor`: the noise level below which a model of the data says nothing of them.
+
+    0 where it does not tell.
+    """
+    function = denoiser.function if isinstance(denoiser, _Adapted) else denoiser
+    return float(getattr(function, "floor", 0.0))
+
+
 def per_row(sigma: Sigma, z: Points) -> Float[Array, " b"]:
     """A noise level for every row of z, in the type in which JAX computes with z."""
     return jnp.broadcast_to(jnp.asarray(sigma, jnp.result_type(z, float)), z.shape[:1])

@@ -35,7 +35,10 @@ class Few(eqx.Module):
     points: jax.Array
 
     def __call__(self, z, sigma):
-        return Posterior(jax.nn.softmax(self.logits(z, sigma), axis=1) @ self.points)
+        weights = jax.nn.softmax(self.logits(z, sigma), axis=1)
+        mean = weights @ self.points
+        trace = weights @ jnp.sum(self.points**2, axis=1) - jnp.sum(mean**2, axis=1)
+        return Posterior(mean, trace)
 
     def logits(self, z, sigma):
         distance = jnp.sum((z[:, None] - self.points) ** 2, axis=2)
@@ -46,7 +49,7 @@ class Few(eqx.Module):
         best, rows = jax.lax.top_k(log_weights, min(k, len(self.points)))
         missing = [(0, 0), (0, k - best.shape[1])]
         head = Head(jnp.pad(rows, missing), jnp.pad(best, missing, constant_values=-jnp.inf))
-        return self(z, sigma).mean, head
+        return self(z, sigma), head
 
     def take(self, index):
         return self.points[index]

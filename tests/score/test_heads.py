@@ -54,9 +54,11 @@ def check(head, logs):
 def test_heads_of_the_exact_score(data, points, layout):
     z, sigma, logs, y = points
     score = Exact().fit(Placed(data, make_mesh(layout)))
-    mean, head = eqx.filter_jit(lambda score, *q: score.heads(*q, K))(score, z, sigma)
+    posterior, head = eqx.filter_jit(lambda score, *q: score.heads(*q, K))(score, z, sigma)
     check(head, logs)
-    np.testing.assert_allclose(np.asarray(mean).reshape(6, -1), np.exp(logs) @ y, atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(posterior.mean).reshape(6, -1), np.exp(logs) @ y, atol=1e-5
+    )
     assert np.array_equal(score.take(head.rows), y[np.asarray(head.rows)].astype(np.float32))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
-from gdiff.denoiser import as_denoiser, headed
+from gdiff.denoiser import as_denoiser, floor_of, headed
 from gdiff.parallel import processes
 from gdiff.sampler.blocks import Blocks, Driving
 from gdiff.sampler.drivers import picard
@@ -76,6 +76,7 @@ class ParallelEngine:
         self.account: Account = {}
         self._bounds = list(pairwise((0, *blocks.ends)))
         self._driving = driving
+        self._floor = 0.0 if guess is None else floor_of(guess)
         self._guess = None if guess is None else as_denoiser(guess, mesh)
         # The Wiener filter's answers have no bound: where few images weigh, sweeps would diverge.
         self._far = self._guess if is_surrogate and driving.start == "mixture" else None
@@ -187,11 +188,11 @@ class ParallelEngine:
         asked = np.ones(self._length, bool)
         if not is_first or not self._setting.head or self._driving.tolerance is None:
             return asked
-        level = np.log(self.steps.sigma[start:stop])
-        last = 0
+        level, last = np.log(self.steps.sigma[start:stop]), 0
         for row in range(1, stop - start):
             asked[row] = row % SEGMENT == 0 or abs(level[row] - level[last]) > _APART
             last = row if asked[row] else last
+        asked[1 : stop - start] &= self.steps.sigma[start + 1 : stop] >= self._floor
         return asked
 
     def _swept(self, fixed: Fixed, iterate: Iterate) -> tuple[Iterate, News]:

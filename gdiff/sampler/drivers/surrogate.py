@@ -23,7 +23,8 @@ data, gathered once, which the heaviest ones of the segment before it join.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,8 @@ from gdiff.sampler.steps import Steps
 # Rows of the table that share a pool, and rows of the data that the next segment hears of.
 SEGMENT = 8
 _PASSED_ON = 16
+# Rows that are a pool where all others weigh less than that, in nats.
+_FEW, _LIGHT = 32, -16.0
 # Mass of a tail below which its mean is rounding.
 _NO_TAIL = 1e3
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -115,13 +118,32 @@ def recursion(
         def here(values: Array) -> Array:
             return jax.lax.dynamic_slice_in_dim(values, i * size, size)
 
-        own, levels, is_asked = jax.tree.map(here, heads), here(sigma), here(asked)
+        own, levels = jax.tree.map(here, heads), here(sigma)
         spots = own.at if point is None else own.at + here(point)
-        there = None
-        if far is not None:
-            flat = far(spots.reshape(size * b, -1), jnp.repeat(levels, b))
-            there = flat.reshape(spots.shape)
-        shared = _shared(score, own, spots, there, is_asked, levels**2, known, pool)
+        numbers, heaviest = _pooled(own, known, pool)
+        few = min(_FEW, pool)
+        is_enough = jnp.all(heaviest[:, few:] < _LIGHT)
+        return jax.lax.cond(
+            is_enough & (few < pool),
+            partial(weighed, i, own, spots, levels, few),
+            partial(weighed, i, own, spots, levels, pool),
+            *(numbers, heaviest > -jnp.inf, x, outputs, carry),
+        )
+
+    def weighed(
+        i: Array,
+        own: Heads,
+        spots: Array,
+        levels: Array,
+        size_of_pool: int,
+        numbers: Array,
+        is_used: Array,
+        *line: Any,
+    ) -> tuple:
+        x, outputs, carry = line
+        is_asked = jax.lax.dynamic_slice_in_dim(asked, i * size, size)
+        pooled = numbers[:, :size_of_pool], is_used[:, :size_of_pool]
+        shared = _shared(score, far, own, pooled, spots, levels, is_asked)
 
         def follow(j: Array, state: tuple) -> tuple:
             x, outputs, carry, _ = state
@@ -129,14 +151,19 @@ def recursion(
             moved = carry.z - own.at[j]
             mean, weights, tail = _surrogate(shared, j, moved, levels[j] ** 2)
             if far is not None:
-                gone = far(spots[j] + moved, jnp.full(b, levels[j])) - there[j]
-                is_moved = jnp.any(moved != 0, axis=1, keepdims=True)
-                mean = mean + jnp.where(is_moved, tail[:, None] * gone, 0)
+
+                def gone(j: Array = j, moved: Array = moved) -> Array:
+                    there = far(spots[j] + moved, jnp.full(b, levels[j]))
+                    return there - shared.there[j]
+
+                tail = jnp.where(jnp.any(moved != 0, axis=1), tail, 0)[:, None]
+                has_tail = jnp.any(tail > jnp.finfo(x.dtype).eps)
+                mean += tail * jax.lax.cond(has_tail, gone, lambda: jnp.zeros_like(moved))
             row = jax.tree.map(lambda column: column[at], rows)
             carry = carry.advanced(row, mean, None if noise is None else noise[at])
             return x.at[at + 1].set(carry.z), outputs.at[at].set(mean), carry, weights
 
-        state = (x, outputs, carry, jnp.zeros((b, pool), x.dtype))
+        state = (x, outputs, carry, jnp.zeros((b, size_of_pool), x.dtype))
         x, outputs, carry, weights = jax.lax.fori_loop(0, size, follow, state)
         best = jax.lax.top_k(weights, passed)[1]
         return x, outputs, carry, jnp.take_along_axis(shared.numbers, best, axis=1)
@@ -153,6 +180,7 @@ class _Shared(NamedTuple):
         y: [b, k, d] the rows, less their `centre` [b, d].
         logs: [s, b, k] of their weights where the segment's rows were evaluated.
         mean: [s, b, d] of all rows of the data there.
+        there: [s, b, d] what simpler data answer there, where there is a tail; None without such.
     """
 
     numbers: Int[Array, "b k"]
@@ -160,31 +188,30 @@ class _Shared(NamedTuple):
     centre: Float[Array, "b d"]
     logs: Float[Array, "s b k"]
     mean: Float[Array, "s b d"]
+    there: Float[Array, "s b d"] | None
 
 
 def _shared(
     score: Headed,
+    far: Far | None,
     own: Heads,
+    pooled: tuple[Int[Array, "b k"], Bool[Array, "b k"]],
     spots: Float[Array, "s b d"],
-    there: Float[Array, "s b d"] | None,
+    levels: Float[Array, " s"],
     is_asked: Bool[Array, " s"],
-    variance: Float[Array, " s"],
-    known: Int[Array, "b m"],
-    count: int,
 ) -> _Shared:
     """The pool of a segment.
 
     Args:
         score: whose rows these are.
+        far: what simpler data answer.
         own: heads of the segment.
-        spots: where they were evaluated, or would have been.
-        there: what simpler data answer there.
-        is_asked: which of them were evaluated.
-        variance: σ² there.
-        known: rows of the data from the segment before.
-        count: rows of the pool.
+        pooled: rows of the data, and which of them are used.
+        spots: where the segment was evaluated, or would have been.
+        levels: σ there.
+        is_asked: which of its rows were evaluated.
     """
-    numbers, is_used = _pooled(own, known, count)
+    (numbers, is_used), variance = pooled, levels**2
     y = score.take(numbers).astype(spots.dtype)
     centre = jnp.mean(y, axis=1)
     y = y - centre[:, None]
@@ -195,10 +222,20 @@ def _shared(
     top = jnp.argmax(numbers == own.rows[:, :, :1], axis=2)[:, :, None]
     behind = affinities - jnp.take_along_axis(affinities, top, axis=2)
     logs = own.log_weights[:, :, :1] + behind / variance[:, None, None]
-    found = _Shared(numbers, y, centre, logs, own.mean)
+    found = _Shared(numbers, y, centre, logs, own.mean, None)
+    if far is not None:
+        s, b, d = spots.shape
+
+        def answered() -> Array:
+            return far(spots.reshape(s * b, d), jnp.repeat(levels, b)).reshape(s, b, d)
+
+        has_tail = 1 - jnp.sum(jnp.exp(logs), axis=2) > jnp.finfo(y.dtype).eps
+        has_tail = jnp.any(has_tail & is_asked[:, None])
+        there = jax.lax.cond(has_tail, answered, lambda: jnp.zeros_like(spots))
+        found = found._replace(there=there)
 
     def carried() -> tuple[Array, Array]:
-        return _carried(found, own.trace, spots, there, is_asked, affinities, half, variance)
+        return _carried(found, own.trace, spots, is_asked, affinities, half, variance)
 
     logs, mean = jax.lax.cond(jnp.all(is_asked), lambda: (logs, own.mean), carried)
     return found._replace(logs=logs, mean=mean)
@@ -208,7 +245,6 @@ def _carried(
     shared: _Shared,
     trace: Float[Array, "s b 1"],
     spots: Float[Array, "s b d"],
-    there: Float[Array, "s b d"] | None,
     is_asked: Bool[Array, " s"],
     affinities: Float[Array, "s b k"],
     half: Float[Array, "b k"],
@@ -219,9 +255,10 @@ def _carried(
     Args:
         shared: the pool, with what is known where it is.
         trace: of the posteriors' covariances.
-        spots, there, is_asked, variance: see `_shared`.
+        spots, is_asked: see `_shared`.
         affinities: of the pool at the spots, -inf at places that are not used.
         half: ½‖y‖² of the pool.
+        variance: σ² at the spots.
     """
     y, logs = shared.y, shared.logs
     place = jnp.arange(len(spots))
@@ -263,8 +300,8 @@ def _carried(
     total = jnp.logaddexp(jax.nn.logsumexp(ahead, axis=2, keepdims=True), behind)
     carried, tail = ahead - total, jnp.exp(behind - total)
     rest = at_source(rest)
-    if there is not None:
-        rest = rest + there - at_source(there)
+    if shared.there is not None:
+        rest = rest + shared.there - at_source(shared.there)
     moved = jnp.einsum("sbk,bkd->sbd", jnp.exp(carried), y, precision=_HIGHEST)
     moved = moved + jnp.where(tail > 0, tail * rest, 0) + shared.centre
     is_asked = is_asked[:, None, None]
@@ -313,11 +350,11 @@ def _surrogate(
 
 def _pooled(
     heads: Heads, known: Int[Array, "b m"], count: int
-) -> tuple[Int[Array, "b pool"], Array]:
-    """Distinct rows of the data for a segment, and which places are used.
+) -> tuple[Int[Array, "b pool"], Float[Array, "b pool"]]:
+    """Distinct rows of the data for a segment, and their largest log weights, -inf if unused.
 
-    The heaviest row of every state and those that are `known` come first, then the others by
-    their largest weight at any state.
+    The heaviest row of every state and those that are `known` come first and have no bound, then
+    the others by their largest weight at any state.
     """
     size, b, k = heads.rows.shape
     heaviness = -heads.log_weights
@@ -337,7 +374,7 @@ def _pooled(
     order = jnp.pad(order, [(0, 0), (0, missing)], constant_values=jnp.inf)
     numbers = jnp.pad(numbers, [(0, 0), (0, missing)])
     order, place = jax.lax.top_k(-order, count)
-    return jnp.take_along_axis(numbers, place, axis=1), order > -jnp.inf
+    return jnp.take_along_axis(numbers, place, axis=1), order
 
 
 def _carry(
