@@ -15,6 +15,8 @@ from gdiff.sampler.steps import Steps, joined
 AUTO = "auto"
 SWEEPS = (AUTO, "surrogate", "picard")
 SPLITS, STARTS = ("denoiser", "score"), (AUTO, "constant", "wiener", "mixture")
+# Samples of a batch from which steps one by one are faster on a CPU.
+_BUSY = 16
 # Block sizes with a name.
 ALL, BY_SCHEDULE = "all", "schedule"
 
@@ -122,6 +124,23 @@ class Driving:
         if start == AUTO:
             start = "mixture" if sweep == "surrogate" else "wiener"
         return replace(self, sweep=sweep, start=start)
+
+    def doubt(self, samples: int, platform: str) -> str | None:
+        """What is likely to be faster than these blocks; None if nothing is.
+
+        One by one, a step asks at all samples of a batch in one call. A call of a dozen or more
+        keeps the cores of a CPU busy: then rounds save no time, and cost a part more evaluations.
+
+        Args:
+            samples: of a batch.
+            platform: of the devices, by JAX's name.
+        """
+        if self.block_size == 1 or platform != "cpu" or samples < _BUSY:
+            return None
+        return (
+            f"{samples} samples at a time keep a CPU busy one step at a time: blocks of steps save "
+            "rounds, not seconds (sampler.block_size=1 is faster)"
+        )
 
     def ends(self, count: int, own: Sequence[int] | None) -> list[int]:
         """Numbers of steps after which a block ends; the last is `count`.

@@ -125,6 +125,34 @@ def test_r_states_are_exact_after_r_rounds(swept):
     assert seen > 2 * len(METHODS)
 
 
+@pytest.mark.parametrize("head", [4 * len(POINTS), 16])
+def test_the_first_round_asks_at_some_rows_only(head):
+    grid, (z, keys) = np.geomspace(4.0, 0.4, 24), start()
+    driving = Ancestral(block_size="all", tolerance=0.0, head=head, start="constant")
+    cut, states, seen = driving.blocks(grid), [], []
+    report = lambda _, z: states.append(np.array(z))  # noqa: E731
+    whole = Engine(Few(jnp.array(POINTS)), cut.steps)
+    whole.sample(z, keys, report=report, stops=frozenset(range(len(grid))))
+    engine = ParallelEngine(Few(jnp.array(POINTS)), cut, driving, make_mesh("batch:1"))
+    old = picard.follow
+
+    def spy(fixed, iterate):
+        iterate, news = old(fixed, iterate)
+        seen.append([np.asarray(x) for x in (iterate.x, iterate.evaluations, iterate.base)])
+        return iterate, news
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(picard, "follow", spy)
+        got = engine.sample(z, keys)
+    assert np.abs(got - states[-1]).max() < 1e-10
+    # Every other row, and the first state alone is known to be right.
+    assert np.all(seen[0][1] == 12)
+    assert np.all(seen[0][2] == 1)
+    if head > len(POINTS):  # all rows: what is carried from row to row is the posterior
+        first = seen[0][0][1 : len(states)]
+        assert np.abs(first - np.array(states[1 : len(grid)])).max() < 1e-8
+
+
 def test_time_between_evaluations_is_on_account(swept):
     engine = swept[0]
     assert engine.account["surrogate_seconds"].shape == (B,)
@@ -160,6 +188,14 @@ def test_devices_share_the_work(layout):
     expected = Engine(Exact().fit(Placed(data, make_mesh("batch:1"))), cut.steps).sample(z, keys)
     got = ParallelEngine(Exact().fit(Placed(data, mesh)), cut, sampler, mesh).sample(z, keys)
     assert np.abs(np.asarray(got) - np.asarray(expected)).max() < 1e-10
+
+
+def test_many_samples_on_a_cpu_are_told_what_is_faster():
+    auto = DDIM(block_size="all")
+    assert "sampler.block_size=1 is faster" in auto.doubt(64, "cpu")
+    assert auto.doubt(4, "cpu") is None
+    assert auto.doubt(64, "gpu") is None
+    assert DDIM().doubt(64, "cpu") is None
 
 
 def test_the_sweep_follows_what_the_score_tells():
