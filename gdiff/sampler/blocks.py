@@ -16,7 +16,7 @@ AUTO = "auto"
 SWEEPS = (AUTO, "surrogate", "picard")
 SPLITS, STARTS = ("denoiser", "score"), (AUTO, "constant", "wiener", "mixture")
 # Samples of a batch from which steps one by one are faster on a CPU.
-_BUSY = 16
+_BUSY = 12
 # Block sizes with a name.
 ALL, BY_SCHEDULE = "all", "schedule"
 

@@ -24,7 +24,7 @@ data, gathered once, which the heaviest ones of the segment before it join.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +37,8 @@ from gdiff.sampler.steps import Steps
 # Rows of the table that share a pool, and rows of the data that the next segment hears of.
 SEGMENT = 8
 _PASSED_ON = 16
-# Rows that are a pool where all others weigh less than that, in nats.
-_FEW, _LIGHT = 32, -16.0
+# Rows that are a pool where all others weigh less than that, in nats, or all heads less than that.
+_FEW, _LIGHT, _SLIGHT = 32, -16.0, 0.02
 # Mass of a tail below which its mean is rounding.
 _NO_TAIL = 1e3
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -122,13 +122,16 @@ def recursion(
         spots = own.at if point is None else own.at + here(point)
         numbers, heaviest = _pooled(own, known, pool)
         few = min(_FEW, pool)
-        is_enough = jnp.all(heaviest[:, few:] < _LIGHT)
-        return jax.lax.cond(
-            is_enough & (few < pool),
+        is_enough = jnp.all(heaviest[:, few:] < _LIGHT, axis=1)
+        is_enough |= jnp.max(jnp.sum(jnp.exp(own.log_weights), axis=2), axis=0) < _SLIGHT
+        new, means, carry, known = jax.lax.cond(
+            jnp.all(is_enough) & (few < pool),
             partial(weighed, i, own, spots, levels, few),
             partial(weighed, i, own, spots, levels, pool),
-            *(numbers, heaviest > -jnp.inf, x, outputs, carry),
+            *(numbers, heaviest > -jnp.inf, carry),
         )
+        x = jax.lax.dynamic_update_slice_in_dim(x, new, i * size + 1, 0)
+        return x, jax.lax.dynamic_update_slice_in_dim(outputs, means, i * size, 0), carry, known
 
     def weighed(
         i: Array,
@@ -138,16 +141,14 @@ def recursion(
         size_of_pool: int,
         numbers: Array,
         is_used: Array,
-        *line: Any,
-    ) -> tuple:
-        x, outputs, carry = line
+        carry: Carry,
+    ) -> tuple[Array, Array, Carry, Array]:
         is_asked = jax.lax.dynamic_slice_in_dim(asked, i * size, size)
         pooled = numbers[:, :size_of_pool], is_used[:, :size_of_pool]
         shared = _shared(score, far, own, pooled, spots, levels, is_asked)
 
-        def follow(j: Array, state: tuple) -> tuple:
-            x, outputs, carry, _ = state
-            at = i * size + j
+        def follow(state: tuple, j: Array) -> tuple:
+            carry, at = state[0], i * size + j
             moved = carry.z - own.at[j]
             mean, weights, tail = _surrogate(shared, j, moved, levels[j] ** 2)
             if far is not None:
@@ -157,16 +158,16 @@ def recursion(
                     return there - shared.there[j]
 
                 tail = jnp.where(jnp.any(moved != 0, axis=1), tail, 0)[:, None]
-                has_tail = jnp.any(tail > jnp.finfo(x.dtype).eps)
+                has_tail = jnp.any(tail > jnp.finfo(tail.dtype).eps)
                 mean += tail * jax.lax.cond(has_tail, gone, lambda: jnp.zeros_like(moved))
             row = jax.tree.map(lambda column: column[at], rows)
             carry = carry.advanced(row, mean, None if noise is None else noise[at])
-            return x.at[at + 1].set(carry.z), outputs.at[at].set(mean), carry, weights
+            return (carry, weights), (carry.z, mean)
 
-        state = (x, outputs, carry, jnp.zeros((b, size_of_pool), x.dtype))
-        x, outputs, carry, weights = jax.lax.fori_loop(0, size, follow, state)
+        state = (carry, jnp.zeros((b, size_of_pool), carry.z.dtype))
+        (carry, weights), (new, means) = jax.lax.scan(follow, state, jnp.arange(size))
         best = jax.lax.top_k(weights, passed)[1]
-        return x, outputs, carry, jnp.take_along_axis(shared.numbers, best, axis=1)
+        return new, means, carry, jnp.take_along_axis(shared.numbers, best, axis=1)
 
     stop = -(-count // size)
     return jax.lax.fori_loop(first, jnp.maximum(stop, first), segment, state)[:2]
