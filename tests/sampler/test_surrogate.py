@@ -149,8 +149,8 @@ def test_the_first_round_asks_at_some_rows_only(head):
     assert np.all(seen[0][1] == 12)
     assert np.all(seen[0][2] == 1)
     if head > len(POINTS):  # all rows: what is carried from row to row is the posterior
-        first = seen[0][0][1 : len(states)]
-        assert np.abs(first - np.array(states[1 : len(grid)])).max() < 1e-8
+        first = seen[0][0][1 : len(grid)]
+        assert np.abs(first - np.array(states)).max() < 1e-8
 
 
 def test_time_between_evaluations_is_on_account(swept):
