@@ -240,7 +240,7 @@ def _sample(prepared: Prepared, folder: RunFolder, wanted: list[Artefact], recor
     }
     sampler = prepared.experiment.sampler
     is_parallel = sampler.block_size != 1
-    doubt = sampler.doubt(size, prepared.mesh.devices.flat[0].platform)
+    doubt = sampler.doubt(size, prepared.dataset.dim, prepared.mesh.devices.flat[0].platform)
     if doubt is not None:
         notice(doubt)
     counted = columns(prepared.blocks, is_parallel=is_parallel)

@@ -15,8 +15,8 @@ from gdiff.sampler.steps import Steps, joined
 AUTO = "auto"
 SWEEPS = (AUTO, "surrogate", "picard")
 SPLITS, STARTS = ("denoiser", "score"), (AUTO, "constant", "wiener", "mixture")
-# Samples of a batch from which steps one by one are faster on a CPU.
-_BUSY = 12
+# Samples of a batch, and their numbers, from which steps one by one are faster on a CPU.
+_BUSY, _BUSY_NUMBERS = 12, 2**15
 # Block sizes with a name.
 ALL, BY_SCHEDULE = "all", "schedule"
 
@@ -125,20 +125,23 @@ class Driving:
             start = "mixture" if sweep == "surrogate" else "wiener"
         return replace(self, sweep=sweep, start=start)
 
-    def doubt(self, samples: int, platform: str) -> str | None:
+    def doubt(self, samples: int, dim: int, platform: str) -> str | None:
         """What is likely to be faster than these blocks; None if nothing is.
 
-        One by one, a step asks at all samples of a batch in one call. A call of a dozen or more
-        keeps the cores of a CPU busy: then rounds save no time, and cost a part more evaluations.
+        One by one, a step asks at all samples of a batch in one call. A call of a dozen or more, or
+        of a few large ones, keeps the cores of a CPU busy: then rounds save no time, and cost a
+        part more evaluations.
 
         Args:
             samples: of a batch.
+            dim: numbers of a sample.
             platform: of the devices, by JAX's name.
         """
-        if self.block_size == 1 or platform != "cpu" or samples < _BUSY:
+        is_busy = samples >= _BUSY or (samples > 1 and samples * dim >= _BUSY_NUMBERS)
+        if self.block_size == 1 or platform != "cpu" or not is_busy:
             return None
         return (
-            f"{samples} samples at a time keep a CPU busy one step at a time: blocks of steps save "
+            f"{samples} samples of {dim} numbers at a time keep a CPU busy one step at a time: blocks of steps save "
             "rounds, not seconds (sampler.block_size=1 is faster)"
         )
 

@@ -35,7 +35,7 @@ _SPREAD_ERROR = 2e-5
 # Relative error of D that float32 logits may cause before they are recomputed.
 _LOGIT_ERROR = 2e-5
 _HIGHEST = jax.lax.Precision.HIGHEST
-# So many crowded queries are weighed at a time, apart from the others.
+# So many crowded queries are weighed apart from the others.
 _FEW_CROWDED = 4
 # Mass outside the leaders below which float32 cannot tell it from zero.
 _NEGLIGIBLE = 1e-6
@@ -327,26 +327,15 @@ def _settled(
     """The posterior, over the rows that compete where it is crowded.
 
     The time goes with queries times rows that compete for any of them: where few queries are
-    crowded, only these are asked, some at a time.
+    crowded, only these are asked.
     """
-    answered, few = partial(_posterior_of, full), min(_FEW_CROWDED, len(z))
-    turns = max(1, len(z) // 2 // few)
 
-    def some(pending: Array, posterior: Posterior) -> tuple[Array, Posterior]:
-        pick, posterior = again(answered, pending, few, posterior, z, query, sigma)
-        return pending.at[pick].set(False), posterior
+    def anew(count: int) -> Posterior:
+        return again(partial(_posterior_of, full), crowded, count, posterior, z, query, sigma)[1]
 
-    def turn(state: tuple[Array, Posterior], _: None) -> tuple[tuple[Array, Posterior], None]:
-        return jax.lax.cond(jnp.any(state[0]), some, lambda *state: state, *state), None
-
-    def in_turn() -> Posterior:
-        # No loop of unknown length, through which there are no derivatives.
-        return jax.lax.scan(turn, (crowded, posterior), length=turns)[0][1]
-
-    def at_once() -> Posterior:
-        return again(answered, crowded, len(z), posterior, z, query, sigma)[1]
-
-    return jax.lax.cond(jnp.sum(crowded) <= turns * few, in_turn, at_once)
+    few = min(_FEW_CROWDED, len(z))
+    is_few = jnp.sum(crowded) <= few
+    return jax.lax.cond(is_few, partial(anew, few), partial(anew, len(z)))
 
 
 def _posterior_of(full: ExactScan, z: Array, query: _Contest, sigma: Array) -> Posterior:

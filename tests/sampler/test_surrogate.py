@@ -192,12 +192,14 @@ def test_devices_share_the_work(layout):
     assert np.abs(np.asarray(got) - np.asarray(expected)).max() < 1e-10
 
 
-def test_many_samples_on_a_cpu_are_told_what_is_faster():
+def test_large_batches_on_a_cpu_are_told_what_is_faster():
     auto = DDIM(block_size="all")
-    assert "sampler.block_size=1 is faster" in auto.doubt(64, "cpu")
-    assert auto.doubt(4, "cpu") is None
-    assert auto.doubt(64, "gpu") is None
-    assert DDIM().doubt(64, "cpu") is None
+    assert "sampler.block_size=1 is faster" in auto.doubt(12, 64, "cpu")
+    assert "sampler.block_size=1 is faster" in auto.doubt(4, 12288, "cpu")
+    assert auto.doubt(4, 3072, "cpu") is None
+    assert auto.doubt(1, 2**20, "cpu") is None
+    assert auto.doubt(64, 3072, "gpu") is None
+    assert DDIM().doubt(64, 3072, "cpu") is None
 
 
 def test_the_sweep_follows_what_the_score_tells():
