@@ -141,8 +141,8 @@ class Driving:
         if self.block_size == 1 or platform != "cpu" or not is_busy:
             return None
         return (
-            f"{samples} samples of {dim} numbers keep a CPU busy one step at a time: blocks of steps "
-            "save rounds, not seconds (sampler.block_size=1 is faster)"
+            f"{samples} samples of {dim} numbers keep a CPU busy one step at a time: blocks save "
+            "rounds, not seconds (sampler.block_size=1 is faster)"
         )
 
     def ends(self, count: int, own: Sequence[int] | None) -> list[int]:
