@@ -124,11 +124,13 @@ def recursion(
         few = min(_FEW, pool)
         is_enough = jnp.all(heaviest[:, few:] < _LIGHT, axis=1)
         is_enough |= jnp.max(jnp.sum(jnp.exp(own.log_weights), axis=2), axis=0) < _SLIGHT
+        # A sample's own rows, whatever pools the others of the batch need.
+        is_used = (heaviest > -jnp.inf) & ((jnp.arange(pool) < few) | ~is_enough[:, None])
         new, means, carry, known = jax.lax.cond(
             jnp.all(is_enough) & (few < pool),
             partial(weighed, i, own, spots, levels, few),
             partial(weighed, i, own, spots, levels, pool),
-            *(numbers, heaviest > -jnp.inf, carry),
+            *(numbers, is_used, carry),
         )
         x = jax.lax.dynamic_update_slice_in_dim(x, new, i * size + 1, 0)
         return x, jax.lax.dynamic_update_slice_in_dim(outputs, means, i * size, 0), carry, known
