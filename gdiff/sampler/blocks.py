@@ -48,7 +48,7 @@ class Driving:
         sweep: what a sweep keeps of every posterior: its mean ("picard"), or its heaviest rows,
             which answer at other states too ("surrogate"). "auto" is the latter where the score
             tells them.
-        head: rows of the data that a surrogate weighs at a state.
+        head: rows of the data that a surrogate weighs at a state at most.
         split: what a Picard sweep keeps of the last one: the "denoiser" output, or the "score".
         start: the first guess of a block's states: the state before it ("constant"), or those that
             simpler data have with the same noise: a Gaussian with the data's mean and covariance
