@@ -67,8 +67,8 @@ class Head(NamedTuple):
 class Headed(Protocol):
     """A denoiser that is the posterior mean of rows, and tells which of them weigh most."""
 
-    def heads(self, z: Points, sigma: Sigma, k: int) -> tuple[Float[Array, "b *event"], Head]:
-        """The posterior mean, as by a call, and the k heaviest rows."""
+    def heads(self, z: Points, sigma: Sigma, k: int) -> tuple[Posterior, Head]:
+        """The posterior, as by a call and with `trace_cov`, and the k heaviest rows."""
 
     def take(self, index: Int[Array, "b ..."]) -> Float[Array, "b ... d"]:
         """Rows by their numbers, in model coordinates."""
@@ -78,6 +78,15 @@ def headed(denoiser: Callable[..., Any]) -> Headed | None:
     """What tells the heads of a denoiser's posteriors; None if nothing does."""
     function = denoiser.function if isinstance(denoiser, _Adapted) else denoiser
     return function if isinstance(function, Headed) else None
+
+
+def floor_of(denoiser: Callable[..., Any]) -> float:
+    """Its attribute `floor`: the noise level below which a model of the data says nothing of them.
+
+    0 where it does not tell.
+    """
+    function = denoiser.function if isinstance(denoiser, _Adapted) else denoiser
+    return float(getattr(function, "floor", 0.0))
 
 
 def per_row(sigma: Sigma, z: Points) -> Float[Array, " b"]:

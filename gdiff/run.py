@@ -240,7 +240,11 @@ def _sample(prepared: Prepared, folder: RunFolder, wanted: list[Artefact], recor
         "index": Member(np.integer, ("k",)),
         "seconds": Member(np.floating, ()),
     }
-    is_parallel = prepared.experiment.sampler.block_size != 1
+    sampler = prepared.experiment.sampler
+    is_parallel = sampler.block_size != 1
+    doubt = sampler.doubt(size, prepared.dataset.dim, prepared.mesh.devices.flat[0].platform)
+    if doubt is not None:
+        notice(doubt)
     counted = columns(prepared.blocks, is_parallel=is_parallel)
     members |= {name: Member(kind, ("k", *shape)) for name, (kind, shape) in counted.items()}
     if prepared.classes is not None:

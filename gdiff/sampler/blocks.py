@@ -15,6 +15,8 @@ from gdiff.sampler.steps import Steps, joined
 AUTO = "auto"
 SWEEPS = (AUTO, "surrogate", "picard")
 SPLITS, STARTS = ("denoiser", "score"), (AUTO, "constant", "wiener", "mixture")
+# Samples of a batch, and their numbers, from which steps one by one are faster on a CPU.
+_BUSY, _BUSY_NUMBERS = 12, 2**15
 # Block sizes with a name.
 ALL, BY_SCHEDULE = "all", "schedule"
 
@@ -46,7 +48,7 @@ class Driving:
         sweep: what a sweep keeps of every posterior: its mean ("picard"), or its heaviest rows,
             which answer at other states too ("surrogate"). "auto" is the latter where the score
             tells them.
-        head: rows of the data that a surrogate weighs at a state.
+        head: rows of the data that a surrogate weighs at a state at most.
         split: what a Picard sweep keeps of the last one: the "denoiser" output, or the "score".
         start: the first guess of a block's states: the state before it ("constant"), or those that
             simpler data have with the same noise: a Gaussian with the data's mean and covariance
@@ -122,6 +124,26 @@ class Driving:
         if start == AUTO:
             start = "mixture" if sweep == "surrogate" else "wiener"
         return replace(self, sweep=sweep, start=start)
+
+    def doubt(self, samples: int, dim: int, platform: str) -> str | None:
+        """What is likely to be faster than these blocks; None if nothing is.
+
+        One by one, a step asks at all samples of a batch in one call. A call of a dozen or more, or
+        of a few large ones, keeps the cores of a CPU busy: then rounds save no time, and cost a
+        part more evaluations.
+
+        Args:
+            samples: of a batch.
+            dim: numbers of a sample.
+            platform: of the devices, by JAX's name.
+        """
+        is_busy = samples >= _BUSY or (samples > 1 and samples * dim >= _BUSY_NUMBERS)
+        if self.block_size == 1 or platform != "cpu" or not is_busy:
+            return None
+        return (
+            f"{samples} samples of {dim} numbers keep a CPU busy one step at a time: blocks save "
+            "rounds, not seconds (sampler.block_size=1 is faster)"
+        )
 
     def ends(self, count: int, own: Sequence[int] | None) -> list[int]:
         """Numbers of steps after which a block ends; the last is `count`.

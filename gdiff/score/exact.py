@@ -93,12 +93,12 @@ class ExactScan(eqx.Module):
         """Exact posterior at every row of z."""
         return denoised(self.rows.mesh, scan_rows, self, z, sigma)
 
-    def heads(self, z: Points, sigma: Sigma, k: int) -> tuple[Float[Array, "b *event"], Head]:
-        """The posterior mean and the k heaviest rows of every posterior, in the same pass."""
+    def heads(self, z: Points, sigma: Sigma, k: int) -> tuple[Posterior, Head]:
+        """The posterior and the k heaviest rows of every posterior, in the same pass."""
         queries = (z.reshape(len(z), -1), per_row(sigma, z))
         asked = _Asked(self, k)
         posterior, head = on_devices(self.rows.mesh, _headed, asked, *queries)
-        return posterior.mean.reshape(z.shape), head
+        return posterior._replace(mean=posterior.mean.reshape(z.shape)), head
 
     def take(self, index: Int[Array, "b ..."]) -> Float[Array, "b ... d"]:
         """Rows by their numbers, in model coordinates."""

@@ -35,7 +35,10 @@ class Few(eqx.Module):
     points: jax.Array
 
     def __call__(self, z, sigma):
-        return Posterior(jax.nn.softmax(self.logits(z, sigma), axis=1) @ self.points)
+        weights = jax.nn.softmax(self.logits(z, sigma), axis=1)
+        mean = weights @ self.points
+        trace = weights @ jnp.sum(self.points**2, axis=1) - jnp.sum(mean**2, axis=1)
+        return Posterior(mean, trace)
 
     def logits(self, z, sigma):
         distance = jnp.sum((z[:, None] - self.points) ** 2, axis=2)
@@ -46,7 +49,7 @@ class Few(eqx.Module):
         best, rows = jax.lax.top_k(log_weights, min(k, len(self.points)))
         missing = [(0, 0), (0, k - best.shape[1])]
         head = Head(jnp.pad(rows, missing), jnp.pad(best, missing, constant_values=-jnp.inf))
-        return self(z, sigma).mean, head
+        return self(z, sigma), head
 
     def take(self, index):
         return self.points[index]
@@ -122,6 +125,36 @@ def test_r_states_are_exact_after_r_rounds(swept):
     assert seen > 2 * len(METHODS)
 
 
+@pytest.mark.parametrize("head", [96, 16])
+def test_the_first_round_asks_at_some_rows_only(head):
+    grid, (z, keys) = np.geomspace(4.0, 0.4, 24), start()
+    driving = Ancestral(block_size="all", tolerance=0.0, head=head, start="constant")
+    # So few that the least of pools holds them all.
+    score, states, seen = Few(jnp.array(POINTS[:24])), [], []
+    cut = driving.blocks(grid)
+    report = lambda _, z: states.append(np.array(z))  # noqa: E731
+    whole = Engine(score, cut.steps)
+    whole.sample(z, keys, report=report, stops=frozenset(range(len(grid))))
+    engine = ParallelEngine(score, cut, driving, make_mesh("batch:1"))
+    old = picard.follow
+
+    def spy(fixed, iterate):
+        iterate, news = old(fixed, iterate)
+        seen.append([np.asarray(x) for x in (iterate.x, iterate.evaluations, iterate.base)])
+        return iterate, news
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(picard, "follow", spy)
+        got = engine.sample(z, keys)
+    assert np.abs(got - states[-1]).max() < 1e-10
+    # Every other row, and the first state alone is known to be right.
+    assert np.all(seen[0][1] == 12)
+    assert np.all(seen[0][2] == 1)
+    if head == 96:  # all rows are kept: what is carried from row to row is the posterior
+        first = seen[0][0][1 : len(grid)]
+        assert np.abs(first - np.array(states)).max() < 1e-8
+
+
 def test_time_between_evaluations_is_on_account(swept):
     engine = swept[0]
     assert engine.account["surrogate_seconds"].shape == (B,)
@@ -157,6 +190,16 @@ def test_devices_share_the_work(layout):
     expected = Engine(Exact().fit(Placed(data, make_mesh("batch:1"))), cut.steps).sample(z, keys)
     got = ParallelEngine(Exact().fit(Placed(data, mesh)), cut, sampler, mesh).sample(z, keys)
     assert np.abs(np.asarray(got) - np.asarray(expected)).max() < 1e-10
+
+
+def test_large_batches_on_a_cpu_are_told_what_is_faster():
+    auto = DDIM(block_size="all")
+    assert "sampler.block_size=1 is faster" in auto.doubt(12, 64, "cpu")
+    assert "sampler.block_size=1 is faster" in auto.doubt(4, 12288, "cpu")
+    assert auto.doubt(4, 3072, "cpu") is None
+    assert auto.doubt(1, 2**20, "cpu") is None
+    assert auto.doubt(64, 3072, "gpu") is None
+    assert DDIM().doubt(64, 3072, "cpu") is None
 
 
 def test_the_sweep_follows_what_the_score_tells():

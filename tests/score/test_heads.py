@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
 from gdiff.dataset.placed import Placed
-from gdiff.denoiser import as_denoiser, headed
+from gdiff.denoiser import as_denoiser, floor_of, headed
 from gdiff.parallel.mesh import make_mesh
 from gdiff.score.centres import Centres
 from gdiff.score.exact import Exact
@@ -54,9 +54,11 @@ def check(head, logs):
 def test_heads_of_the_exact_score(data, points, layout):
     z, sigma, logs, y = points
     score = Exact().fit(Placed(data, make_mesh(layout)))
-    mean, head = eqx.filter_jit(lambda score, *q: score.heads(*q, K))(score, z, sigma)
+    posterior, head = eqx.filter_jit(lambda score, *q: score.heads(*q, K))(score, z, sigma)
     check(head, logs)
-    np.testing.assert_allclose(np.asarray(mean).reshape(6, -1), np.exp(logs) @ y, atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(posterior.mean).reshape(6, -1), np.exp(logs) @ y, atol=1e-5
+    )
     assert np.array_equal(score.take(head.rows), y[np.asarray(head.rows)].astype(np.float32))
 
 
@@ -80,7 +82,8 @@ def test_a_mixture_is_the_posterior_of_its_gaussians():
     basis = np.linalg.qr(rng.standard_normal((d, d)))[0][:, :r]
     means, variances, tail = 2 * rng.standard_normal((k, d)), np.array([2.0, 0.7, 0.3]), 0.1
     shares, centre = rng.dirichlet(np.ones(k)), rng.standard_normal(d)
-    parts = (centre, means, np.log(shares), basis, variances, np.array(tail))
+    parts = (centre, means, np.log(shares), basis, variances, np.array(tail), np.array(0))
+    parts = (*parts, means @ basis)
     got_of = Centres(*(jnp.asarray(part, jnp.float32) for part in parts))
     within = basis @ np.diag(variances - tail) @ basis.T + tail * np.eye(d)
     z, sigma = rng.standard_normal((4, d)) * 3, np.array([0.2, 1.0, 3.0, 20.0])
@@ -107,6 +110,16 @@ def test_centres_keep_mean_and_covariance_of_the_data(data):
     np.testing.assert_allclose(
         (shares * means.T) @ means + within, np.cov(y.T, bias=True), atol=1e-4
     )
+
+
+def test_the_floor_of_a_mixture_is_where_rows_stand_alone(data):
+    found = Centres.fit(Placed(data, make_mesh("batch:1")))
+    variances = np.append(np.asarray(found.eigenvalues, np.float64), float(found.tail))
+    each = np.append(np.ones(len(variances) - 1), 64 - len(variances) + 1)
+    known = 0.5 * np.log1p(variances / float(found.floor) ** 2) @ each
+    assert known == pytest.approx(8 * np.log(len(data) / len(found.log_weights)), rel=0.05)
+    assert floor_of(as_denoiser(found)) == float(found.floor)
+    assert floor_of(as_denoiser(lambda z, sigma: z)) == 0
 
 
 def test_centres_of_few_and_of_equal_rows():

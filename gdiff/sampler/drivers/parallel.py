@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
-from gdiff.denoiser import as_denoiser, headed
+from gdiff.denoiser import as_denoiser, floor_of, headed
 from gdiff.parallel import processes
 from gdiff.sampler.blocks import Blocks, Driving
 from gdiff.sampler.drivers import picard
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 _SHORTEST = 8
 # Of the rows of the data that are weighed at a state, the part that is kept of every posterior.
 _KEPT = 4
+# How far apart, in log σ, rows may be at which the first sweep asks.
+_APART = 0.2
 # Numbers in one array of states: more samples than that go one group after the other.
 _LARGEST_ARRAY = 2**26
 
@@ -74,6 +76,7 @@ class ParallelEngine:
         self.account: Account = {}
         self._bounds = list(pairwise((0, *blocks.ends)))
         self._driving = driving
+        self._floor = 0.0 if guess is None else floor_of(guess)
         self._guess = None if guess is None else as_denoiser(guess, mesh)
         # The Wiener filter's answers have no bound: where few images weigh, sweeps would diverge.
         self._far = self._guess if is_surrogate and driving.start == "mixture" else None
@@ -156,7 +159,11 @@ class ParallelEngine:
         judge = _Judge(self._driving, f"block {number + 1} of {total}", block, len(carry.z))
         while judge.sweeps == 0 or judge.base.min() < count:
             event = carry.z.shape[1:]
-            fixed = Fixed(setting, self._denoiser, block, judge.tolerance(), event, self._far)
+            asked = self._explored(start, start + count, is_first=judge.sweeps == 0)
+            fixed = Fixed(
+                *(setting, self._denoiser, block, judge.tolerance(), jnp.asarray(asked), event),
+                far=self._far,
+            )
             iterate, news = self._swept(fixed, iterate)
             if judge.sees(news) or is_empty:
                 iterate = _one_by_one((judge.gave_up, judge.is_broken), iterate)
@@ -172,6 +179,21 @@ class ParallelEngine:
             "unconverged": judge.gave_up,
         }
         return iterate, picard.finish(setting, block, iterate, carry), account
+
+    def _explored(self, start: int, stop: int, *, is_first: bool) -> np.ndarray:
+        """Rows of a block [r] at which a sweep asks, unless they have converged.
+
+        All but in the first of surrogate sweeps, which only leads to the states of the next one.
+        """
+        asked = np.ones(self._length, bool)
+        if not is_first or not self._setting.head or self._driving.tolerance is None:
+            return asked
+        level, last = np.log(self.steps.sigma[start:stop]), 0
+        for row in range(1, stop - start):
+            asked[row] = row % SEGMENT == 0 or abs(level[row] - level[last]) > _APART
+            last = row if asked[row] else last
+        asked[1 : stop - start] &= self.steps.sigma[start + 1 : stop] >= self._floor
+        return asked
 
     def _swept(self, fixed: Fixed, iterate: Iterate) -> tuple[Iterate, News]:
         """After one sweep."""

@@ -175,6 +175,8 @@ class Fixed(NamedTuple):
         denoiser: of the states.
         block: their rows.
         tolerance: [] largest change of a state that has converged; a negative one accepts all.
+        asked: [r] rows whose states are evaluated, if they have not converged. Without all of them
+            no state is accepted for changing little.
         event: shape of a point.
         far: denoiser after which the tails of surrogates move; None keeps them.
     """
@@ -183,6 +185,7 @@ class Fixed(NamedTuple):
     denoiser: Denoiser
     block: Block
     tolerance: Float[Array, ""]
+    asked: Bool[Array, " r"]
     event: tuple[int, ...]
     far: Denoiser | None = None
 
@@ -211,9 +214,9 @@ def evaluate(fixed: Fixed, iterate: Iterate) -> Iterate:
     """The first half of a surrogate sweep: new heads of states that have not converged."""
     setting, score = fixed.setting, headed(fixed.denoiser)
 
-    def ask(z: Array, _: Array, sigma: Array) -> tuple[Array, Array, Array]:
-        mean, head = score.heads(z.reshape(-1, *fixed.event), sigma, setting.head)
-        return mean.reshape(z.shape), *head
+    def ask(z: Array, _: Array, sigma: Array) -> tuple[Array, ...]:
+        posterior, head = score.heads(z.reshape(-1, *fixed.event), sigma, setting.head)
+        return posterior.mean.reshape(z.shape), posterior.trace_cov[:, None], *head
 
     is_active = _active(fixed.block, iterate)[:, :, None]
     at = jnp.where(is_active, iterate.x[:-1], iterate.heads.at)
@@ -234,6 +237,7 @@ def follow(fixed: Fixed, iterate: Iterate) -> tuple[Iterate, News]:
         None if fixed.far is None else far,
         (block.rows, block.count),
         iterate.heads,
+        fixed.asked,
         jnp.minimum(jnp.min(iterate.base), block.count),
         (iterate.before, iterate.outputs),
         (iterate.noise, iterate.point),
@@ -259,8 +263,10 @@ def _judged(fixed: Fixed, iterate: Iterate, x: Float[Array, "r b d"]) -> tuple[I
     block, tolerance, count = fixed.block, fixed.tolerance, len(fixed.block.rows.sigma)
     row = jnp.arange(count)[:, None]
     is_active, limit = _active(block, iterate), _limit(block, iterate)
+    is_asked = is_active & fixed.asked[:, None]
     change = jnp.sqrt(jnp.mean((x - iterate.x[1:]) ** 2, axis=2)) / block.scale[:, None]
-    is_right = (change <= tolerance) | (row < iterate.base) | (tolerance < 0)
+    is_right = (change <= tolerance) & jnp.all(fixed.asked)
+    is_right |= (row < iterate.base) | (tolerance < 0)
     leading = jnp.sum(jnp.cumprod(is_right & (row < limit), axis=0), axis=0, dtype=jnp.int32)
     # The state after the last right one comes from a right output.
     base = jnp.minimum(jnp.maximum(leading, iterate.base) + 1, limit)
@@ -272,7 +278,7 @@ def _judged(fixed: Fixed, iterate: Iterate, x: Float[Array, "r b d"]) -> tuple[I
         x=jnp.concatenate([iterate.x[:1], x]),
         base=base,
         sweeps=sweeps,
-        evaluations=iterate.evaluations + jnp.sum(is_active, axis=0, dtype=jnp.int32),
+        evaluations=iterate.evaluations + jnp.sum(is_asked, axis=0, dtype=jnp.int32),
         residual=jnp.maximum(residual, iterate.residual),
     )
     return iterate, (base, sweeps, jnp.min(jnp.where(is_broken, row, count), axis=0))
@@ -325,7 +331,7 @@ def _evaluated(
         old: [r, b, …] a tree of what is known so far.
     """
     setting, sigma = fixed.setting, fixed.block.rows.sigma
-    is_active = _active(fixed.block, iterate)
+    is_active = _active(fixed.block, iterate) & fixed.asked[:, None]
     (count, b), d = is_active.shape, iterate.x.shape[2]
     x = iterate.x[:-1].reshape(count * b, d)
     points = x if iterate.point is None else x + iterate.point.reshape(count * b, d)

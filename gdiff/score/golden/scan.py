@@ -98,11 +98,9 @@ class GoldenScan(eqx.Module):
         """Approximate posterior; `log_density` is None."""
         return denoised(self.full.rows.mesh, _by_parts, self, z, sigma)
 
-    def heads(
-        self, z: Points, sigma: Sigma, k: int
-    ) -> tuple[Float[Array, "b *event"], PosteriorHead]:
-        """The mean, as by a call, and about the k heaviest rows of every posterior."""
-        return self(z, sigma).mean, heads(self, z, sigma, k)
+    def heads(self, z: Points, sigma: Sigma, k: int) -> tuple[Posterior, PosteriorHead]:
+        """The posterior, as by a call, and about the k heaviest rows of every posterior."""
+        return self(z, sigma), heads(self, z, sigma, k)
 
     def take(self, index: Int[Array, "b ..."]) -> Float[Array, "b ... d"]:
         """Rows by their numbers, in model coordinates."""
