@@ -20,8 +20,8 @@ A second table has the rule's rows, time and, with --rule-queries 4, its error b
 that of `pca_local_golden`, both against all rows and at the same states of that score's run.
 
 `--network RUN`, a folder of `gdiff train`, makes the network's images in the same way first, and
-its row comes last. Images of another network must be made from the same initial noise, with the same
-steps. First write the noise, and give it to the network:
+its row comes last. Images of another network must be made from the same initial noise, with the
+same steps. First write the noise, and give it to the network:
 
     python scripts/golddiff_table.py dataset=cifar10 dataset.data_dir=DIR --noise noise.npz
 
