@@ -168,7 +168,7 @@ def plan(scores, overrides):
     """The overrides of every score's run; finds mistakes before anything runs."""
     with config.composer() as composer:
         given = [EXPERIMENT, *overrides]
-        words = overrides_by_score(scores, given, lambda each: composer.experiment(each).score)
+        words = overrides_by_score(scores, given, composer.score_keys)
         for each in words.values():
             composer.experiment(each)
     return words

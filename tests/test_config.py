@@ -36,7 +36,7 @@ NEEDED = {
     "dataset=array": ["dataset.path=x.npy"],
     "dataset=folder": ["dataset.path=."],
     "dataset=tfds": ["dataset.name=mnist"],
-    **dict.fromkeys(OF_NETWORKS, ["score.path=net"]),
+    **{key: ["score.path=net"] for key in OF_NETWORKS},
 }
 
 
