@@ -154,16 +154,14 @@ def test_mistakes_are_found_before_anything_runs(schedules, horizons):
 
 
 def test_the_table_of_samplers_has_the_error_of_those_without_noise(capfd):
-    options = ["--samplers", "ddim,heun,ancestral", "--evaluations", "8,32", "--exact", "64"]
+    options = ["--samplers", "heun,ancestral", "--evaluations", "8,32", "--exact", "64"]
     files = ["--csv", "t.csv", "--figure", "t.svg"]
-    assert sampler_table.main([*WIENER, *options, "--seeds", "2", *files]) == 0
+    assert sampler_table.main([*WIENER, *options, "--seeds", "1", *files]) == 0
     assert "the solution: sliced_w2" in capfd.readouterr().out
     rows = {(row["sampler"], row["evaluations"]): row for row in rows_of("t.csv")}
     counts = [int(count) for _, count in rows]
-    assert counts == [8, 32, 7, 31, 8, 32]
+    assert counts == [7, 31, 8, 32]
     errors = {key: row["error"] and float(row["error"]) for key, row in rows.items()}
     assert errors["ancestral", "8"] == errors["ancestral", "32"] == ""
-    assert 3 * errors["ddim", "32"] < errors["ddim", "8"]
     assert 8 * errors["heun", "31"] < errors["heun", "7"]
-    assert float(rows["ddim", "8"]["frechet_pca_error"]) > 0
     assert "ancestral" in Path("t.svg").read_text()
