@@ -14,13 +14,14 @@ The columns:
   and queries on the score's own trajectories;
 - rule/ours: time of the released rule's dense products alone, over that of one step; see
   golddiff_rule.py, and --k-min, --k-max for the fractions of another configuration;
-- MSE, r²: against a network's images, if a file of them is given.
+- MSE, r²: against a network's images, with one standard error over images each.
 
 A second table has the rule's rows, time and, with --rule-queries 4, its error by noise level beside
 that of `pca_local_golden`, both against all rows and at the same states of that score's run.
 
-The network's images must be made from the same initial noise, with the same steps. First write the
-noise, and give it to the network:
+`--network RUN`, a folder of `gdiff train`, makes the network's images in the same way first, and
+its row comes last. Images of another network must be made from the same initial noise, with the
+same steps. First write the noise, and give it to the network:
 
     python scripts/golddiff_table.py dataset=cifar10 dataset.data_dir=DIR --noise noise.npz
 
@@ -78,6 +79,7 @@ PUBLISHED = {
 }
 MIB = 2**20
 LOCAL = "pca_local_golden"
+NETWORK = "network"
 
 
 class Row(NamedTuple):
@@ -91,14 +93,17 @@ class Row(NamedTuple):
     relative_error_max: float | None = None
     relative_error_median: float | None = None
     mse: float | None = None
+    mse_error: float | None = None
     r2: float | None = None
+    r2_error: float | None = None
     published_seconds_per_step: float | None = None
     published_mse: float | None = None
     published_r2: float | None = None
 
 
 HEADERS = Row(
-    *("score", "s/step", "ms/sample", "rule/ours", "peak MiB", "error max", "median", "MSE", "r²"),
+    *("score", "s/step", "ms/sample", "rule/ours", "peak MiB", "error max", "median"),
+    *("MSE", "± MSE", "r²", "± r²"),
     *("published: s/step", "published: MSE", "published: r²"),
 )
 
@@ -140,26 +145,30 @@ def unit_range(images):
 
 
 def compare(samples, reference):
-    """MSE and r² of samples against the reference, see the top; r² of images of one value is not
-    defined, and they are left out of its mean."""
+    """MSE and r² of samples against the reference, see the top, each with its standard error.
+
+    r² of images of one value is not defined, and they are left out of its mean.
+    """
     require(
         samples.shape == reference.shape,
         f"the reference has shape {reference.shape} and the samples {samples.shape}: make it from "
         "what --noise writes",
     )
     x, y = (unit_range(images).reshape(len(images), -1) for images in (samples, reference))
-    errors = np.square(x - y).sum(1)
-    spread = np.square(y - y.mean(1, keepdims=True)).sum(1)
+    errors = np.square(x - y).mean(1)
+    spread = y.var(1)
     varied = spread > 0
-    r2 = float(np.mean(1 - errors[varied] / spread[varied])) if varied.any() else None
-    return float(errors.mean() / x.shape[1]), r2
+    mse = sweeps.mean_and_error(errors)
+    if not varied.any():
+        return *mse, None, None
+    return *mse, *sweeps.mean_and_error(1 - errors[varied] / spread[varied])
 
 
 def plan(scores, overrides):
     """The overrides of every score's run; finds mistakes before anything runs."""
     with config.composer() as composer:
         given = [EXPERIMENT, *overrides]
-        words = overrides_by_score(scores, given, lambda each: composer.experiment(each).score)
+        words = overrides_by_score(scores, given, composer.score_keys)
         for each in words.values():
             composer.experiment(each)
     return words
@@ -194,7 +203,7 @@ def row_of(score, folder, reference, rule):
         memory / MIB,
         metrics.get("score_relative_error_max"),
         metrics.get("score_relative_error_median"),
-        *((None, None) if reference is None else compare(samples, reference)),
+        *((None,) * 4 if reference is None else compare(samples, reference)),
         *published,
     )
 
@@ -270,7 +279,11 @@ def show_table(text, title):
 def parse(arguments):
     parser = sweeps.parser("GoldDiff's comparison of scores (arXiv 2602.16498).")
     parser.add_argument("--scores", default=",".join(SCORES), help="options of the group score")
-    parser.add_argument("--reference", type=Path, metavar="FILE", help="images of a network")
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument(
+        "--network", type=Path, metavar="RUN", help="to compare with: a training run"
+    )
+    whose.add_argument("--reference", type=Path, metavar="FILE", help="images of a network")
     parser.add_argument("--k-min", type=float, default=0.05, help="of the rule: part of the rows")
     parser.add_argument("--k-max", type=float, default=0.1)
     parser.add_argument(
@@ -289,15 +302,22 @@ def main(arguments=None):
             np.savez(file, **noise)
         print(options.noise)
         return 0
-    reference = None if options.reference is None else read_reference(options.reference)
     folder = sweeps.folder_of(options, "golddiff_table")
     planned = plan(options.scores.split(","), options.overrides)
+    if options.network is not None:
+        words = [EXPERIMENT, *options.overrides, "score=network", f"score.path={options.network}"]
+        place = (folder / NETWORK).absolute()
+        require(run([*words, "metrics=none"], place), f"{place} did not go well: see above")
+        options.reference = place / "samples.npz"
+    reference = None if options.reference is None else read_reference(options.reference)
     prepared, rule, levels = rule_of(options)
     rows = []
     for score, words in planned.items():
         place = (folder / score).absolute()
         is_done = run(words, place)
         rows.append(row_of(score, place, reference, levels) if is_done else Row(score))
+    if options.network is not None:
+        rows.append(row_of(NETWORK, folder / NETWORK, None, levels))
     text = as_text(rows)
     show_table(text, title_of(folder))
     compare_with_rule(options, prepared, rule, levels, folder / LOCAL)

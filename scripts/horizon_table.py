@@ -64,18 +64,11 @@ def draw(overrides, folder):
     return found
 
 
-def mean_and_error(values):
-    """Mean over seeds, and its standard error if there are several."""
-    count = len(values)
-    error = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else None
-    return float(np.mean(values)), error
-
-
 def row_of(horizon, prior, steps, runs):
     """What runs with several seeds achieved."""
     columns = {key: [run[key] for run in runs] for key in ("kl_initialization", "nn_distance")}
     start, nearest = (float(np.mean(values)) for values in columns.values())
-    distances = [mean_and_error([run[key] for run in runs]) for key in DISTANCES]
+    distances = [sweeps.mean_and_error([run[key] for run in runs]) for key in DISTANCES]
     return Row(horizon, prior, steps, start, *distances[0], *distances[1], nearest)
 
 
@@ -86,7 +79,7 @@ def verdict(name, runs, others, limit):
         x, y = (np.array([run[key] for run in each]) for each in (runs, others))
         ratio = x.mean() / y.mean()
         # Seeds are the same on both sides.
-        _, error = mean_and_error((x - ratio * y) / y.mean())
+        _, error = sweeps.mean_and_error((x - ratio * y) / y.mean())
         margin = "" if error is None else f" ± {error:.2g}"
         parts.append(f"{key} {ratio:.3g}{margin} ({'met' if ratio <= limit else 'missed'})")
     return f"{name}: ratio at most {limit:g} wanted; {', '.join(parts)}"

@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 from gdiff.errors import UserError, require
 from gdiff.runs import sweep
 from gdiff.store.outputs import write_csv
@@ -54,6 +56,13 @@ def rows(overrides, folder):
     code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
     require(code == 0, f"not all runs in {folder} went well: see above")
     return sweep.rows(folder)
+
+
+def mean_and_error(values):
+    """Mean of numbers, and its standard error if there are several."""
+    count = len(values)
+    error = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else None
+    return float(np.mean(values)), error
 
 
 def end(main):

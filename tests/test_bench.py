@@ -156,14 +156,15 @@ def test_errors_are_relative_to_the_exact_mean():
 def test_an_override_of_a_key_reaches_the_scores_that_have_it():
     with config.composer() as composer:
         words = overrides_by_score(
-            ["full", "golden", "smoothed"],
-            ["score.seed=3", "seed=4", "score.tolerance=0.5"],
-            lambda words: composer.experiment(words).score,
+            ["full", "golden", "smoothed", "network"],
+            ["score.seed=3", "seed=4", "score.tolerance=0.5", "score.path=net"],
+            composer.score_keys,
         )
     assert words == {
         "full": ["score=full", "seed=4"],
         "golden": ["score=golden", "seed=4", "score.seed=3", "score.tolerance=0.5"],
         "smoothed": ["score=smoothed", "seed=4", "score.seed=3"],
+        "network": ["score=network", "seed=4", "score.path=net"],
     }
 
 

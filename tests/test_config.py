@@ -29,12 +29,14 @@ OPTIONS = [path for path in FILES if path.parent.name not in ("experiment", "rec
 # Groups of trainings alone.
 OF_TRAINING = ("network", "recipe")
 # Options that mean nothing without a value of the user's.
+PAPERS = ("acceleration", "las", "piadm", "short")
+OF_NETWORKS = ["score=network", *(f"experiment={name}_network" for name in PAPERS)]
 NEEDED = {
     "schedule=levels": ["schedule.levels=[80,20,5,1]"],
     "dataset=array": ["dataset.path=x.npy"],
     "dataset=folder": ["dataset.path=."],
     "dataset=tfds": ["dataset.name=mnist"],
-    "score=network": ["score.path=net"],
+    **{key: ["score.path=net"] for key in OF_NETWORKS},
 }
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import horizon_table
 import numpy as np
 import pytest
+import sampler_table
 import schedule_table
 from commands import gdiff
 
@@ -150,3 +151,17 @@ def test_mistakes_are_found_before_anything_runs(schedules, horizons):
     with pytest.raises(UserError, match="no such option"):
         horizons.main(["--priors", "nope"])
     assert list(Path().iterdir()) == []
+
+
+def test_the_table_of_samplers_has_the_error_of_those_without_noise(capfd):
+    options = ["--samplers", "heun,ancestral", "--evaluations", "8,32", "--exact", "64"]
+    files = ["--csv", "t.csv", "--figure", "t.svg"]
+    assert sampler_table.main([*WIENER, *options, "--seeds", "1", *files]) == 0
+    assert "the solution: sliced_w2" in capfd.readouterr().out
+    rows = {(row["sampler"], row["evaluations"]): row for row in rows_of("t.csv")}
+    counts = [int(count) for _, count in rows]
+    assert counts == [7, 31, 8, 32]
+    errors = {key: row["error"] and float(row["error"]) for key, row in rows.items()}
+    assert errors["ancestral", "8"] == errors["ancestral", "32"] == ""
+    assert 8 * errors["heun", "31"] < errors["heun", "7"]
+    assert "ancestral" in Path("t.svg").read_text()

@@ -73,14 +73,14 @@ def test_images_are_compared_in_the_unit_range(table):
     rng = np.random.default_rng(0)
     reference = rng.integers(0, 256, (5, 4, 4, 3), np.uint8)
     as_float = (reference / 127.5 - 1).astype(np.float32)
-    mse, r2 = table.compare(as_float, reference)
+    mse, _, r2, _ = table.compare(as_float, reference)
     assert (mse, r2) == (pytest.approx(0, abs=1e-12), pytest.approx(1))
     mean = reference.mean(axis=(1, 2, 3), keepdims=True) / 127.5 - 1
-    mse, r2 = table.compare(np.broadcast_to(mean, reference.shape), as_float)
+    mse, _, r2, _ = table.compare(np.broadcast_to(mean, reference.shape), as_float)
     assert r2 == pytest.approx(0, abs=1e-6)
     assert mse == pytest.approx(np.var(reference / 255, axis=(1, 2, 3)).mean(), rel=1e-5)
     # Inverted images are as far from the mean as the reference is, on the other side.
-    assert table.compare(2 * mean - as_float, 3 * as_float)[1] < 0
+    assert table.compare(2 * mean - as_float, 3 * as_float)[2] < 0
 
 
 def test_r2_is_the_mean_over_images_with_more_than_one_value(table):
@@ -88,10 +88,14 @@ def test_r2_is_the_mean_over_images_with_more_than_one_value(table):
     rng = np.random.default_rng(1)
     x, y = rng.uniform(-1, 1, (2, 3, 4, 4, 1))
     expected = [sklearn.r2_score(b.ravel(), a.ravel()) for a, b in zip(x, y, strict=True)]
-    assert table.compare(x, y)[1] == pytest.approx(np.mean(expected))
+    *_, r2, error = table.compare(x, y)
+    assert (r2, error) == (
+        pytest.approx(np.mean(expected)),
+        pytest.approx(np.std(expected, ddof=1) / np.sqrt(len(expected))),
+    )
     y[0] = 0.5
-    assert table.compare(x, y)[1] == pytest.approx(np.mean(expected[1:]))
-    assert table.compare(x[:1], y[:1])[1] is None
+    assert table.compare(x, y)[2] == pytest.approx(np.mean(expected[1:]))
+    assert table.compare(x[:1], y[:1])[2:] == (None, None)
 
 
 def test_a_reference_that_cannot_be_meant_is_refused(table):
@@ -172,4 +176,4 @@ def test_the_table_of_the_digits(table, capfd):
     reference = ["--reference", "it's runs/full/samples.npz", "--markdown", "table.md"]
     assert table.main([*arguments, *reference]) == 0
     assert "full (Optimal)" in capfd.readouterr().out
-    assert float(Path("table.md").read_text().splitlines()[2].split("|")[-2]) == 1
+    assert float(Path("table.md").read_text().splitlines()[2].split("|")[-3]) == 1

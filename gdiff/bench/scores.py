@@ -21,27 +21,26 @@ from gdiff.bench.harness import (
 from gdiff.errors import UserError, require
 from gdiff.experiment import Experiment
 from gdiff.prepared import Prepared
-from gdiff.score.base import ScoreSpec
 from gdiff.trajectory import Queries
 
 
 def overrides_by_score(
     names: Sequence[str],
     overrides: Sequence[str],
-    spec_of: Callable[[list[str]], ScoreSpec],
+    keys_of: Callable[[list[str]], set[str]],
 ) -> dict[str, list[str]]:
     """Overrides that choose each score; score.key=value is for the scores that have the key.
 
-    `overrides` are all but the choice of the score; `spec_of` gives the score that some describe.
+    `overrides` are all but the choice of the score; `keys_of` gives the keys of the one chosen.
 
     Raises:
-        UserError: a score is named twice, or none has a key; and what `spec_of` raises.
+        UserError: a score is named twice, or none has a key; and what `keys_of` raises.
     """
     require(len(set(names)) == len(names), f"score={','.join(names)} names a score twice")
     found = (re.match(r"\W*score\.(\w+)", override) for override in overrides)
     keys = {match.string: match[1] for match in found if match}
     common = [override for override in overrides if override not in keys]
-    known = {name: set(vars(spec_of([f"score={name}", *common]))) for name in names}
+    known = {name: keys_of([f"score={name}", *common]) for name in names}
     for override, key in keys.items():
         if not any(key in fields for fields in known.values()):
             raise UserError(f"{override}: none of {', '.join(names)} has the key score.{key}")

@@ -48,7 +48,7 @@ def compare(
     if any(word.lstrip("+").startswith("score=") for word in others):
         raise UserError("gdiff compare takes the scores as its first word: leave out score=…")
     with config.composer(config_dir, plugin or ()) as composer:
-        words = overrides_by_score(names, others, lambda w: composer.experiment(w).score)
+        words = overrides_by_score(names, others, composer.score_keys)
         experiments = {name: composer.experiment(each) for name, each in words.items()}
         _, folder = composer.plan(words[names[0]])
     with outputs.vacant(folder, "hydra.run.dir"):

@@ -344,7 +344,7 @@ def bench(
         elif len(names) == 1:
             benchmark, subject = kernels, composer.experiment(overrides)
         else:
-            words = scores.overrides_by_score(names, others, lambda w: composer.experiment(w).score)
+            words = scores.overrides_by_score(names, others, composer.score_keys)
             found = {name: composer.experiment(each) for name, each in words.items()}
             benchmark, subject = scores, found
     for each in subject.values() if isinstance(subject, dict) else (subject,):

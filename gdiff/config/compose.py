@@ -1,6 +1,5 @@
 """Hydra: overrides are composed to a configuration, runs and sweeps are started."""
 
-import os
 import re
 import typing
 import warnings
@@ -23,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from gdiff.config.effect import require_consistent
-from gdiff.config.hydras import require_known
+from gdiff.config.hydras import path_of, require_known
 from gdiff.config.jobs import Job, task, undone
 from gdiff.config.sources import Sources
 from gdiff.config.specs import (
@@ -34,6 +33,7 @@ from gdiff.config.specs import (
     build,
     config_dir,
     differences,
+    field_names,
     fields_of,
     flatten,
     groups_of,
@@ -212,13 +212,17 @@ class Composer:
         experiment = build(_task_part(cfg), self.sources, self.kind)
         if isinstance(experiment, Experiment):
             require_consistent(experiment, overrides)
-        return experiment, _path_of(cfg, "hydra.run.dir")
+        return experiment, path_of(cfg, "hydra.run.dir")
+
+    def score_keys(self, overrides: Sequence[str]) -> set[str]:
+        """Keys of the score that the overrides choose, whatever their values are."""
+        return field_names(self.compose(overrides).score, "score", self.sources)
 
     def sweep_dir(self, overrides: Sequence[str]) -> Path:
         """The folder of a sweep, by hydra.sweep.dir."""
         cfg = self.compose(overrides, RunMode.MULTIRUN)
         require_whole(overrides, self._hints_of)
-        folder = _path_of(cfg, "hydra.sweep.dir")
+        folder = path_of(cfg, "hydra.sweep.dir")
         with self._explained(overrides):
             require_own_folders(cfg, self._hydra.config_loader, folder)
         return folder
@@ -388,14 +392,3 @@ def _task_part(cfg: DictConfig) -> DictConfig:
     with open_dict(cfg):
         cfg.pop("hydra", None)
     return cfg
-
-
-def _path_of(cfg: DictConfig, key: str) -> Path:
-    """An absolute path among Hydra's own settings."""
-    try:
-        given = OmegaConf.select(cfg, key, throw_on_missing=True)
-        path = Path(os.path.expanduser(given)).absolute()
-    except (OmegaConfBaseException, TypeError) as error:
-        raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
-    require("${" not in str(path), f"{key}: Hydra takes ${{ in {path} for a reference")
-    return path

@@ -2,12 +2,15 @@
 
 import logging
 import logging.handlers
+import os
 import re
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gdiff.config.specs import TARGET, flatten
-from gdiff.errors import require
+from gdiff.errors import UserError, require
 
 # Where the classes lie that Hydra itself may be made of; Optuna's samplers belong to its sweeper.
 _OWN = re.compile(
@@ -83,3 +86,14 @@ def _require_own_names(hydra: DictConfig) -> None:
     require("/" not in str(job) and str(job) != "", f"hydra.job.name={job} must be a plain name")
     for key, part in (("hydra.run.dir", values["run"]), ("hydra.sweep.dir", values["sweep"])):
         require(part["dir"] != "", f"{key}= is empty: give a folder, or leave it out")
+
+
+def path_of(cfg: DictConfig, key: str) -> Path:
+    """An absolute path among Hydra's own settings."""
+    try:
+        given = OmegaConf.select(cfg, key, throw_on_missing=True)
+        path = Path(os.path.expanduser(given)).absolute()
+    except (OmegaConfBaseException, TypeError) as error:
+        raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+    require("${" not in str(path), f"{key}: Hydra takes ${{ in {path} for a reference")
+    return path

@@ -242,6 +242,11 @@ def fields_of(path: Path, sources: Sources) -> dict[str, Any]:
         return {}
 
 
+def field_names(part: DictConfig, where: str, sources: Sources) -> set[str]:
+    """Those of the class that a part of a configuration names, whatever their values are."""
+    return {f.name for f in dataclasses.fields(_locate(part.get(TARGET), Any, where, sources))}
+
+
 def kind_of(hint: Any) -> str:
     """What a field holds: "text", "names" for a list of numbers and names, or "" for all else.
 

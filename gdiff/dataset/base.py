@@ -151,6 +151,10 @@ class Dataset:
         return whole.hexdigest()[:32]
 
 
+class NothingHeldOutError(UserError):
+    """A data set has no points besides those that it gives."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec(abc.ABC):
     """Options common to all data sets; a subclass says where the points come from.
@@ -183,9 +187,9 @@ class DatasetSpec(abc.ABC):
         """Points of the same law that are not among these.
 
         Raises:
-            UserError: there are none.
+            NothingHeldOutError: there are none.
         """
-        raise UserError(
+        raise NothingHeldOutError(
             f"{type(self).__name__} has no points held out, which schedule.loss_on=test asks for: "
             "use schedule.loss_on=train or a schedule.loss_file"
         )
@@ -207,27 +211,27 @@ class DatasetSpec(abc.ABC):
         """Points of the same law that `load` leaves out: `held_out`, or all but the subset.
 
         Raises:
-            UserError: there are none.
+            NothingHeldOutError: there are none.
+            UserError: there are some, and they cannot be read or used.
         """
-        if type(self).held_out is not DatasetSpec.held_out:
-            try:
-                spec = self.held_out()
-            except UserError:
-                spec = None
-            if spec is not None:
-                return spec.load()
-        require(
-            self.subset is not None,
-            f"{type(self).__name__} has no points held out: keep some aside by dataset.subset=N",
-        )
+        try:
+            spec = self.held_out()
+        except NothingHeldOutError:
+            spec = None
+        if spec is not None:
+            return spec.load()
+        if self.subset is None:
+            raise NothingHeldOutError(
+                f"{type(self).__name__} has no points held out: keep some aside by dataset.subset=N"
+            )
         data, kept = self.read(), replace(self, subset=None)
         whole, own = kept._index(data), self._index(data)
         whole = np.arange(len(data)) if whole is None else whole
         rest = np.setdiff1d(whole, whole if own is None else own)
-        require(
-            len(rest) >= 2,
-            f"dataset.subset={self.subset} keeps {len(rest)} points aside: lower it",
-        )
+        if len(rest) < 2:
+            raise NothingHeldOutError(
+                f"dataset.subset={self.subset} keeps {len(rest)} points aside: lower it"
+            )
         return usable(data, rest)
 
     def _index(self, data: Dataset) -> np.ndarray | None:

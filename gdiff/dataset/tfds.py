@@ -20,6 +20,8 @@ from gdiff.store import cache
 
 _INFO = "dataset_info.json"
 _FORMAT = "array_record"
+# Splits of the law of `train`, the first choice first.
+_HELD_OUT = ("test", "validation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +53,12 @@ class Tfds(DatasetSpec):
         images.check_resolution(self.resolution)
 
     def held_out(self) -> "Tfds":
-        """The split `test`, all of it, where the points are of `train` alone."""
+        """All of `test`, or of `validation` if need be, where the points are of `train` alone."""
         splits = {part.partition("[")[0].strip() for part in self.split.split("+")}
-        if splits != {"train"}:
+        others = [name for name in _HELD_OUT if name in self._splits(self._folder())]
+        if splits != {"train"} or not others:
             return super().held_out()
-        return replace(self, split="test", subset=None)
+        return replace(self, split=others[0], subset=None)
 
     def read(self) -> Dataset:
         """[n, height, width, channels] uint8."""
@@ -116,13 +119,18 @@ class Tfds(DatasetSpec):
             f"{self.name} in {folder} is prepared as {' and '.join(found)}, but {_FORMAT} is "
             f"needed: run gdiff data prepare {self.name} with another dataset.data_dir",
         )
-        splits = [split["name"] for split in _description(folder).get("splits", [])]
+        splits = self._splits(folder)
         for part in self.split.split("+"):
             require(
                 part.partition("[")[0].strip() in (*splits, "all"),
                 f"dataset.split={self.split!r}: {self.name} has the splits {', '.join(splits)}",
             )
         return folder
+
+    @staticmethod
+    def _splits(folder: Path) -> list[str]:
+        """Names of those that are prepared."""
+        return [split["name"] for split in _description(folder).get("splits", [])]
 
     def _decode(
         self, folder: Path, key: str, *, is_whole: bool

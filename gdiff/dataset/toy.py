@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gdiff.dataset.base import Dataset, DatasetSpec
+from gdiff.dataset.base import Dataset, DatasetSpec, NothingHeldOutError
 from gdiff.errors import require
 from gdiff.memory import require_room
 
@@ -104,7 +104,10 @@ class Gaussians(ToySpec):
 
     def held_out(self) -> "Gaussians":
         """As many points from the next seed, which are others if there is noise."""
-        require(self.noise > 0, "noise=0 puts all points on the same places: none are held out")
+        if self.noise == 0:
+            raise NothingHeldOutError(
+                "noise=0 puts all points on the same places: none are held out"
+            )
         return super().held_out()
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

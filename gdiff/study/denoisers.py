@@ -16,7 +16,8 @@ from rich.table import Table
 
 from gdiff import figures, report
 from gdiff.dataset import Dataset
-from gdiff.errors import UserError, require
+from gdiff.dataset.base import NothingHeldOutError
+from gdiff.errors import require
 from gdiff.experiment import Experiment
 from gdiff.metrics.chunks import evenly, flat_chunks
 from gdiff.prepared import Prepared
@@ -90,7 +91,7 @@ def _points(prepared: Prepared, queries: int) -> dict[str, np.ndarray]:
     found = {TRAIN: drawn(prepared.dataset)}
     try:
         found[HELD_OUT] = drawn(prepared.experiment.dataset.load_held_out())
-    except UserError as error:
+    except NothingHeldOutError as error:
         notice(f"training points only: {error}")
     return found
 

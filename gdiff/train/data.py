@@ -6,7 +6,8 @@ from functools import cached_property
 import numpy as np
 
 from gdiff.dataset import Dataset, DatasetSpec
-from gdiff.errors import UserError, require
+from gdiff.dataset.base import NothingHeldOutError
+from gdiff.errors import require
 from gdiff.metrics.chunks import evenly
 
 _SPLIT_SEED = 0
@@ -34,7 +35,7 @@ class TrainingData:
 
     @classmethod
     def of(cls, spec: DatasetSpec, share: float, seed: int) -> "TrainingData":
-        """Split the data: test points are those of the data set or, if it has none, a share of it.
+        """Split the data: test points are a share of the rows, if the data set has no others.
 
         Raises:
             UserError: the data cannot be had, or the share leaves no row.
@@ -42,8 +43,8 @@ class TrainingData:
         dataset = spec.load()
         rows, test = np.arange(len(dataset)), None
         try:
-            test = spec.held_out().load()
-        except UserError:
+            test = spec.load_held_out()
+        except NothingHeldOutError:
             aside = round(share * len(dataset))
             require(
                 aside < len(dataset),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gdiff.dataset import images, prepare
+from gdiff.dataset.base import NothingHeldOutError
 from gdiff.dataset.tfds import Tfds, default_data_dir, file_formats, prepared
 
 from .errors import one_line
@@ -368,6 +369,20 @@ def test_the_points_held_out_are_those_of_the_test_split(tiny_dir, split):
     held = Tfds(name="tiny_shapes", data_dir=tiny_dir, split=split, subset=3).held_out()
     assert held == Tfds(name="tiny_shapes", data_dir=tiny_dir, split="test")
     assert len(held.load()) == 5
+
+
+def test_without_a_test_split_those_of_validation_are_held_out(copied):
+    data_dir, folder = copied
+    spec = Tfds(name="tiny_shapes", data_dir=data_dir)
+
+    def call_it(name):
+        return lambda info: info["splits"][-1].update(name=name)
+
+    edit(folder / "dataset_info.json", call_it("validation"))
+    assert spec.held_out() == replace(spec, split="validation")
+    edit(folder / "dataset_info.json", call_it("extra"))
+    with pytest.raises(NothingHeldOutError):
+        spec.held_out()
 
 
 @pytest.mark.parametrize("split", ["train[:5]+test", "test[:3]+train", "test", "all", "train+all"])

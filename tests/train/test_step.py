@@ -1,5 +1,7 @@
 """A step of training against one that is written by hand, and what it is made of."""
 
+from pathlib import Path
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,10 @@ import optax
 import pytest
 from scipy.stats import norm
 
+from gdiff.dataset.array import Array
 from gdiff.dataset.digits import Digits
 from gdiff.dataset.toy import Moons
+from gdiff.errors import UserError
 from gdiff.network import files
 from gdiff.network.denoising import Denoising
 from gdiff.network.mlp import MLP
@@ -95,20 +99,30 @@ def test_flips_mirror_every_other_image_and_nothing_else():
     assert 70 < is_flipped.sum() < 130
 
 
-def test_every_row_comes_once_before_any_comes_again():
-    data = TrainingData.of(Digits(subset=50), 0.2, seed=3)
+def test_every_row_comes_once_before_any_comes_again(tmp_path):
+    np.save(tmp_path / "x.npy", Digits(subset=50).load().rows(slice(None)))
+    small = Array(path=tmp_path / "x.npy")
+    data = TrainingData.of(small, 0.2, seed=3)
     assert (len(data.rows), len(data.test)) == (40, 10)
     drawn = np.concatenate([data.batch(number, 16) for number in range(5)])
     rows = data.dataset.rows(data.rows).reshape(40, -1)
     found = [np.flatnonzero(np.all(rows == x.reshape(-1), axis=1))[0] for x in drawn]
     assert sorted(found[:40]) == sorted(found[40:]) == list(range(40))
     assert found[:40] != found[40:]
-    again = TrainingData.of(Digits(subset=50), 0.2, seed=3)
+    again = TrainingData.of(small, 0.2, seed=3)
     np.testing.assert_array_equal(again.batch(4, 16), drawn[64:])
     np.testing.assert_allclose(data.moments[0].reshape(-1), rows.mean(axis=0), atol=1e-6)
     assert data.moments[1] == pytest.approx(np.sqrt(rows.var(axis=0).mean()), rel=1e-5)
 
 
-def test_data_with_test_points_are_trained_on_whole():
+def test_data_with_others_beside_them_are_trained_on_whole():
     data = TrainingData.of(Moons(num_points=60), 0.2, seed=0)
     assert (len(data.rows), len(data.test)) == (60, 60)
+    data = TrainingData.of(Digits(subset=1000), 0.2, seed=0)
+    assert (len(data.rows), len(data.test)) == (1000, 797)
+
+
+def test_points_held_out_that_cannot_be_read_are_no_reason_to_take_others(monkeypatch):
+    monkeypatch.setattr(Moons, "held_out", lambda self: Array(path=Path("nowhere.npy")))
+    with pytest.raises(UserError, match=r"nowhere\.npy"):
+        TrainingData.of(Moons(num_points=60), 0.2, seed=0)

@@ -16,6 +16,7 @@ from gdiff.process.vp import VPLinear
 from gdiff.schedule.losses import LossCurve
 from gdiff.score.network import Network
 from gdiff.train import run as runs
+from gdiff.train.data import TrainingData
 from gdiff.train.spec import Training
 
 JOB = (
@@ -117,6 +118,25 @@ def test_a_loss_that_is_no_number_ends_a_training(tmp_path):
     line = refused("train", *words)
     assert "start anew with train.learning_rate=2.5e+29" in line
     assert not path.exists()
+
+
+def test_the_last_good_network_outlives_a_loss_that_is_no_number(net, tmp_path, monkeypatch):
+    batch, path = TrainingData.batch, tmp_path / "net"
+
+    def spoiled(self, number, size):
+        return batch(self, number, size) * (np.nan if number == 30 else 1)
+
+    monkeypatch.setattr(TrainingData, "batch", spoiled)
+    line = refused("train", *JOB, f"hydra.run.dir={path}")
+    assert line.startswith("error: the loss is nan after 40 steps")
+    assert line.endswith("; the network of step 20 is kept")
+    half, facts = files.read(path, "score.path")
+    assert facts.step == 20
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(half))
+    monkeypatch.setattr(TrainingData, "batch", batch)
+    assert gdiff("train", "-q", "--resume", path).code == 0
+    for a, b in zip(numbers(net), numbers(path), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
 def test_what_does_not_go_together_is_told_in_one_line(net, tmp_path):
