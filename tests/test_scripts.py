@@ -157,8 +157,8 @@ def test_mistakes_are_found_before_anything_runs(table):
 def test_the_rule_with_all_rows_is_the_local_scan(table, capfd):
     words = [*SMALL, "--folder", "runs", "--scores", "pca_local_golden", "--rule-queries", "2"]
     assert table.main([*words, "--k-min", "1", "--k-max", "1"]) == 0
-    lines = [line.split() for line in capfd.readouterr().out.splitlines()]
-    errors = [float(line[-2]) for line in lines if len(line) > 4 and line[1] == "60"]
+    lines = [line.strip("│").split("│") for line in capfd.readouterr().out.splitlines()]
+    errors = [float(cells[3]) for cells in lines if len(cells) == 5 and int(cells[1]) == 60]
     assert len(errors) == 2
     assert max(errors) < 1e-4
 
