@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,13 +16,21 @@ from gdiff.dataset.placed import Placed
 from gdiff.denoiser import Head, Points, Posterior, Sigma, per_row
 from gdiff.errors import require, require_one_of
 from gdiff.kernels import compensated
-from gdiff.kernels.distances import competing, exact_shares, heaviest
+from gdiff.kernels.distances import exact_shares, heaviest
 from gdiff.kernels.fold import Chunk, Fold, Rows, chunk_size, denoised, fold, on_devices
-from gdiff.kernels.parts import again
 from gdiff.kernels.softmax import Leaders, Moments, merge, moments_of, weights_of
 from gdiff.kernels.streamed import AUTO, ROWS
 from gdiff.parallel.mesh import DATA
 from gdiff.score.base import ScoreSpec
+from gdiff.score.crowded import (
+    NEGLIGIBLE,
+    Contest,
+    floor_of,
+    in_model,
+    is_crowded,
+    rounding_of,
+    settled,
+)
 
 PRECISIONS = ("highest", "high", "default")
 # Rows whose weights are recomputed by direct differences: more seldom compete where it matters.
@@ -35,10 +43,6 @@ _SPREAD_ERROR = 2e-5
 # Relative error of D that float32 logits may cause before they are recomputed.
 _LOGIT_ERROR = 2e-5
 _HIGHEST = jax.lax.Precision.HIGHEST
-# So many crowded queries are weighed apart from the others.
-_FEW_CROWDED = 4
-# Mass outside the leaders below which float32 cannot tell it from zero.
-_NEGLIGIBLE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +165,7 @@ def _plain_scan(full: ExactScan, k: int, z: Array, sigma: Array) -> tuple[Poster
     trace = jnp.maximum(second / mass - jnp.sum(mean**2, axis=1), 0)
     log_sum = jnp.log(mass) + (peak - 0.5 * jnp.sum(z**2, axis=1)) / variance
     head = _head_of(rows, best, _log_weights(best, peak, mass, variance), k)
-    return _posterior(rows, mean, trace, log_sum, sigma), head
+    return in_model(rows, mean, trace, log_sum, sigma), head
 
 
 def _log_weights(best: Leaders, peak: Array, mass: Array, variance: Array) -> Float[Array, "b k"]:
@@ -215,11 +219,11 @@ def _careful_scan(full: ExactScan, k: int, z: Array, sigma: Array) -> tuple[Post
     rest = jax.lax.psum(rest_second - 2 * jnp.sum(rest_first * mean, axis=1), DATA)
     rest_mass = mass - leader_mass
     rest = jnp.maximum(rest + rest_mass * jnp.sum(mean**2, axis=1), 0)
-    rest = jnp.where(rest_mass > _NEGLIGIBLE * mass, rest, 0)
+    rest = jnp.where(rest_mass > NEGLIGIBLE * mass, rest, 0)
     trace = (jax.lax.psum(spread, DATA) + rest) / mass
 
     log_sum = shares.log_sum + jnp.log(mass / leader_mass)
-    posterior = _posterior(rows, mean, trace, log_sum, sigma)
+    posterior = in_model(rows, mean, trace, log_sum, sigma)
     own = jnp.log(weights / mass[:, None])
     log_weights = _log_weights(found, peak, mass, variance)
     near = jnp.where(used & (weights > 0), own, log_weights[:, :count])
@@ -236,147 +240,16 @@ def _careful_scan(full: ExactScan, k: int, z: Array, sigma: Array) -> tuple[Post
     crowded = jnp.where(rounding < variance, few, crowded)
     # And to the spread, where that of all others is a difference of large numbers.
     lost = _METWITH * rounding + wrong * rest / mass > _SPREAD_ERROR * (trace + d * variance)
-    crowded |= (share > _NEGLIGIBLE) & lost
+    crowded |= (share > NEGLIGIBLE) & lost
 
     def weighed() -> Posterior:
         floor = floor_of(crowded, peak, rounding, variance, rows.n)
-        query = _Contest(
+        query = Contest(
             exact_z, shares.nearest, heaviest(shares.weights, stored, DATA), floor, variance
         )
-        return _settled(full, crowded, posterior, z, query, sigma)
+        return settled(rows, full.chunk_rows, crowded, posterior, z, query, sigma)
 
     return jax.lax.cond(jnp.any(crowded), weighed, lambda: posterior), head
-
-
-def rounding_of(z: Float[Array, "b d"], rows: Rows) -> Float[Array, " b"]:
-    """How wrong affinities of centred z may be, as stored: a bound, some twenty times what is."""
-    epsilon, radius = jnp.finfo(z.dtype).eps / 2, rows.radius * rows.scale
-    return 5 * epsilon * (radius * jnp.linalg.norm(z, axis=1) + 0.5 * radius**2)
-
-
-def is_crowded(
-    affinities: Float[Array, "b k"],
-    rounding: Float[Array, " b"],
-    variance: Float[Array, " b"],
-    n: int,
-    nats: float = 1e-2,
-) -> Bool[Array, " b"]:
-    """Whether the last leader may be a rounding error away from mattering, on any device.
-
-    Args:
-        affinities: of the leaders, best first, in working precision; variance: [b]; both as stored.
-        rounding: of the affinities.
-        n: rows of which these are the leaders.
-        nats: to be wrong by up to that much does not matter: .01, of which a twentieth is met with,
-            leave D right to 1e-4 even among equal rows.
-    """
-    behind = affinities[:, 0] - affinities[:, -1]
-    is_full = jnp.isfinite(affinities[:, -1])
-    crowded = is_full & (behind < reach(rounding, variance, n)) & (rounding > nats * variance)
-    return jax.lax.pmax(crowded.astype(jnp.int32), DATA) > 0
-
-
-def floor_of(
-    crowded: Bool[Array, " b"],
-    peak: Float[Array, " b"],
-    rounding: Float[Array, " b"],
-    variance: Float[Array, " b"],
-    n: int,
-) -> Float[Array, " b"]:
-    """The affinity from which one of n rows competes with that of the peak, where it is crowded."""
-    return jnp.where(crowded, peak - reach(rounding, variance, n), jnp.inf)
-
-
-def reach(rounding: Array, variance: Array, n: int) -> Array:
-    """How far behind the best affinity all of n rows together weigh nothing, as stored."""
-    return float(np.log(n) - np.log(_NEGLIGIBLE)) * variance + rounding
-
-
-class _Contest(NamedTuple):
-    """Queries whose competing rows are weighed by exact distances.
-
-    Attributes:
-        z: pair of [b, d]; nearest: pair of [b], its squared distance from the nearest leader.
-        origin: [b, d] that leader, as stored.
-        floor: [b] affinity in working precision from which a row competes.
-        variance: [b] as stored.
-    """
-
-    z: compensated.Pair
-    nearest: compensated.Pair
-    origin: Array
-    floor: Float[Array, " b"]
-    variance: Float[Array, " b"]
-
-
-class _Competing(Fold):
-    """Moments of rows that compete, about the centre; `second` about the nearest leader."""
-
-    def start(self, rows: Rows, z: Array, query: _Contest) -> Moments:
-        return Moments.empty(*z.shape, z.dtype)
-
-    def step(self, rows: Rows, state: Moments, chunk: Chunk, z: Array, query: _Contest) -> Moments:
-        y = chunk.stored.astype(z.dtype) - rows.centre
-        affinities = jnp.matmul(z, y.T, precision=_HIGHEST) - chunk.half_norms
-        competes = chunk.counts & (affinities >= query.floor[:, None])
-        affinities, away = competing(
-            affinities, competes, query.z, query.nearest, query.origin, chunk.stored
-        )
-        peak = jax.lax.stop_gradient(state.peak)
-        some = moments_of(affinities, query.variance, y, away, _HIGHEST, floor=peak)
-        return merge(state, some, query.variance)
-
-    def finish(self, rows: Rows, state: Moments, z: Array, query: _Contest) -> Moments:
-        peak = jax.lax.pmax(jax.lax.stop_gradient(state.peak), DATA)
-        return Moments(peak, *jax.lax.psum(state.rescaled(peak, query.variance)[1:], DATA))
-
-
-def _settled(
-    full: ExactScan,
-    crowded: Bool[Array, " b"],
-    posterior: Posterior,
-    z: Array,
-    query: _Contest,
-    sigma: Array,
-) -> Posterior:
-    """The posterior, over the rows that compete where it is crowded.
-
-    The time goes with queries times rows that compete for any of them: where few queries are
-    crowded, only these are asked.
-    """
-
-    def anew(count: int) -> Posterior:
-        return again(partial(_posterior_of, full), crowded, count, posterior, z, query, sigma)[1]
-
-    few = min(_FEW_CROWDED, len(z))
-    is_few = jnp.sum(crowded) <= few
-    return jax.lax.cond(is_few, partial(anew, few), partial(anew, len(z)))
-
-
-def _posterior_of(full: ExactScan, z: Array, query: _Contest, sigma: Array) -> Posterior:
-    """Posterior over the rows that compete; z [b, d] is centred."""
-    moments = fold(full.rows, _Competing(), z, query, size=full.chunk_rows)
-    some = moments.mass > 0
-    mass = jnp.where(some, moments.mass, 1)
-    mean = moments.first / mass[:, None]
-    origin = query.origin.astype(z.dtype) - full.rows.centre
-    spread = jnp.sum((mean - origin) ** 2, axis=1)
-    trace = jnp.maximum(moments.second / mass - spread, 0)
-    half = 0.5 * jnp.sum(z**2, axis=1)
-    behind = jnp.where(some, moments.peak, 0) - (half - jax.lax.stop_gradient(half))
-    nearest = 0.5 * (query.nearest.high + query.nearest.low)
-    log_sum = jnp.log(mass) + (behind - jax.lax.stop_gradient(nearest)) / query.variance
-    return _posterior(full.rows, mean, trace, log_sum, sigma)
-
-
-def _posterior(rows: Rows, mean: Array, trace: Array, log_sum: Array, sigma: Array) -> Posterior:
-    """From centred, stored units to model coordinates; log_sum = log Σ exp(-‖z - y‖²/2σ²)."""
-    d = mean.shape[1]
-    return Posterior(
-        mean=(mean + (rows.centre - rows.shift)) / rows.scale,
-        trace_cov=trace / rows.scale**2,
-        log_density=log_sum - jnp.log(rows.number) - 0.5 * d * jnp.log(2 * jnp.pi * sigma**2),
-    )
 
 
 class _Scan(Fold):

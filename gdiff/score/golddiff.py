@@ -27,7 +27,7 @@ from gdiff.kernels.fold import Chunk, Fold, PerRow, Rows, denoised, fold, on_dev
 from gdiff.kernels.parts import in_parts
 from gdiff.parallel.mesh import DATA
 from gdiff.score.base import ScoreSpec
-from gdiff.score.exact import floor_of, is_crowded, rounding_of
+from gdiff.score.crowded import floor_of, is_crowded, rounding_of
 
 ESTIMATORS = ("ss", "wss")
 # Sides of an automatic proxy.

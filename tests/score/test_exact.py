@@ -11,7 +11,7 @@ from gdiff.dataset.digits import Digits
 from gdiff.dataset.placed import Placed
 from gdiff.errors import UserError
 from gdiff.parallel.mesh import make_mesh
-from gdiff.score import exact
+from gdiff.score import crowded
 from gdiff.score.exact import Exact
 
 from .exact import posterior
@@ -114,13 +114,13 @@ def test_two_images_in_any_number_of_copies_divide_the_weight(near):
 
 
 def test_only_queries_with_more_rows_in_contention_than_leaders_are_scanned_again(monkeypatch):
-    again, scans = exact._posterior_of, []
+    again, scans = crowded._posterior_of, []
 
-    def counted(full, z, *rest):
+    def counted(rows, size, z, *rest):
         jax.debug.callback(lambda: scans.append(len(z)))
-        return again(full, z, *rest)
+        return again(rows, size, z, *rest)
 
-    monkeypatch.setattr(exact, "_posterior_of", counted)
+    monkeypatch.setattr(crowded, "_posterior_of", counted)
     rng = np.random.default_rng(0)
     y = rng.standard_normal((200, 16)) * 3
     # Thirty rows so near each other that affinities in single precision do not tell them apart.

@@ -18,7 +18,8 @@ from gdiff.kernels.marked import Marked
 from gdiff.kernels.parts import in_parts
 from gdiff.kernels.softmax import Leaders, Moments, merge, weights_of
 from gdiff.parallel.mesh import DATA
-from gdiff.score.exact import is_crowded, is_delicate, reach, rounding_of
+from gdiff.score.crowded import is_crowded, reach, rounding_of
+from gdiff.score.exact import is_delicate
 from gdiff.score.golden.sums import TINY, Head, Query
 
 # The threshold of risks is found by so many halvings of where it may lie.
