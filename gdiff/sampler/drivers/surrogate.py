@@ -121,7 +121,8 @@ def recursion(
         own, levels = jax.tree.map(here, heads), here(sigma)
         spots = own.at if point is None else own.at + here(point)
         numbers, heaviest = _pooled(own, known, pool)
-        few = min(_FEW, pool)
+        # From a poor guess rows may matter that weigh nothing there.
+        few = pool if far is None else min(_FEW, pool)
         is_enough = jnp.all(heaviest[:, few:] < _LIGHT, axis=1)
         is_enough |= jnp.max(jnp.sum(jnp.exp(own.log_weights), axis=2), axis=0) < _SLIGHT
         # A sample's own rows, whatever pools the others of the batch need.
