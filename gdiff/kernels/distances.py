@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from gdiff.kernels import compensated
 
 _LANES = 256
-# Numbers in one [b, rows, lanes] array of rows that compete: few enough to stay in cache.
+# Numbers in one [pairs, lanes] array of rows that compete: few enough to stay in cache.
 _AT_ONCE = 2**17
 
 
@@ -95,7 +95,7 @@ def competing(
 ) -> tuple[Float[Array, "b n"], Float[Array, "b n"]]:
     """½(nearest - ‖z - y‖²) where `competes`, -inf elsewhere; and ‖y - origin‖², 0 elsewhere.
 
-    The time that it takes goes with the number of rows that compete.
+    The time that it takes goes with the number of pairs that compete.
 
     Args:
         affinities: the former but for rounding and a number for each query; with its derivatives.
@@ -103,24 +103,26 @@ def competing(
         z: pair of [b, d]; nearest: pair of [b]; y: [n, d] as for `squared_distances`.
         origin: [b, d] of the type of y, without derivatives.
     """
-    b, n = affinities.shape
-    size = min(n, max(8, _AT_ONCE // (b * min(y.shape[1], _LANES))))
+    n, count, dtype = affinities.shape[1], affinities.size, affinities.dtype
+    size = min(count, max(8, _AT_ONCE // min(y.shape[1], _LANES)))
     z, nearest, y = jax.lax.stop_gradient((z, nearest, y))
-    origin = origin.astype(z.high.dtype)
-    origin = compensated.Pair(origin, jnp.zeros_like(origin))
 
     def some(state: tuple[Array, ...]) -> tuple[Array, ...]:
         pending, exact, away = state
-        rows = jnp.nonzero(pending, size=size, fill_value=n)[0]
-        own = y.at[rows].get(mode="clip")[None]
-        excess = exceeding(squared_distances(z, own), nearest)
-        exact = exact.at[:, rows].set(-excess / 2, mode="drop")
-        away = away.at[:, rows].set(squared_distances(origin, own).high, mode="drop")
-        return pending.at[rows].set(False, mode="drop"), exact, away
+        pairs = jnp.nonzero(pending, size=size, fill_value=count)[0]
+        query, row = jnp.divmod(jnp.minimum(pairs, count - 1), n)
+        own = y[row]
+        own_z, own_nearest, own_origin = jax.tree.map(lambda x: x[query], (z, nearest, origin))
+        excess = exceeding(squared_distances(own_z, own[:, None]), own_nearest)[:, 0]
+        exact = exact.at[pairs].set(-excess / 2, mode="drop")
+        far = own.astype(dtype) - own_origin.astype(dtype)
+        away = away.at[pairs].set(jnp.sum(far**2, axis=1), mode="drop")
+        return pending.at[pairs].set(False, mode="drop"), exact, away
 
-    zeros = jnp.zeros((b, n), z.high.dtype)
-    start = (jnp.any(competes, axis=0), zeros, zeros)
+    zeros = jnp.zeros(count, dtype)
+    start = (competes.ravel(), zeros, zeros)
     _, exact, away = jax.lax.while_loop(lambda state: jnp.any(state[0]), some, start)
+    exact, away = (x.reshape(affinities.shape) for x in (exact, away))
     affinities = jnp.where(competes, affinities, 0)
     exact += affinities - jax.lax.stop_gradient(affinities)
     return jnp.where(competes, exact, -jnp.inf), jnp.where(competes, away, 0)
