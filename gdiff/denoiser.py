@@ -76,17 +76,21 @@ class Headed(Protocol):
 
 def headed(denoiser: Callable[..., Any]) -> Headed | None:
     """What tells the heads of a denoiser's posteriors; None if nothing does."""
-    function = denoiser.function if isinstance(denoiser, _Adapted) else denoiser
+    function = _unwrapped(denoiser)
     return function if isinstance(function, Headed) else None
 
 
-def floor_of(denoiser: Callable[..., Any]) -> float:
+def noise_floor(denoiser: Callable[..., Any]) -> float:
     """Its attribute `floor`: the noise level below which a model of the data says nothing of them.
 
     0 where it does not tell.
     """
-    function = denoiser.function if isinstance(denoiser, _Adapted) else denoiser
-    return float(getattr(function, "floor", 0.0))
+    return float(getattr(_unwrapped(denoiser), "floor", 0.0))
+
+
+def _unwrapped(denoiser: Callable[..., Any]) -> Callable[..., Any]:
+    """What `as_denoiser` was given."""
+    return denoiser.function if isinstance(denoiser, _Adapted) else denoiser
 
 
 def per_row(sigma: Sigma, z: Points) -> Float[Array, " b"]:

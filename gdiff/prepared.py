@@ -38,9 +38,6 @@ from gdiff.trajectory import Batches, ByClass
 _GUESS_RANK = 256
 # Bytes of arrays that classes may keep fitted between their samples, but for the last one's.
 _KEPT_BYTES = 2**31
-# Images from which a golden subset of local posteriors takes a quarter of the time, or less; of 500
-# digits it takes two thirds.
-_MANY_IMAGES = 1000
 # What metrics.json may hold besides the comparisons with the data: the account of the run.
 ACCOUNT = ("seconds_per_sample", *TOTALS)
 
@@ -245,17 +242,9 @@ class Prepared:
     @property
     def advice(self) -> str | None:
         """What a user should know of the cost of the run's score, in a line."""
-        from gdiff.score.local import PcaLocal
-
-        score, count = self.experiment.score, len(self.dataset)
-        is_slow = isinstance(score, PcaLocal) and score.of_all_rows is None
-        is_large = self.dataset.is_image and count >= _MANY_IMAGES
-        if not (is_slow and is_large and self.experiment.condition is None):
+        if self.experiment.condition is not None:  # of a class there are few
             return None
-        return (
-            f"score=pca_local weighs all {count:,} images for every pixel: "
-            "score=pca_local_golden is many times faster, with a relative error of .1"
-        )
+        return self.experiment.score.advice(self.dataset)
 
     @property
     def title(self) -> str:

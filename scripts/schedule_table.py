@@ -98,8 +98,7 @@ def draw(prepared, grid, seeds, distances):
         seconds.append(run.clock.seconds["sampling"])
     found = {}
     for name, each in values.items():
-        error = float(np.std(each, ddof=1) / seeds**0.5) if seeds > 1 else None
-        found |= {name: float(np.mean(each)), f"{name}_error": error}
+        found[name], found[f"{name}_error"] = sweeps.mean_and_error(each)
     return found, min(seconds)
 
 

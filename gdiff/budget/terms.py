@@ -125,7 +125,7 @@ class Budget(NamedTuple):
 
 
 SPENT = ("sigma", INITIALIZATION, DISCRETIZATION, SCORE, PICARD, TOTAL)
-METRICS = tuple(f"kl_{name}" for name in (INITIALIZATION, DISCRETIZATION, SCORE, PICARD, TOTAL))
+METRICS = tuple(f"kl_{name}" for name in SPENT[1:])
 
 
 def budget(

@@ -20,6 +20,10 @@ Overrides = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
 ]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print only the folder; of progress, a line now and then."),
+]
 ConfigDir = Annotated[
     Path | None, typer.Option("--config-dir", help="A folder with groups and options of your own.")
 ]

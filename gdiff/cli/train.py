@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gdiff.cli.endings import Interrupted, shown
-from gdiff.cli.options import ConfigDir, DryRun, Overrides, Plugins
+from gdiff.cli.options import ConfigDir, DryRun, Overrides, Plugins, Quiet
 from gdiff.errors import UserError, interrupt_in
 
 if TYPE_CHECKING:
@@ -22,12 +22,7 @@ def train(
         Path | None, typer.Option(help="Continue the interrupted training in this folder.")
     ] = None,
     dry_run: DryRun = False,
-    quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet", "-q", help="Print only the folder; of progress, a line now and then."
-        ),
-    ] = False,
+    quiet: Quiet = False,
     config_dir: ConfigDir = None,
     plugin: Plugins = None,
 ) -> None:

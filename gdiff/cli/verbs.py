@@ -13,7 +13,7 @@ import typer
 
 from gdiff.cli import complete, launch, sweeps
 from gdiff.cli.endings import shown
-from gdiff.cli.options import ConfigDir, DryRun, Overrides, Plugins
+from gdiff.cli.options import ConfigDir, DryRun, Overrides, Plugins, Quiet
 from gdiff.errors import Failures, PartError, UserError
 
 if TYPE_CHECKING:
@@ -41,12 +41,7 @@ def sample(
         Path | None, typer.Option(help="Continue the interrupted run or sweep in this folder.")
     ] = None,
     dry_run: DryRun = False,
-    quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet", "-q", help="Print only the run folder; of progress, a line now and then."
-        ),
-    ] = False,
+    quiet: Quiet = False,
     config_dir: ConfigDir = None,
     plugin: Plugins = None,
 ) -> None:

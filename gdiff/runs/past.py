@@ -5,7 +5,6 @@ configuration names is imported.
 """
 
 import csv
-import io
 import os
 import re
 import shlex
@@ -21,7 +20,7 @@ import numpy as np
 from gdiff.errors import Failures, UserError
 from gdiff.store.files import DamagedError, is_number, read_bytes, read_first
 from gdiff.store.lock import is_locked
-from gdiff.store.outputs import CONFIG, METRICS, RUN, SAMPLES, TRAINING, read_json
+from gdiff.store.outputs import CONFIG, METRICS, RUN, SAMPLES, TRAINING, read_csv, read_json
 from gdiff.store.yamls import read_yaml
 
 COMPLETE, PARTIAL, RUNNING = "complete", "partial", "running"
@@ -113,8 +112,7 @@ class PastRun:
     def curve(self, name: str) -> dict[str, list[float]]:
         """Columns of a CSV file of numbers, cells that are none left out as NaN; {} if damaged."""
         try:
-            text = read_bytes(self.folder / name, _LONGEST).decode("utf-8")
-            rows = list(csv.DictReader(io.StringIO(text), strict=True))
+            rows = read_csv(self.folder / name, _LONGEST)
         except (OSError, UserError, ValueError, csv.Error):
             return {}
         names = [name for name in (rows[0] if rows else ()) if isinstance(name, str)]

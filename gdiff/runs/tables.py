@@ -1,12 +1,11 @@
 """Tables of studies as they are found: plain data, of which nothing is run."""
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gdiff.errors import UserError, require
-from gdiff.store.files import read_bytes
+from gdiff.store.outputs import read_csv
 
 _LONGEST = 2**24  # bytes
 # Columns of the scaling study's tables that are no numbers.
@@ -33,10 +32,9 @@ def scaling(folder: Path, name: str) -> list[dict[str, str | float]]:
     path = folder / f"{name}.csv"
     remedy = "make it again with scripts/scaling_study.py"
     try:
-        text = read_bytes(path, _LONGEST).decode("utf-8")
         found = [
             {key: row[key] if key in _NAMES else float(row[key]) for key in SCALING[name]}
-            for row in csv.DictReader(io.StringIO(text), strict=True)
+            for row in read_csv(path, _LONGEST)
         ]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path} is not a table of the scaling study: {remedy}") from error

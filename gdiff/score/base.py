@@ -37,6 +37,10 @@ class ScoreSpec(abc.ABC):
         """Products of numbers, about, that a query takes for each row of all rows."""
         return dim
 
+    def advice(self, dataset: Dataset) -> str | None:
+        """What a user should know of the cost on such data, in a line; None if nothing."""
+        return None
+
     @abc.abstractmethod
     def fit(self, data: Dataset | Placed, sigmas: Sequence[float] = ()) -> Denoiser:
         """Place what is needed of the data on the devices and return the denoiser.

@@ -24,6 +24,7 @@ from gdiff.store.files import (
     DamagedError,
     Member,
     read_arrays,
+    read_bytes,
     read_object,
     replacing,
     require_plain,
@@ -288,6 +289,16 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping]) -> No
     writer.writerows(rows)
     with replacing(path) as file:
         file.write(text.getvalue().encode())
+
+
+def read_csv(path: Path, longest: int) -> list[dict[str, str]]:
+    """The rows of such a table, of so many bytes at most.
+
+    Raises:
+        OSError, ValueError, UserError or csv.Error: it cannot be read, or it is damaged.
+    """
+    text = read_bytes(path, longest).decode("utf-8")
+    return list(csv.DictReader(io.StringIO(text), strict=True))
 
 
 def _join(archive: zipfile.ZipFile, name: str, paths: Sequence[Path]) -> None:

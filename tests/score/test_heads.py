@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 from gdiff.dataset import Dataset
 from gdiff.dataset.digits import Digits
 from gdiff.dataset.placed import Placed
-from gdiff.denoiser import as_denoiser, floor_of, headed
+from gdiff.denoiser import as_denoiser, headed, noise_floor
 from gdiff.parallel.mesh import make_mesh
 from gdiff.score.centres import Centres
 from gdiff.score.exact import Exact
@@ -118,8 +118,8 @@ def test_the_floor_of_a_mixture_is_where_rows_stand_alone(data):
     each = np.append(np.ones(len(variances) - 1), 64 - len(variances) + 1)
     known = 0.5 * np.log1p(variances / float(found.floor) ** 2) @ each
     assert known == pytest.approx(8 * np.log(len(data) / len(found.log_weights)), rel=0.05)
-    assert floor_of(as_denoiser(found)) == float(found.floor)
-    assert floor_of(as_denoiser(lambda z, sigma: z)) == 0
+    assert noise_floor(as_denoiser(found)) == float(found.floor)
+    assert noise_floor(as_denoiser(lambda z, sigma: z)) == 0
 
 
 def test_centres_of_few_and_of_equal_rows():

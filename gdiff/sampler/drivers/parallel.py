@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
-from gdiff.denoiser import as_denoiser, floor_of, headed
+from gdiff.denoiser import as_denoiser, headed, noise_floor
 from gdiff.parallel import processes
 from gdiff.sampler.blocks import Blocks, Driving
 from gdiff.sampler.drivers import picard
@@ -76,7 +76,7 @@ class ParallelEngine:
         self.account: Account = {}
         self._bounds = list(pairwise((0, *blocks.ends)))
         self._driving = driving
-        self._floor = 0.0 if guess is None else floor_of(guess)
+        self._floor = 0.0 if guess is None else noise_floor(guess)
         self._guess = None if guess is None else as_denoiser(guess, mesh)
         # The Wiener filter's answers have no bound: where few images weigh, sweeps would diverge.
         self._far = self._guess if is_surrogate and driving.start == "mixture" else None
