@@ -8,10 +8,12 @@ says or one fewer, repeated with several seeds; numbers are means over these. Th
 
 - error: of samplers without noise, the root mean square distance of a coordinate from the solution
   of the same equation from the same start, which is Heun's with --exact steps;
-- sliced_w2, frechet_pca: distances of the samples from the data;
+- sliced_w2, frechet_pca: distances of the samples from the data, and frechet_classifier with
+  metrics.classifier=true;
 
 each with its standard error. The line below the table has the distances of that solution's samples,
-which is all that more steps can reach: what is left are the errors of the score.
+which is all that more steps can reach: what is left are the errors of the score. With --folder DIR
+an interrupted table goes on there.
 """
 
 from pathlib import Path
@@ -29,7 +31,7 @@ ODE = ("ddim", "accelerated_ode", "dpmpp_2m", "heun")
 SDE = ("ancestral", "accelerated_sde", "srk", "midpoint", "li_cai")
 EXACT = "heun"
 _TRIAL = 64  # steps
-DISTANCES = ("sliced_w2", "frechet_pca")
+DISTANCES = ("sliced_w2", "frechet_pca", "frechet_classifier")
 
 
 class Row(NamedTuple):
@@ -43,6 +45,8 @@ class Row(NamedTuple):
     sliced_w2_error: float | None
     frechet_pca: float
     frechet_pca_error: float | None
+    frechet_classifier: float | None
+    frechet_classifier_error: float | None
 
 
 def words(overrides, samplers, steps, seeds):
@@ -73,8 +77,11 @@ def row_of(sampler, count, runs, exact):
         pairs = zip(runs, exact, strict=True)
         far = [np.sqrt(np.mean((a["samples"] - b["samples"]) ** 2)) for a, b in pairs]
         error = sweeps.mean_and_error(far)
-    first, second = (sweeps.mean_and_error([run[key] for run in runs]) for key in DISTANCES)
-    return Row(sampler, count, *error, *first, *second)
+    numbers = [*error]
+    for key in DISTANCES:
+        is_there = key in runs[0]
+        numbers += sweeps.mean_and_error([run[key] for run in runs]) if is_there else (None, None)
+    return Row(sampler, count, *numbers)
 
 
 class Line(NamedTuple):
@@ -87,14 +94,15 @@ class Line(NamedTuple):
 
 
 def picture(rows, kind):
-    """The last column, one line a sampler."""
+    """Fréchet distances, one line a sampler: in features of the classifier where there are such."""
+    name_of = DISTANCES[1] if rows[0].frechet_classifier is None else DISTANCES[2]
     lines = []
     for name in dict.fromkeys(row.sampler for row in rows):
         own = [row for row in rows if row.sampler == name]
-        errors = [row.frechet_pca_error or 0.0 for row in own]
-        found = ([row.evaluations for row in own], [row.frechet_pca for row in own])
+        errors = [getattr(row, f"{name_of}_error") or 0.0 for row in own]
+        found = ([row.evaluations for row in own], [getattr(row, name_of) for row in own])
         lines.append(Line(name, *found, errors))
-    labels = ("evaluations", "frechet_pca")
+    labels = ("evaluations", name_of)
     look = {"legend": "sampler", "names": (), "log": (True, True), "kind": kind}
     return lines_figure(lines, labels, **look)
 
@@ -105,7 +113,7 @@ def parse(arguments):
     parser.add_argument("--evaluations", default="10,20,40", help="numbers of them")
     parser.add_argument("--exact", type=int, default=200, help="steps of the solution")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="also draw the last column")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="also draw Fréchet distances")
     return parser.parse_intermixed_args(arguments)
 
 
@@ -136,7 +144,9 @@ def main(arguments=None):
     rows.sort(key=lambda row: (names.index(row.sampler), row.evaluations))
     report.show(report.rows_table(rows))
     limit = row_of(EXACT, 0, exact, None)
-    print(f"the solution: sliced_w2 {limit.sliced_w2:.4g}, frechet_pca {limit.frechet_pca:.4g}")
+    named = {key: getattr(limit, key) for key in DISTANCES}
+    shown = [f"{key} {value:.4g}" for key, value in named.items() if value is not None]
+    print(f"the solution: {', '.join(shown)}")
     sweeps.write(rows, options)
     if options.figure is not None:
         kind = options.figure.suffix.lower().removeprefix(".")

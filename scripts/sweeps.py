@@ -10,7 +10,7 @@ import numpy as np
 
 from gdiff.errors import UserError, require
 from gdiff.runs import sweep
-from gdiff.store.outputs import write_csv
+from gdiff.store.outputs import SWEEP, write_csv
 
 
 def parser(description):
@@ -19,7 +19,7 @@ def parser(description):
         description=description, epilog="The top of the file says what the columns are."
     )
     found.add_argument("overrides", nargs="*", help="Hydra overrides of all runs")
-    found.add_argument("--folder", type=Path, help="of the runs; by default a new one")
+    found.add_argument("--folder", type=Path, help="of the runs: a new one, or to go on there")
     found.add_argument("--csv", type=Path, metavar="FILE", help="also write the table there")
     return found
 
@@ -49,10 +49,13 @@ def words(overrides, ours, defaults):
 
 
 def rows(overrides, folder):
-    """Run a sweep in `folder`: the row of every run."""
-    quoted = str(folder.absolute()).replace("'", "\\'")
-    command = [sys.executable, "-m", "gdiff", "sample", "-m", *overrides]
-    command.append(f"hydra.sweep.dir='{quoted}'")
+    """Run a sweep in `folder`, or what is left of it: the row of every run."""
+    if (folder / SWEEP).is_file():
+        words = ["--resume", str(folder), *overrides]
+    else:
+        quoted = str(folder.absolute()).replace("'", "\\'")
+        words = ["-m", *overrides, f"hydra.sweep.dir='{quoted}'"]
+    command = [sys.executable, "-m", "gdiff", "sample", *words]
     code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
     require(code == 0, f"not all runs in {folder} went well: see above")
     return sweep.rows(folder)

@@ -155,8 +155,8 @@ def test_mistakes_are_found_before_anything_runs(schedules, horizons):
 
 def test_the_table_of_samplers_has_the_error_of_those_without_noise(capfd):
     options = ["--samplers", "heun,ancestral", "--evaluations", "8,32", "--exact", "64"]
-    files = ["--csv", "t.csv", "--figure", "t.svg"]
-    assert sampler_table.main([*WIENER, *options, "--seeds", "1", *files]) == 0
+    table = [*WIENER, *options, "--seeds", "1", "--folder", "runs"]
+    assert sampler_table.main([*table, "--csv", "t.csv", "--figure", "t.svg"]) == 0
     assert "the solution: sliced_w2" in capfd.readouterr().out
     rows = {(row["sampler"], row["evaluations"]): row for row in rows_of("t.csv")}
     counts = [int(count) for _, count in rows]
@@ -165,3 +165,9 @@ def test_the_table_of_samplers_has_the_error_of_those_without_noise(capfd):
     assert errors["ancestral", "8"] == errors["ancestral", "32"] == ""
     assert 8 * errors["heun", "31"] < errors["heun", "7"]
     assert "ancestral" in Path("t.svg").read_text()
+    lost, kept = Path("runs/8 steps/0/run.json"), Path("runs/4 steps/0/run.json")
+    before = kept.read_bytes()
+    lost.unlink()
+    assert sampler_table.main([*table, "--csv", "again.csv"]) == 0
+    assert (lost.is_file(), kept.read_bytes()) == (True, before)
+    assert Path("again.csv").read_text() == Path("t.csv").read_text()
