@@ -18,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from gdiff.budget.noised import affordable
@@ -160,7 +160,7 @@ def integrate(
     The divergence is that of the denoiser's `trace_cov` where it gives it: ∇·D = trace / σ². Else
     it is estimated by vᵀ (∂D/∂z) v with random signs v, the same along a trajectory (Hutchinson
     1989; Grathwohl et al. 2019, arXiv 1810.01367): without bias, and its error is known from the
-    spread over probes.
+    spread over probes. Where there are as many probes as coordinates, v are these, and it is exact.
 
     Args:
         denoiser: a function that JAX can differentiate, unless it gives `trace_cov`.
@@ -170,7 +170,7 @@ def integrate(
         ends: the last and the first level, σ_max > σ_min > 0.
         probes: at least 2.
         seed: of the probes.
-        use_trace: False estimates the divergence in any case.
+        use_trace: False takes derivatives in any case.
 
     Raises:
         UserError: the denoiser has no derivative.
@@ -179,29 +179,34 @@ def integrate(
     x = np.resize(np.asarray(x, np.float64), (size, *x.shape[1:]))
     dtype, place = jnp.result_type(float), batch_sharding(mesh)
     z = jax.device_put(x.astype(dtype), place)
-    is_exact = use_trace and _gives_trace(denoiser, z)
+    dim, has_trace = int(np.prod(x.shape[1:])), use_trace and _gives_trace(denoiser, z)
+    is_exact = has_trace or probes >= dim
     require(
-        is_exact or not is_on_host(denoiser),
+        has_trace or not is_on_host(denoiser),
         "bits per dimension need the divergence of the denoiser, and one of NumPy arrays has no "
         "derivatives: give trace_cov, write it in JAX, or use metrics.bits_per_dim=false",
     )
-    signs = None
-    if not is_exact:
+    directions = None
+    if is_exact and not has_trace:  # of such a length that their mean is the trace
+        v = np.sqrt(dim) * np.eye(dim).reshape(1, dim, *x.shape[1:])
+        directions = jax.device_put(v.astype(dtype), NamedSharding(mesh, PartitionSpec()))
+    elif not is_exact:
         v = np.random.default_rng(seed).integers(0, 2, (size, probes, *x.shape[1:]), np.int8)
-        signs = jax.device_put((2 * v - 1).astype(dtype), place)
+        directions = jax.device_put((2 * v - 1).astype(dtype), place)
 
     def asked(y: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         sigma = np.exp(t)
         z = jax.device_put((_beside(sigma, y) * y).astype(dtype), place)
-        found = _ask(denoiser, z, jax.device_put(sigma.astype(dtype), place), signs)
+        found = _ask(denoiser, z, jax.device_put(sigma.astype(dtype), place), directions)
         mean, divergence = (processes.gathered(part).astype(np.float64) for part in found)
+        if is_exact:
+            divergence = divergence.mean(1, keepdims=True)
         return -mean / _beside(sigma, y), divergence
 
     high, low = np.log(ends[0]), np.log(ends[1])
     y, total = _integral(asked, x / ends[1], low, high)
     z = jax.device_put((ends[0] * y).astype(dtype), place)
     last = processes.gathered(_log_prob(prior, z)).astype(np.float64)
-    dim = int(np.prod(x.shape[1:]))
     values = ((last + dim * (high - low))[:, None] - total)[:n]
     if is_exact:
         return Flow(values[:, 0], np.zeros(n), 0)
@@ -273,16 +278,16 @@ def _log_prob(prior: Prior, z: Array) -> Array:
 
 @eqx.filter_jit
 def _ask(
-    denoiser: Denoiser, z: Array, levels: Array, signs: Array | None
+    denoiser: Denoiser, z: Array, levels: Array, directions: Array | None
 ) -> tuple[Float[Array, "b *event"], Float[Array, "b p"]]:
-    """Means and divergences: exact with p = 1, or by probes [b, p, *event]."""
-    if signs is None:
+    """Means and divergences: exact with p = 1, or along directions [b or 1, p, *event]."""
+    if directions is None:
         found = denoiser(z, levels)
         return found.mean, (found.trace_cov / levels**2)[:, None]
+    mean, slope = jax.linearize(lambda z: denoiser(z, levels).mean, z)
 
-    def along(v: Array) -> tuple[Array, Array]:
-        mean, change = jax.jvp(lambda z: denoiser(z, levels).mean, (z,), (v,))
-        return mean, jnp.sum((v * change).reshape(len(v), -1), axis=1)
+    def along(v: Array) -> Array:
+        v = jnp.broadcast_to(v, z.shape)
+        return jnp.sum((v * slope(v)).reshape(len(z), -1), axis=1)
 
-    means, products = jax.lax.map(along, jnp.moveaxis(signs, 1, 0))
-    return means[0], products.T
+    return mean, jax.lax.map(along, jnp.moveaxis(directions, 1, 0)).T

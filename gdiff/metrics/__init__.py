@@ -51,7 +51,8 @@ class MetricsSpec:
             the law of the probability-flow ODE from the prior.
         bits_points: at most so many points of each for that; fewer where the data are so large
             that they would take minutes.
-        bits_probes: random probes of the divergence, where the score does not give it.
+        bits_probes: random probes of the divergence, where the score does not give it; as many
+            as coordinates, or more, are these, and it is exact.
         classifier: also measure the Fréchet and the kernel distance in features of a small
             classifier, trained on the data's labels.
         others: further metrics, under any names.
