@@ -11,6 +11,7 @@ import pytest
 from gdiff.errors import UserError
 from gdiff.network import files
 from gdiff.network.denoising import Denoising
+from gdiff.network.layers import GroupNorm
 from gdiff.network.mlp import MLP
 from gdiff.network.unet import UNet
 
@@ -71,6 +72,19 @@ def test_a_u_net_takes_images_of_any_size(shape):
     other = np.asarray(call(moved(network), x[[1, 1]], c))
     np.testing.assert_allclose(found[1], other[0], rtol=1e-4, atol=1e-5)
     assert found.std() > 0.01
+
+
+@pytest.mark.parametrize("channels, groups", [(12, 3), (14, 2), (5, 1)])
+def test_normalised_groups_are_those_of_equinox(channels, groups):
+    random = np.random.default_rng(0)
+    x = (3 + random.normal(size=(2, 4, 3, channels))).astype(np.float32)
+    scale, shift = random.normal(size=(2, channels)).astype(np.float32)
+    norm = GroupNorm.of(channels)
+    assert norm.groups == groups
+    norm = eqx.tree_at(lambda n: (n.scale, n.shift), norm, (jnp.asarray(scale), jnp.asarray(shift)))
+    theirs = jax.vmap(eqx.nn.GroupNorm(groups, channels, channelwise_affine=False))
+    wanted = np.moveaxis(theirs(jnp.moveaxis(jnp.asarray(x), -1, 1)), 1, -1) * scale + shift
+    np.testing.assert_allclose(norm(jnp.asarray(x)), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_u_net_wants_images():
