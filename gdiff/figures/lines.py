@@ -1,5 +1,6 @@
 """Lines for a paper: a metric of many runs against a setting, with bars of one standard error."""
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -8,6 +9,7 @@ from gdiff.figures.encode import encoded
 
 _MARKS = "os^Dv"
 _ROOM = 40  # letters along the axis
+_NEAR = 1.2  # factor between places that are one on a logarithmic axis
 _LEGEND = 6  # lines beyond which it stands beside the axes
 
 
@@ -56,6 +58,9 @@ def lines_figure(
         axes.set_xticks(range(len(names)), names, **slant)
         axes.set_xlim(-0.5, len(names) - 0.5)
     places = sorted({x for line in lines for x in line.x})
+    if log[0]:  # of two numbers beside one another only the larger one is said
+        follow = [*places[1:], math.inf]
+        places = [here for here, after in zip(places, follow, strict=True) if after > _NEAR * here]
     if not names and len(places) <= 8:
         axes.set_xticks(places, [f"{place:g}" for place in places])
         axes.set_xticks([], minor=True)
