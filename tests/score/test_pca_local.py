@@ -17,7 +17,7 @@ from gdiff.score.local import masks as local_masks
 from gdiff.score.local import scan as local_scan
 from gdiff.score.local import subset as local_subset
 from gdiff.score.local.filters import filters
-from gdiff.score.local.masks import LANES, WORD, Masks, MasksByWidth, masks
+from gdiff.score.local.masks import WORD, Masks, MasksByWidth, masks
 from gdiff.score.local.spec import PcaLocal
 
 from .exact import posterior
@@ -224,7 +224,7 @@ def dense_of(tables: Masks, data):
         for block, of_block in enumerate(outputs):
             held = np.zeros((data.dim, len(of_block)), int)
             held += np.asarray(tables.common[level, block])[:, None]
-            for j in range(int(tables.counts[level, block]) * LANES):
+            for j in range(int(tables.counts[level, block]) * tables.lanes):
                 words = np.asarray(tables.words[level, block, j])
                 its = words[:, None] >> np.arange(WORD, dtype=np.uint32) & 1
                 held[int(tables.inputs[level, block, j])] += its.ravel()
