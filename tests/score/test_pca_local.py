@@ -233,6 +233,15 @@ def dense_of(tables: Masks, data):
         yield bits, np.asarray(tables.own[level])
 
 
+def test_classes_in_turn_share_masks(monkeypatch):
+    data = images(12, 6, 6, 1)
+    classes = [dataclasses.replace(data, x=data.x[i::2], whole=data) for i in range(2)]
+    shares = np.asarray(MasksByWidth.of(classes[0], (1.0,), 0.1).groups[0].shares)
+    monkeypatch.setattr(local_masks, "_groups", None)  # nothing is made again
+    again = MasksByWidth.of(classes[1], (1.0,), 0.1).groups[0].shares
+    assert np.array_equal(again, shares)
+
+
 @pytest.mark.parametrize("threshold, blocks, outputs", [(0.0, 6, 192), (1.0, 24, 64)])
 def test_blocks_of_an_image_are_squares(threshold, blocks, outputs):
     # Wide masks: 8 × 8 pixels; narrow ones: 4 × 4, of 48 numbers, filled up to whole words.

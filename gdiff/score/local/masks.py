@@ -7,9 +7,9 @@ tables list the inputs at which its outputs differ; inputs that they have in com
 
 import functools
 import math
-import weakref
 from collections.abc import Sequence
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -45,8 +45,8 @@ _SMALLEST_DIAGONAL = 0.01
 _ROWS = 512
 # Part of the key: to be raised when what is stored changes.
 _VERSION = 3
-# Masks that are in use.
-_known: weakref.WeakValueDictionary[tuple, "MasksByWidth"] = weakref.WeakValueDictionary()
+# Masks of the data sets in memory: a class after the other asks for those of the whole.
+_KNOWN: WeakKeyDictionary[Dataset, dict[tuple, "MasksByWidth"]] = WeakKeyDictionary()
 
 
 def masks(rows: Rows, dim: int, threshold: float) -> np.ndarray:
@@ -163,9 +163,10 @@ class MasksByWidth(eqx.Module):
         levels = _levels(sigmas)
         key = cache.key("local-mask", _VERSION, dataset.fingerprint(), threshold)
         of_all = (key, np.dtype(jnp.result_type(float)), *levels.tolist())
-        if (known := _known.get(of_all)) is None:
-            known = _known[of_all] = cls(_groups(dataset, levels, threshold, key))
-        return known
+        known = _KNOWN.setdefault(dataset, {})
+        if of_all not in known:
+            known[of_all] = cls(_groups(dataset, levels, threshold, key))
+        return known[of_all]
 
     @staticmethod
     def room(n: int, d: int, sigmas: Sequence[float]) -> int:
