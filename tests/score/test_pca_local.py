@@ -233,6 +233,15 @@ def dense_of(tables: Masks, data):
         yield bits, np.asarray(tables.own[level])
 
 
+def test_an_index_that_does_not_fit_is_said(monkeypatch):
+    data = images(30, 6, 6, 1)
+    placed = Placed(data, make_mesh("batch:1"))
+    scan = local_scan.LocalScan.of(placed, MasksByWidth.of(data, (1.0,), 0.1).groups[0])
+    monkeypatch.setattr(local_subset.memory, "of_host", lambda: 1_000)
+    with pytest.raises(UserError, match=r"an index of 30 points at 1 levels.*dataset\.subset"):
+        local_subset.LocalSubset.of(data, scan, 4, 8, 0.1)
+
+
 def test_classes_in_turn_share_masks(monkeypatch):
     data = images(12, 6, 6, 1)
     classes = [dataclasses.replace(data, x=data.x[i::2], whole=data) for i in range(2)]

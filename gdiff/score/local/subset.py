@@ -28,10 +28,12 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from gdiff import memory
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import statistics
 from gdiff.denoiser import Points, Posterior, Sigma
+from gdiff.errors import require
 from gdiff.kernels.fold import Chunk, PerRow, Rows, denoised, fold, on_devices, split
 from gdiff.kernels.parts import in_parts
 from gdiff.kernels.streamed import Streamed
@@ -93,6 +95,7 @@ class LocalSubset(eqx.Module):
         """Index the rows, and measure how many of them a head needs: all, where these are few."""
         found = statistics(dataset.whole or dataset, rank=min(_RANK, dataset.dim))
         dtype = scan.low.dtype
+        _require_room(scan)
         mean, basis = jnp.asarray(found.mean, dtype), jnp.asarray(found.eigenvectors, dtype)
         with track(f"indexing {dataset.name}"):
             index = jax.block_until_ready(_index(scan, mean, basis))
@@ -144,6 +147,19 @@ class LocalSubset(eqx.Module):
         """Logits of all rows in the posterior of each block, up to a constant."""
         gives = P(BATCH, None, DATA)
         return on_devices(self.scan.rows.mesh, _coarse, self, z, sigma, gives=gives)
+
+
+def _require_room(scan: LocalScan) -> None:
+    levels, blocks, d = scan.masks.shares.shape
+    numbers = min(_RANK, d) + (levels + 1) * blocks
+    # It is there twice while it is put in order.
+    need, there = 2 * scan.rows.n * numbers * scan.low.dtype.itemsize, memory.of_host()
+    require(
+        need <= there,
+        f"score=pca_local_golden needs {memory.in_words(need)} of memory for an index of "
+        f"{scan.rows.n:,} points at {levels} levels, and there are {memory.in_words(there)}: use "
+        "fewer points (dataset.subset) or levels (schedule.steps), or a class (condition)",
+    )
 
 
 @eqx.filter_jit
