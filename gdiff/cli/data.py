@@ -55,7 +55,7 @@ def prepare(
     """Download a data set and store it in the format that gdiff reads.
 
     `synthetic` is made here: a .npy file of the size of ImageNet-64, or of --points images of
-    --resolution pixels, crops of CIFAR-10 laid over each other.
+    --resolution pixels, crops laid over each other of Tiny ImageNet or CIFAR-10, where it is there.
     """
     from gdiff.dataset import prepare as data
 

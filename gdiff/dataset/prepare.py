@@ -25,6 +25,8 @@ from gdiff.errors import UserError, require
 
 _FORMAT = "array_record"
 _NETWORK_SECONDS = 4.0
+# What synthetic pictures are made of, the first that is there.
+_SOURCES = "tiny_imagenet", "cifar10"
 _PROBE = ("storage.googleapis.com", 443)
 
 
@@ -203,7 +205,10 @@ def prepare_synthetic(
     points: int = synthetic.POINTS,
     resolution: int = synthetic.RESOLUTION,
 ) -> Path:
-    """Write a large .npy file of pictures made from CIFAR-10, or from digits where it is missing.
+    """Write a large .npy file of pictures made from Tiny ImageNet, CIFAR-10 or digits.
+
+    The first of them that is there is taken: what makes a coarse scan cheap or dear is how fine
+    the detail of the pictures is, so those that need not be enlarged come first.
 
     Args:
         data_dir: folder of prepared TFDS data sets; None for the default one.
@@ -219,8 +224,9 @@ def prepare_synthetic(
     data_dir = Path(os.path.expanduser(data_dir)) if data_dir else default_data_dir()
     if output is None:
         output = data_dir / "synthetic" / f"{points}x{resolution}x{resolution}.npy"
-    has_cifar = prepared("cifar10", data_dir) is not None
-    source = Tfds(name="cifar10", data_dir=data_dir) if has_cifar else Digits()
+    found = (name for name in _SOURCES if prepared(name, data_dir) is not None)
+    name = next(found, None)
+    source = Digits() if name is None else Tfds(name=name, data_dir=data_dir)
     return synthetic.write(source.load(), Path(os.path.expanduser(output)), points, resolution)
 
 

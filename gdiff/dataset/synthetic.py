@@ -21,7 +21,8 @@ def write(source: Dataset, path: Path, points: int, resolution: int, seed: int =
     """Write `points` pictures made of those of `source` as a .npy file, unless it is there.
 
     Each is a crop of one picture, and over it an ellipse with a crop of another one; both are
-    flipped at random and resized by linear interpolation. Picture i depends on i and `seed` only.
+    flipped at random and resized by linear interpolation. Pictures that are large enough are never
+    enlarged, so that detail is as fine as theirs. Picture i depends on i and `seed` only.
 
     Args:
         source: images [n, height, width, 1 or 3].
@@ -78,7 +79,8 @@ def _crops(source: Dataset, resolution: int, rng: np.random.Generator) -> np.nda
     """Flipped and resized crops of random pictures: [512, channels, …] float32 in 0 … 255."""
     x = source.x[np.sort(rng.integers(0, len(source), _BLOCK))][rng.permutation(_BLOCK)]
     values = source.to_model(np.moveaxis(x, -1, 1)) * 127.5 + 127.5
-    side = rng.uniform(*_CROP, _BLOCK)
+    enlarged = resolution / min(x.shape[1:3])
+    side = rng.uniform(_CROP[0] if enlarged > 1 else max(enlarged, _CROP[0]), _CROP[1], _BLOCK)
     down, across = (
         _weights(size, resolution, side, rng.uniform(0, 1 - side)) for size in x.shape[1:3]
     )

@@ -29,6 +29,14 @@ def test_a_linear_ramp_stays_linear_where_it_is_not_cut():
     assert np.all(np.diff(inner, axis=1) > 0)
 
 
+def test_pictures_that_are_large_enough_are_not_enlarged():
+    data = source((6, 8, 8, 3))
+    made = synthetic.pictures(data, 8, np.random.default_rng(0))
+    known = np.concatenate([data.x, data.x[:, :, ::-1]])
+    distances = np.abs(made[:, None].astype(int) - known)
+    assert distances.min(axis=1).max() == 0
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_picture_depends_on_its_number_alone(tmp_path, channels):
     data = source((20, 8, 8, channels))

@@ -17,7 +17,7 @@ from gdiff.score.local import masks as local_masks
 from gdiff.score.local import scan as local_scan
 from gdiff.score.local import subset as local_subset
 from gdiff.score.local.filters import filters
-from gdiff.score.local.masks import LANES, WORD, Masks, MasksByWidth, masks
+from gdiff.score.local.masks import WORD, Masks, MasksByWidth, masks
 from gdiff.score.local.spec import PcaLocal
 
 from .exact import posterior
@@ -224,13 +224,31 @@ def dense_of(tables: Masks, data):
         for block, of_block in enumerate(outputs):
             held = np.zeros((data.dim, len(of_block)), int)
             held += np.asarray(tables.common[level, block])[:, None]
-            for j in range(int(tables.counts[level, block]) * LANES):
+            for j in range(int(tables.counts[level, block]) * tables.lanes):
                 words = np.asarray(tables.words[level, block, j])
                 its = words[:, None] >> np.arange(WORD, dtype=np.uint32) & 1
                 held[int(tables.inputs[level, block, j])] += its.ravel()
             bits[:, of_block] = held
             assert np.allclose(tables.shares[level, block], held.mean(axis=1))
         yield bits, np.asarray(tables.own[level])
+
+
+def test_an_index_that_does_not_fit_is_said(monkeypatch):
+    data = images(30, 6, 6, 1)
+    placed = Placed(data, make_mesh("batch:1"))
+    scan = local_scan.LocalScan.of(placed, MasksByWidth.of(data, (1.0,), 0.1).groups[0])
+    monkeypatch.setattr(local_subset.memory, "of_host", lambda: 1_000)
+    with pytest.raises(UserError, match=r"an index of 30 points at 1 levels.*dataset\.subset"):
+        local_subset.LocalSubset.of(data, scan, 4, 8, 0.1)
+
+
+def test_classes_in_turn_share_masks(monkeypatch):
+    data = images(12, 6, 6, 1)
+    classes = [dataclasses.replace(data, x=data.x[i::2], whole=data) for i in range(2)]
+    shares = np.asarray(MasksByWidth.of(classes[0], (1.0,), 0.1).groups[0].shares)
+    monkeypatch.setattr(local_masks, "_groups", None)  # nothing is made again
+    again = MasksByWidth.of(classes[1], (1.0,), 0.1).groups[0].shares
+    assert np.array_equal(again, shares)
 
 
 @pytest.mark.parametrize("threshold, blocks, outputs", [(0.0, 6, 192), (1.0, 24, 64)])

@@ -7,9 +7,9 @@ tables list the inputs at which its outputs differ; inputs that they have in com
 
 import functools
 import math
-import weakref
 from collections.abc import Sequence
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -22,8 +22,6 @@ from gdiff.score.local.filters import Rows, filters
 from gdiff.score.local.filters import room as filters_room
 from gdiff.store import cache
 
-# Inputs that are listed together: enough for a product to be spread over the cores of a CPU.
-LANES = 256
 # Pixels of a block, with all their channels: 8 × 8, or 4 × 4 where masks are narrow, and a larger
 # block would look at many more inputs than each of its outputs.
 _PIXELS, _FEW_PIXELS = 64, 16
@@ -34,6 +32,8 @@ WORD = 32
 # Inputs that follow each other, at most, which are listed all or none, as they are read together:
 # in large blocks, and in small ones.
 _RUN, _SHORT_RUN = 64, 16
+# Inputs that are summed together: enough for a product to keep the cores of a CPU busy.
+_LANES, _FEW_LANES = 512, 256
 # Cost of a pass over the inputs of a block, in those of an input of one output in a product.
 _PASS = 4
 # More noise levels than this share masks.
@@ -45,8 +45,8 @@ _SMALLEST_DIAGONAL = 0.01
 _ROWS = 512
 # Part of the key: to be raised when what is stored changes.
 _VERSION = 3
-# Masks that are in use.
-_known: weakref.WeakValueDictionary[tuple, "MasksByWidth"] = weakref.WeakValueDictionary()
+# Masks of the data sets in memory: a class after the other asks for those of the whole.
+_KNOWN: WeakKeyDictionary[Dataset, dict[tuple, "MasksByWidth"]] = WeakKeyDictionary()
 
 
 def masks(rows: Rows, dim: int, threshold: float) -> np.ndarray:
@@ -92,12 +92,13 @@ class Masks(eqx.Module):
             of `run`; some others among them.
         words: [s, blocks, w, m / 32] which outputs look at this input, one bit for each; 0 beyond
             the last input.
-        counts: [s, blocks] number of inputs, in units of `LANES`.
+        counts: [s, blocks] number of inputs, in units of `lanes`.
         common: [s, blocks, d] inputs at which all outputs of a block look, unless listed above.
         has_common: [s] whether there are any.
         shares: [s, blocks, d] share of a block's outputs that look at an input.
         own: [s, d] whether a coordinate looks at itself.
         run: inputs that are listed together.
+        lanes: inputs that are summed together.
     """
 
     log_sigma: Float[Array, " s"]
@@ -111,6 +112,7 @@ class Masks(eqx.Module):
     shares: Float[Array, "s blocks d"]
     own: Bool[Array, "s d"]
     run: int = eqx.field(static=True)
+    lanes: int = eqx.field(static=True)
 
     @classmethod
     def of(
@@ -134,6 +136,7 @@ class Masks(eqx.Module):
             shares=jnp.asarray(np.stack([table.shares for table in tables]), dtype),
             own=jnp.asarray(np.stack([table.own for table in tables])),
             run=tables[0].run,
+            lanes=tables[0].lanes,
         )
 
     def nearest(self, sigma: Float[Array, " b"]) -> Int[Array, " b"]:
@@ -160,9 +163,10 @@ class MasksByWidth(eqx.Module):
         levels = _levels(sigmas)
         key = cache.key("local-mask", _VERSION, dataset.fingerprint(), threshold)
         of_all = (key, np.dtype(jnp.result_type(float)), *levels.tolist())
-        if (known := _known.get(of_all)) is None:
-            known = _known[of_all] = cls(_groups(dataset, levels, threshold, key))
-        return known
+        known = _KNOWN.setdefault(dataset, {})
+        if of_all not in known:
+            known[of_all] = cls(_groups(dataset, levels, threshold, key))
+        return known[of_all]
 
     @staticmethod
     def room(n: int, d: int, sigmas: Sequence[float]) -> int:
@@ -184,8 +188,8 @@ def _groups(
             )
             seen = np.stack([np.bitwise_or.reduce(bits[block]) for block in outputs[1]])
             is_narrow = int(np.bitwise_count(seen).sum()) <= _WIDE * d * len(seen)
-            run = _SHORT_RUN if is_narrow else _RUN
-            found[is_narrow].append((_Table.of(bits, outputs[is_narrow], run), sigma))
+            sizes = (_SHORT_RUN, _FEW_LANES) if is_narrow else (_RUN, _LANES)
+            found[is_narrow].append((_Table.of(bits, outputs[is_narrow], *sizes), sigma))
             progress.advance()
     pairs = zip(found, outputs, strict=True)
     return tuple(Masks.of(*zip(*each, strict=True), of) for each, of in pairs if each)
@@ -201,9 +205,10 @@ class _Table(NamedTuple):
     shares: np.ndarray
     own: np.ndarray
     run: int
+    lanes: int
 
     @classmethod
-    def of(cls, bits: np.ndarray, outputs: np.ndarray, run: int) -> "_Table":
+    def of(cls, bits: np.ndarray, outputs: np.ndarray, run: int, lanes: int) -> "_Table":
         """From the bits [d, ⌈d / 8⌉] of all outputs, and which of them are a block."""
         d, (count, m) = len(bits), outputs.shape
         run = math.gcd(d, run)
@@ -216,18 +221,19 @@ class _Table(NamedTuple):
         seen, common = shares > 0, shares == 1
         mixed = seen & ~common
         # Common inputs cost another pass over them; where it does not pay, they are listed too.
-        if m * LANES * (_counts(seen) - _counts(mixed)).sum() <= _PASS * d * count:
+        fewer = _counts(seen, lanes) - _counts(mixed, lanes)
+        if m * lanes * fewer.sum() <= _PASS * d * count:
             mixed, common = seen, np.zeros_like(common)
         listed = mixed.reshape(count, -1, run).any(axis=2).repeat(run, axis=1)
-        counts = _counts(listed)
-        width = min(d, max(1, counts.max()) * LANES)
+        counts = _counts(listed, lanes)
+        width = min(d, max(1, counts.max()) * lanes)
         inputs = np.argsort(~listed, axis=1, kind="stable")[:, :width]
         words = np.empty((count, width, m // WORD), np.uint32)
         for block in range(count):
             own = np.where(mixed[block], looks(block), 0)[:, inputs[block]].astype(np.uint32)
             places = np.arange(WORD, dtype=np.uint32)[:, None]
             words[block] = np.sum(own.reshape(-1, WORD, width) << places, axis=1).T
-        padding = (0, -width % LANES)
+        padding = (0, -width % lanes)
         index = np.arange(d)
         return cls(
             np.pad(inputs.astype(np.int16 if d <= 2**15 else np.int32), ((0, 0), padding)),
@@ -237,6 +243,7 @@ class _Table(NamedTuple):
             shares,
             (bits[index, index // 8] >> (7 - index % 8) & 1).astype(bool),
             run,
+            lanes,
         )
 
     def padded(self, width: int) -> "_Table":
@@ -248,9 +255,9 @@ class _Table(NamedTuple):
         )
 
 
-def _counts(listed: np.ndarray) -> np.ndarray:
-    """Inputs per block [blocks, d] → [blocks], in units of LANES."""
-    return -(-listed.sum(axis=1, dtype=np.int32) // LANES)
+def _counts(listed: np.ndarray, lanes: int) -> np.ndarray:
+    """Inputs per block [blocks, d] → [blocks], in units of `lanes`."""
+    return -(-listed.sum(axis=1, dtype=np.int32) // lanes)
 
 
 def _levels(sigmas: Sequence[float]) -> np.ndarray:

@@ -14,7 +14,7 @@ from gdiff.denoiser import Points, Posterior, Sigma
 from gdiff.kernels import compensated
 from gdiff.kernels.fold import Chunk, Fold, Rows, denoised, fold
 from gdiff.parallel.mesh import DATA
-from gdiff.score.local.masks import LANES, WORD, Masks
+from gdiff.score.local.masks import WORD, Masks
 
 _matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 # Numbers in a chunk of rows: few enough to stay in cache, enough work for the products.
@@ -271,7 +271,7 @@ def _distances(
 ) -> tuple[Array, ...]:
     """Σ of the squares over the mask of every output of a block, for each part of them: [m, n]."""
     inputs, words = masks.inputs[level, block], masks.words[level, block]
-    dtype = masks.shares.dtype
+    lanes, dtype = masks.lanes, masks.shares.dtype
     start = jax.lax.cond(
         masks.has_common[level],
         lambda: squares.common(masks.common[level, block], is_careful),
@@ -279,10 +279,10 @@ def _distances(
     )
 
     def add(j: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
-        listed = jax.lax.dynamic_slice_in_dim(inputs, j * LANES, LANES).astype(jnp.int32)
-        bits = jax.lax.dynamic_slice_in_dim(words, j * LANES, LANES).T[:, None]
+        listed = jax.lax.dynamic_slice_in_dim(inputs, j * lanes, lanes).astype(jnp.int32)
+        bits = jax.lax.dynamic_slice_in_dim(words, j * lanes, lanes).T[:, None]
         bits = (bits >> jnp.arange(WORD, dtype=bits.dtype)[:, None]) & 1
-        bits = bits.reshape(-1, LANES).astype(dtype)
+        bits = bits.reshape(-1, lanes).astype(dtype)
         return jax.tree.map(jnp.add, sums, squares.sums(bits, listed, is_careful))
 
     shape = (masks.outputs.shape[1], squares.count)

@@ -20,7 +20,6 @@ all. This estimator is our own construction.
 import math
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -29,15 +28,18 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from gdiff import memory
 from gdiff.dataset import Dataset
 from gdiff.dataset.placed import Placed
 from gdiff.dataset.statistics import statistics
 from gdiff.denoiser import Points, Posterior, Sigma
+from gdiff.errors import require
 from gdiff.kernels.fold import Chunk, PerRow, Rows, denoised, fold, on_devices, split
 from gdiff.kernels.parts import in_parts
 from gdiff.kernels.streamed import Streamed
 from gdiff.parallel.mesh import BATCH, DATA
 from gdiff.progress import notice, track
+from gdiff.score.local.gathered import Gathered
 from gdiff.score.local.masks import Masks
 from gdiff.score.local.scan import LocalScan, Moments, Queries, moments, settled
 from gdiff.store import cache
@@ -46,8 +48,8 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 _matmul = partial(jnp.matmul, precision=_HIGHEST)
 # Principal coordinates of a row for the coarse weights.
 _RANK = 256
-# Rows of the head that are weighed at a time: of wide masks fewer, so that what is read stays near.
-_PART, _PART_VALUES = (64, 256), 2**20
+# Rows of the head that are weighed at a time: if all heads are small, or else.
+_PARTS = 64, 512
 # Leading rows from which it is judged how exact distances must be.
 _NEAREST = 8
 # Numbers in one array of coarse weights, 128 MiB in float32: larger batches go in parts.
@@ -93,6 +95,7 @@ class LocalSubset(eqx.Module):
         """Index the rows, and measure how many of them a head needs: all, where these are few."""
         found = statistics(dataset.whole or dataset, rank=min(_RANK, dataset.dim))
         dtype = scan.low.dtype
+        _require_room(scan)
         mean, basis = jnp.asarray(found.mean, dtype), jnp.asarray(found.eigenvectors, dtype)
         with track(f"indexing {dataset.name}"):
             index = jax.block_until_ready(_index(scan, mean, basis))
@@ -144,6 +147,19 @@ class LocalSubset(eqx.Module):
         """Logits of all rows in the posterior of each block, up to a constant."""
         gives = P(BATCH, None, DATA)
         return on_devices(self.scan.rows.mesh, _coarse, self, z, sigma, gives=gives)
+
+
+def _require_room(scan: LocalScan) -> None:
+    levels, blocks, d = scan.masks.shares.shape
+    numbers = min(_RANK, d) + (levels + 1) * blocks
+    # It is there twice while it is put in order.
+    need, there = 2 * scan.rows.n * numbers * scan.low.dtype.itemsize, memory.of_host()
+    require(
+        need <= there,
+        f"score=pca_local_golden needs {memory.in_words(need)} of memory for an index of "
+        f"{scan.rows.n:,} points at {levels} levels, and there are {memory.in_words(there)}: use "
+        "fewer points (dataset.subset) or levels (schedule.steps), or a class (condition)",
+    )
 
 
 @eqx.filter_jit
@@ -317,9 +333,21 @@ def _choose(local: LocalSubset, logits: Array, level: Array) -> tuple[Array, Arr
 
 def _weigh(local: LocalSubset, queries: Queries, rows: Array, counts: Array) -> Moments:
     """Moments of the first `counts` [b, g] of the rows [b, g, k], by the masks of the outputs."""
+    k = rows.shape[2]
+    few, many = (partial(_weigh_in_parts, local, min(k, part)) for part in _PARTS)
+    if local.sizes[0] > _PARTS[0]:
+        return many(queries, rows, counts)
+    if k <= _PARTS[0]:
+        return few(queries, rows, counts)
+    return jax.lax.cond(jnp.max(counts) <= _PARTS[0], few, many, queries, rows, counts)
+
+
+def _weigh_in_parts(
+    local: LocalSubset, part: int, queries: Queries, rows: Array, counts: Array
+) -> Moments:
+    """The same, so many rows at a time."""
     scan, masks = local.scan, local.scan.masks
     _, count, k = rows.shape
-    part = int(min(k, np.clip(_PART_VALUES // masks.inputs.shape[2], *_PART)))
     rows = jnp.pad(rows, ((0, 0), (0, 0), (0, -k % part)))
     dtype = queries.variance.dtype
 
@@ -334,7 +362,7 @@ def _weigh(local: LocalSubset, queries: Queries, rows: Array, counts: Array) -> 
             source = scan.rows.stored, chosen
             if isinstance(scan.rows.stored, Streamed):
                 source = scan.rows.local(chosen), jnp.arange(part)
-            squares = _Gathered(query, *source, masks.run, is_delicate)
+            squares = Gathered(query, *source, masks.run, is_delicate)
             return sums.merged(moments(masks, query, block, squares, is_used), query.variance)
 
         empty = Moments.empty(masks.outputs.shape[1], dtype)
@@ -352,47 +380,3 @@ def _nearest(query: Queries, rows: Array, seen: Array) -> Array:
     """The least squared distance from some rows [n, d] as stored, over the inputs that are seen."""
     z = query.exact.high
     return jnp.min(jnp.sum(jnp.where(seen, z - rows.astype(z.dtype), 0) ** 2, axis=1))
-
-
-class _Gathered(NamedTuple):
-    """The squares of `Squares`, from rows that are read where they are looked at.
-
-    Attributes:
-        query: of which there is one.
-        stored: [n, d] rows on the device.
-        rows: [k] which of them are meant.
-        run: inputs that are read together.
-        is_delicate: [] whether sums in working precision would not do.
-    """
-
-    query: Queries
-    stored: Array
-    rows: Array
-    run: int
-    is_delicate: Array
-
-    @property
-    def count(self) -> int:
-        return len(self.rows)
-
-    def sums(self, bits: Array, inputs: Array, is_careful: bool) -> tuple[Array, ...]:
-        y = _runs(self.stored, self.rows, inputs[:: self.run], self.run)
-        squares = self.query.split(y.astype(bits.dtype), is_careful, inputs, axis=1)
-        return tuple(jnp.einsum("mi,ni->mn", bits, x, precision=_HIGHEST) for x in squares)
-
-    def common(self, inputs: Array, is_careful: bool) -> tuple[Array, ...]:
-        y = self.stored[self.rows].astype(self.query.variance.dtype)
-        squares = self.query.split(y, is_careful, axis=1)
-        return tuple(_matmul(x, inputs.astype(x.dtype)) for x in squares)
-
-    def values(self, outputs: Array) -> Array:
-        y = self.stored[self.rows[None, :], outputs[:, None]]
-        return y.astype(self.query.variance.dtype)
-
-
-def _runs(stored: Array, rows: Array, starts: Array, run: int) -> Array:
-    """Coordinates [k, len(starts) · run] of k rows, in runs that begin at `starts`."""
-    index = jnp.stack(jnp.broadcast_arrays(rows[:, None], starts), axis=-1)
-    numbers = jax.lax.GatherDimensionNumbers((2,), (0,), (0, 1))
-    found = jax.lax.gather(stored, index, numbers, (1, run), mode="promise_in_bounds")
-    return found.reshape(len(rows), -1)
