@@ -250,16 +250,23 @@ def compare_with_rule(options, prepared, rule, levels, folder):
     if options.rule_queries and (folder / QUERIES).is_file():
         with np.load(folder / QUERIES, allow_pickle=False) as found:
             z, sigma = found["z"][:, : options.rule_queries], found["sigma"]
-        asked = [each for each in levels if np.isclose(sigma, each.sigma).any()]
         errors = [
-            golddiff_rule.errors_of_rule(prepared, rule, states, level.sigma)
-            for states, level in zip(z, asked, strict=True)
+            (at, np.median(golddiff_rule.errors_of_rule(prepared, rule, states, float(at))))
+            for states, at in zip(z, sigma, strict=True)
         ]
-        shown.append(("error of the rule, median", [f"{np.median(x):.2g}" for x in errors]))
+        shown.append(("error of the rule, median", by_level(levels, errors)))
         with (folder / CURVE_FILE).open(newline="") as file:
-            ours = list(csv.DictReader(file))
-        shown.append((LOCAL, [f"{float(x['relative_error_median']):.2g}" for x in ours]))
+            ours = [(x["sigma"], x["relative_error_median"]) for x in csv.DictReader(file)]
+        shown.append((LOCAL, by_level(levels, ours)))
     report.show(level_table([each.sigma for each in levels], shown, title="released rule"))
+
+
+def by_level(levels, measured):
+    """Cells for all levels, from pairs of sigma and a number at some; a run measures what it can."""
+    return [
+        next((f"{float(x):.2g}" for at, x in measured if np.isclose(float(at), each.sigma)), "")
+        for each in levels
+    ]
 
 
 def title_of(folder):
@@ -320,10 +327,10 @@ def main(arguments=None):
         rows.append(row_of(NETWORK, folder / NETWORK, None, levels))
     text = as_text(rows)
     show_table(text, title_of(folder))
-    compare_with_rule(options, prepared, rule, levels, folder / LOCAL)
     sweeps.write(rows, options)
     if options.markdown is not None:
         options.markdown.write_text(to_markdown(text))
+    compare_with_rule(options, prepared, rule, levels, folder / LOCAL)
     print(folder)
     return 0 if all(row.seconds_per_step is not None for row in rows) else 1
 

@@ -177,3 +177,9 @@ def test_the_table_of_the_digits(table, capfd):
     assert table.main([*arguments, *reference]) == 0
     assert "full (Optimal)" in capfd.readouterr().out
     assert float(Path("table.md").read_text().splitlines()[2].split("|")[-3]) == 1
+
+
+def test_levels_that_a_run_could_not_measure_are_left_empty(table):
+    levels = [RuleLevel(sigma, 3, 0.1) for sigma in (60.8, 6.17, 0.01)]
+    measured = [("60.8", "0.0325"), ("0.01", "0")]
+    assert table.by_level(levels, measured) == ["0.033", "", "0"]
