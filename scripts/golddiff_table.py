@@ -262,7 +262,7 @@ def compare_with_rule(options, prepared, rule, levels, folder):
 
 
 def by_level(levels, measured):
-    """Cells for all levels, from pairs of sigma and a number at some; a run measures what it can."""
+    """Cells for all levels, from pairs of sigma and a number; a run measures what it can."""
     return [
         next((f"{float(x):.2g}" for at, x in measured if np.isclose(float(at), each.sigma)), "")
         for each in levels
