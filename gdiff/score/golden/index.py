@@ -24,10 +24,10 @@ RANKS = (64, 256, 512, 1024)
 # Bytes of coordinates that are kept at most.
 _INDEX_BYTES = 3 * 2**30
 # Rows from which the principal directions are computed.
-_ENOUGH = 2**13
+_ENOUGH = 2**14
 _PASSES = 2
 # Part of the key: to be raised when what is stored changes.
-_VERSION = 7
+_VERSION = 6
 
 
 def ranks(n: int, dim: int, max_rank: int) -> tuple[int, ...]:

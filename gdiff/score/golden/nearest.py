@@ -20,13 +20,13 @@ from gdiff.kernels.softmax import Leaders
 from gdiff.parallel.mesh import DATA
 from gdiff.score.golden import bounds
 from gdiff.score.golden.opening import Sums, head_of, log_excess, with_rows
-from gdiff.score.golden.sums import TINY, Query, row_weights
+from gdiff.score.golden.sums import TINY, row_weights
 
 if TYPE_CHECKING:
     from gdiff.score.golden.scan import GoldenScan
 
 # Rows of a device that are opened for a query at most, and so many at a time.
-_MOST, _AT_ONCE = 128, 8
+MOST, _AT_ONCE = 128, 8
 
 
 class _Found(NamedTuple):
@@ -49,7 +49,7 @@ def scan(
     coarse = golden.coarse(query, ranked)
     excess = log_excess(golden.index.norms[:, 1 + ranked], variance, rows.number)
     upper = jax.lax.optimization_barrier(coarse + variance * excess)
-    best = leading(upper, _MOST)
+    best = leading(upper, MOST)
     last = best.affinities[:, -1]
     # A row that is opened counts as one here.
     others = jnp.sum(row_weights(jnp.minimum(upper, last), last, variance), axis=0)

@@ -30,7 +30,7 @@ _AT_ONCE = 32
 _CLOSEST = 8
 # Part of the tolerance that logits in working precision may cost.
 _LOGIT_SHARE = 0.01
-# Mass outside of the closest rows below which the working precision cannot tell it from zero.
+# Mass beside that of the heaviest row, or of the closest ones, which cannot be told from zero.
 _NEGLIGIBLE = 1e-6
 _einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
@@ -161,16 +161,20 @@ def head_of(
     divisor = jnp.maximum(mass, TINY)
     rounding = rounding_of(query.z, rows)
 
-    def spread_of(mass_of: Array, first: Array, second: Array, mean: Array) -> Array:
-        """About `mean`, of rows that have these sums here; 0 where rounding is all of it."""
+    def spread_of(mass_of: Array, first: Array, second: Array, mean: Array, away: Array) -> Array:
+        """About `mean`, of rows that have these sums here; 0 where rounding is all of it.
+
+        So it is if the mass `away` from the mean is negligible.
+        """
         spread = jax.lax.psum(second - 2 * jnp.sum(first * mean, axis=1), DATA)
         spread += mass_of * jnp.sum(mean**2, axis=1)
-        return jnp.where(rest_mass > _NEGLIGIBLE * mass, jnp.maximum(spread, 0), 0)
+        return jnp.where(away > _NEGLIGIBLE * mass, jnp.maximum(spread, 0), 0)
 
     def plain() -> tuple[Array, Array, Array]:
         first = jax.lax.psum(moments.first, DATA)
         own_mean = first / divisor[:, None]
-        spread = spread_of(mass, moments.first, moments.second, own_mean)
+        # The heaviest row has a weight of 1.
+        spread = spread_of(mass, moments.first, moments.second, own_mean, mass - 1)
         return first, spread, jnp.zeros(len(mass), bool)
 
     def settled() -> tuple[Array, Array, Array]:
@@ -187,7 +191,7 @@ def head_of(
         own_mean = first / divisor[:, None]
         away = jnp.sum((top - own_mean[:, None]) ** 2, axis=2)
         spread = jax.lax.psum(jnp.sum(weights * away, axis=1), DATA)
-        spread += spread_of(rest_mass, rest, rest_second, own_mean)
+        spread += spread_of(rest_mass, rest, rest_second, own_mean, rest_mass)
         crowded = is_crowded(best.affinities, rounding, query.variance, rows.n)
         return first, spread, crowded
 

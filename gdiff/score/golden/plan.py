@@ -37,7 +37,7 @@ _CLOSE, _TRIALS = 1.2, 3
 _AVERAGED_COST, _OPENED_COST, _ROW_COST, _LEAST_COST = 1.3, 30, 600, 130
 # What fewer queries cost more.
 _READING_COST = 0.12
-_VERSION = 27
+_VERSION = 32
 
 
 class Pilot(NamedTuple):

@@ -3,9 +3,10 @@
 Rows are kept a second time as their leading principal coordinates. A coarse scan over some of
 these weighs all rows; those that it may be most wrong about, the *head*, are opened and weighed
 again by their full rows, and all others, the *tail*, count with their coarse weights and
-coordinates, so that nothing is thrown away. How many rows are opened is up to each query and its
-tolerance (`gdiff.score.golden.opening`), how many coordinates are scanned is the *plan*, by noise
-level (`gdiff.score.golden.plan`).
+coordinates, so that nothing is thrown away; where few rows share the posterior, there is a shorter
+way (`gdiff.score.golden.nearest`). How many rows are opened is up to each query and its tolerance
+(`gdiff.score.golden.opening`), which way is taken, and how many coordinates are scanned, is the
+*plan*, by noise level (`gdiff.score.golden.plan`).
 
 The idea of a subset that depends on the noise level is GoldDiff's (Shang et al., arXiv 2602.16498);
 this estimator, its bounds and its estimate of the error are our own constructions.
