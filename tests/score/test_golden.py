@@ -14,11 +14,11 @@ from gdiff.errors import UserError
 from gdiff.kernels.fold import on_devices
 from gdiff.parallel.mesh import make_mesh
 from gdiff.score.exact import Exact, ExactScan
-from gdiff.score.golden import plan
+from gdiff.score.golden import nearest, plan
 from gdiff.score.golden.scan import GoldenScan
 from gdiff.score.golden.spec import Golden, index
 from gdiff.score.golden.sums import weighted
-from gdiff.score.golden.work import Plan
+from gdiff.score.golden.work import Plan, Work
 
 from .exact import posterior as exact_posterior
 
@@ -61,7 +61,8 @@ answer = eqx.filter_jit(lambda denoiser, z, sigma: denoiser(z, sigma))
 @eqx.filter_jit
 def _scan(golden, ranked, aim, z, sigma):
     def run(golden, z, sigma, aim):
-        posterior, estimate, _ = golden.scan(ranked, aim, z, sigma)
+        work = ranked if isinstance(ranked, Work) else Work(ranked)
+        posterior, estimate, _ = golden.worked(work, aim, z, sigma)
         return posterior._replace(likely_bound=estimate)
 
     found = on_devices(golden.full.rows.mesh, run, golden, z.reshape(len(z), -1), sigma, aim)
@@ -69,7 +70,7 @@ def _scan(golden, ranked, aim, z, sigma):
 
 
 def scan(golden, ranked, aim, z, sigma):
-    """Posterior by coordinates of one's own choice; its likely bound is the estimated error."""
+    """Posterior by a work, or column blocks, of one's choice; its likely bound is the estimate."""
     return _scan(golden, ranked, jnp.full(len(z), aim), z, sigma)
 
 
@@ -155,9 +156,37 @@ def test_the_estimate_is_about_the_error_where_many_rows_share_the_mass(data):
         assert ratio.max() < 3
 
 
+def test_where_few_rows_matter_all_others_are_left_out_within_the_estimate(data):
+    golden = unplanned(data, "data:2/batch:2")
+    for sigma in (0.01, 0.1, 0.3, 2.0):
+        z, level = queries(data, sigma), levels(sigma)
+        found = scan(golden, Work(2, nearest=True), 0.01, z, level)
+        exact = answer(golden.full, z, level)
+        size = np.linalg.norm(exact.mean.reshape(16, -1), axis=1)
+        error = np.linalg.norm((found.mean - exact.mean).reshape(16, -1), axis=1)
+        assert np.all(error <= found.likely_bound + 1e-5 * size)
+        assert np.all(error <= found.error_bound)
+        few = found.subset_size < 2 * nearest.MOST
+        assert np.all(found.likely_bound[few] <= 0.01 * 1.001 * size[few])
+        assert sigma > 0.1 or np.all(few)
+
+
+@pytest.mark.parametrize("leaves_out", [False, True])
+def test_a_few_rows_that_share_the_posterior_have_its_variance(data, leaves_out):
+    golden = unplanned(data, "data:2/batch:2")
+    rows = data.rows(slice(None)).reshape(len(data), -1)
+    farthest = 2 * np.linalg.norm(rows - rows.mean(axis=0), axis=1).max()
+    z, level = queries(data, 0.1), levels(0.1)
+    found, exact = scan(golden, Work(2, leaves_out), 0.01, z, level), answer(golden.full, z, level)
+    assert exact.trace_cov.max() > 0.1
+    # What is left out, or not known exactly, has its part in the variance, too.
+    allowed = found.likely_bound * farthest + 1e-5 * farthest**2
+    assert np.all(np.abs(found.trace_cov - exact.trace_cov) <= allowed)
+
+
 def test_a_query_that_the_plan_does_not_fit_gets_more_work_and_others_do_not(data):
     golden = unplanned(data, "batch:1", tolerance=1e-4)
-    golden = dataclasses.replace(golden, plan=alike((1,), 2))
+    golden = dataclasses.replace(golden, plan=alike((Work(1),), 2))
     easy, hard = queries(data, 0.1)[:8], queries(data, 8.0)[:8]
     level = np.array([0.1] * 8 + [8.0] * 8, np.float32)
     both = answer(golden, np.concatenate([easy, hard]), level)
@@ -204,7 +233,7 @@ def test_more_copies_than_are_compared_exactly_are_left_to_the_full_scan(data):
     x[130:160] = np.clip(x[99].astype(int) + 1, 0, 255)
     data = dataclasses.replace(data, x=x)
     golden = unplanned(data, "batch:1", max_rank=64)
-    golden = dataclasses.replace(golden, plan=alike((1,), 1))
+    golden = dataclasses.replace(golden, plan=alike((Work(1),), 1))
     z = data.rows(slice(99, 100)) + 0.5 / 127.5
     z, level = np.repeat(z, 16, axis=0).astype(np.float32), levels(0.001)
     got, exact = answer(golden, z, level), answer(golden.full, z, level)
@@ -228,7 +257,9 @@ def by_hand(data):
     """A scan with two works, and the full scan from 6.0 on."""
     golden = unplanned(data, "batch:1", max_rank=256, tolerance=jnp.inf)
     sigmas, place = jnp.log(jnp.array([0.05, 0.5, 6.0])), jnp.array([0, 1, 2])
-    return dataclasses.replace(golden, plan=Plan(sigmas, place, jnp.ones(3), (1, 2), reserve=2))
+    return dataclasses.replace(
+        golden, plan=Plan(sigmas, place, jnp.ones(3), (Work(1), Work(2)), reserve=2)
+    )
 
 
 def mixed(golden, data, sigmas, answer=answer):
@@ -267,7 +298,7 @@ def test_double_precision_reaches_the_head_and_single_the_bounds(data):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         golden = unplanned(data, "batch:1", max_rank=64)
-        golden = dataclasses.replace(golden, plan=alike((1,), 1))
+        golden = dataclasses.replace(golden, plan=alike((Work(1),), 1))
         for sigma in (0.0005, 0.002, 0.01, 0.03):
             one, twice = rng.integers(0, len(x), 8), rng.integers(0, 60, 8)
             clean = np.concatenate([rows[one], (rows[twice] + rows[twice + 300]) / 2])
@@ -307,7 +338,7 @@ def test_plans_are_measured_on_devices_of_several_processes(data, monkeypatch, t
     )
     spec = Golden(tolerance=0.1, max_rank=64, pilot_queries=4)
     golden = spec.fit(Placed(data, make_mesh("batch:1")), (2.0,))
-    assert golden.plan.works == (1,)
+    assert golden.plan.works == (Work(1),)
 
 
 def test_the_second_fit_comes_from_the_cache(data, monkeypatch):

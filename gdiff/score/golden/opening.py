@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from gdiff.kernels.distances import exact_shares
 from gdiff.kernels.fold import Rows
@@ -30,7 +30,7 @@ _AT_ONCE = 32
 _CLOSEST = 8
 # Part of the tolerance that logits in working precision may cost.
 _LOGIT_SHARE = 0.01
-# Mass outside of the closest rows below which the working precision cannot tell it from zero.
+# Mass beside that of the heaviest row, or of the closest ones, which cannot be told from zero.
 _NEGLIGIBLE = 1e-6
 _einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
@@ -50,6 +50,20 @@ def log_variation(
     square = 2 * jnp.log(jnp.asarray(number, v.dtype))
     truncated = 2 * jnp.sqrt(square * v) - jnp.minimum(v, square) - square / 2
     return jnp.log(v / (1 + v)) + jnp.where(4 * v <= square, v, truncated)
+
+
+def log_excess(
+    beyond: Float[Array, " n"], variance: Float[Array, " b"], number: int | Array
+) -> Float[Array, "n b"]:
+    """log of a factor that rows may weigh more than by the coarse scan: no less than 1.
+
+    That is the root of E (e^u - 1)², as in `log_variation`, where it is larger; without logarithms.
+    """
+    # Nothing here is computed for every row and query that depends on one of both.
+    root = jnp.sqrt(beyond)[:, None] * (1 / jnp.sqrt(variance))
+    v, square = root * root, 2 * jnp.log(jnp.asarray(number, root.dtype))
+    truncated = jnp.sqrt(square) * root - 0.5 * jnp.minimum(v, square) - square / 4
+    return jnp.where(4 * v <= square, 0.5 * v, truncated)
 
 
 def opened(
@@ -93,6 +107,11 @@ class Sums(NamedTuple):
 
     moments: Moments
     best: Leaders
+
+    @classmethod
+    def empty(cls, b: int, d: int, dtype: jnp.dtype) -> "Sums":
+        """Of no rows."""
+        return cls(Moments.empty(b, d, dtype), Leaders.empty(b, _CLOSEST, dtype))
 
     def merged(self, other: "Sums", variance: Float[Array, " b"]) -> "Sums":
         """Those of both."""
@@ -142,16 +161,20 @@ def head_of(
     divisor = jnp.maximum(mass, TINY)
     rounding = rounding_of(query.z, rows)
 
-    def spread_of(mass_of: Array, first: Array, second: Array, mean: Array) -> Array:
-        """About `mean`, of rows that have these sums here; 0 where rounding is all of it."""
+    def spread_of(mass_of: Array, first: Array, second: Array, mean: Array, away: Array) -> Array:
+        """About `mean`, of rows that have these sums here; 0 where rounding is all of it.
+
+        So it is if the mass `away` from the mean is negligible.
+        """
         spread = jax.lax.psum(second - 2 * jnp.sum(first * mean, axis=1), DATA)
         spread += mass_of * jnp.sum(mean**2, axis=1)
-        return jnp.where(rest_mass > _NEGLIGIBLE * mass, jnp.maximum(spread, 0), 0)
+        return jnp.where(away > _NEGLIGIBLE * mass, jnp.maximum(spread, 0), 0)
 
     def plain() -> tuple[Array, Array, Array]:
         first = jax.lax.psum(moments.first, DATA)
         own_mean = first / divisor[:, None]
-        spread = spread_of(mass, moments.first, moments.second, own_mean)
+        # The heaviest row has a weight of 1.
+        spread = spread_of(mass, moments.first, moments.second, own_mean, mass - 1)
         return first, spread, jnp.zeros(len(mass), bool)
 
     def settled() -> tuple[Array, Array, Array]:
@@ -168,7 +191,7 @@ def head_of(
         own_mean = first / divisor[:, None]
         away = jnp.sum((top - own_mean[:, None]) ** 2, axis=2)
         spread = jax.lax.psum(jnp.sum(weights * away, axis=1), DATA)
-        spread += spread_of(rest_mass, rest, rest_second, own_mean)
+        spread += spread_of(rest_mass, rest, rest_second, own_mean, rest_mass)
         crowded = is_crowded(best.affinities, rounding, query.variance, rows.n)
         return first, spread, crowded
 
@@ -194,24 +217,37 @@ def _summed(
     marked: Marked,
 ) -> Sums:
     """Over marked rows."""
-    b, d = z.shape
 
     def some(state: tuple[Array, Sums]) -> tuple[Array, Sums]:
         done, sums = state
         row, exists = marked.rows(done + jnp.arange(_AT_ONCE))
-        y = rows.local(row).astype(z.dtype) - mean
-        squares = _squares(norms, row, y)
-        affinities = jnp.where(exists, _einsum("bd,bkd->bk", z, y) - 0.5 * squares, -jnp.inf)
-        peak = jnp.maximum(sums.moments.peak, jnp.max(affinities, axis=1))
-        weights = weights_of(affinities, peak, variance)
-        new = Moments(
-            peak,
-            jnp.sum(weights, axis=1),
-            _einsum("bk,bkd->bd", weights, y),
-            jnp.sum(weights * squares, axis=1),
-        )
-        return done + _AT_ONCE, sums.merged(Sums(new, Leaders(affinities, row)), variance)
+        return done + _AT_ONCE, with_rows(rows, norms, mean, z, variance, sums, row, exists)
 
     last = jnp.max(marked.count)
-    none = Sums(Moments.empty(b, d, z.dtype), Leaders.empty(b, _CLOSEST, z.dtype))
+    none = Sums.empty(*z.shape, z.dtype)
     return jax.lax.while_loop(lambda state: state[0] < last, some, (jnp.int32(0), none))[1]
+
+
+def with_rows(
+    rows: Rows,
+    norms: Float[Array, " n"],
+    mean: Float[Array, " d"],
+    z: Float[Array, "b d"],
+    variance: Float[Array, " b"],
+    sums: Sums,
+    row: Int[Array, "b k"],
+    exists: Bool[Array, "b k"],
+) -> Sums:
+    """`sums` and those of k more rows of this device, by their exact affinities; see `summed`."""
+    y = rows.local(row).astype(z.dtype) - mean
+    squares = _squares(norms, row, y)
+    affinities = jnp.where(exists, _einsum("bd,bkd->bk", z, y) - 0.5 * squares, -jnp.inf)
+    peak = jnp.maximum(sums.moments.peak, jnp.max(affinities, axis=1))
+    weights = weights_of(affinities, peak, variance)
+    new = Moments(
+        peak,
+        jnp.sum(weights, axis=1),
+        _einsum("bk,bkd->bd", weights, y),
+        jnp.sum(weights * squares, axis=1),
+    )
+    return sums.merged(Sums(new, Leaders(affinities, row)), variance)

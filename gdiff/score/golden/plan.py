@@ -17,7 +17,7 @@ from gdiff.parallel import processes
 from gdiff.parallel.mesh import BATCH, batch_sharding
 from gdiff.progress import track
 from gdiff.score.golden.scan import AIM, FEW, QUERIES, REPAIRED, GoldenScan
-from gdiff.score.golden.work import Plan
+from gdiff.score.golden.work import Plan, Work
 from gdiff.store import cache
 
 log = logging.getLogger(__name__)
@@ -33,11 +33,11 @@ _LEAST_INFLATION, _FIRST_INFLATION = 1.5, 1.5
 # than was reckoned with by more than this factor; so often at most.
 _CLOSE, _TRIALS = 1.2, 3
 # Cost in numbers read by the coarse scan; measured on CPU with 64 queries. A number of the tail's
-# mean; a number of an opened row; what every row costs besides.
-_AVERAGED_COST, _OPENED_COST, _ROW_COST = 1.3, 30, 600
+# mean; a number of an opened row; what every row costs besides, with a tail and without.
+_AVERAGED_COST, _OPENED_COST, _ROW_COST, _LEAST_COST = 1.3, 30, 600, 130
 # What fewer queries cost more.
 _READING_COST = 0.12
-_VERSION = 24
+_VERSION = 32
 
 
 class Pilot(NamedTuple):
@@ -54,7 +54,7 @@ def planned(
     """The scan with its plan for `sigmas`, from the cache where it is in it.
 
     At every level estimates are inflated by the largest ratio of an error to its estimate among the
-    pilot queries; as many coordinates are taken as cost least, together with the rows that are
+    pilot queries; the work is chosen that costs least, together with the rows that are
     opened and the repair of queries whose estimate is beyond the tolerance; or the full scan.
     """
     levels = _levels(sigmas)
@@ -67,13 +67,14 @@ def planned(
     full = [f"{sigma:.3g}" for sigma in levels[chosen == 0]]
     if full:
         log.info("golden: full scan at sigma = %s", ", ".join(full))
-    works = sorted({int(work) for work in chosen if work})
-    place = [works.index(work) if work else len(works) for work in chosen]
+    choice = _works(golden)
+    used = sorted({int(work) for work in chosen if work})
+    place = [used.index(work) if work else len(used) for work in chosen]
     plan = Plan(
         log_sigma=jnp.asarray(np.log(levels), dtype),
         place=jnp.asarray(place, jnp.int32),
         inflation=jnp.asarray(table[:, 1], dtype),
-        works=tuple(works),
+        works=tuple(choice[work - 1] for work in used),
         reserve=len(golden.index.ends),
     )
     return dataclasses.replace(golden, plan=plan)
@@ -89,7 +90,7 @@ def _levels(sigmas: Sequence[float]) -> np.ndarray:
 
 
 def _measure(golden: GoldenScan, dataset: Dataset, pilot: Pilot, levels: np.ndarray) -> np.ndarray:
-    """Column blocks, 0 for the full scan, and inflation per level: [s, 2]."""
+    """Number of the work, 0 for the full scan, and inflation per level: [s, 2]."""
     table = []
     with track(f"measuring plans on {dataset.name}", len(levels), "levels") as progress:
         for level, sigma in enumerate(levels):
@@ -103,31 +104,40 @@ def _measure(golden: GoldenScan, dataset: Dataset, pilot: Pilot, levels: np.ndar
     return np.array(table)
 
 
+def _works(golden: GoldenScan) -> list[Work]:
+    """What a plan may choose from, from the cheapest on; the first is number 1."""
+    ranks = range(1, len(golden.index.ends) + 1)
+    works = [Work(ranked, nearest) for ranked in ranks for nearest in (True, False)]
+    return sorted(works, key=lambda work: _cost(golden, work, 0))
+
+
 def _cheapest(
     golden: GoldenScan, tolerance: float, z: Array, sigma: Array, exact: Array
 ) -> tuple[float, float]:
-    """The number of column blocks that is cheapest with its repairs, and the inflation."""
+    """The number of the work that is cheapest with its repairs, and the inflation."""
     best, lowest = (0, 1.0), _full_cost(golden)
-    for ranked in range(1, len(golden.index.ends) + 1):
-        if _cost(golden, ranked, 0) >= lowest:
+    for number, work in enumerate(_works(golden), 1):
+        if _cost(golden, work, 0) >= lowest:
             break
-        guess, inflation = _FIRST_INFLATION, 0.0
+        # What leaves rows out knows a bound rather than an estimate.
+        first, least = (1.0, 1.0) if work.nearest else (_FIRST_INFLATION, _LEAST_INFLATION)
+        guess, inflation = first, 0.0
         for _ in range(_TRIALS):
             aim = jnp.full_like(sigma, AIM * tolerance / guess)
-            trial = _trial(golden, ranked, aim, z, sigma, exact)
+            trial = _trial(golden, work, aim, z, sigma, exact)
             error, estimate, rows = processes.gathered(trial)
             telling = error > _NEGLIGIBLE * tolerance
             ratio = error[telling] / np.maximum(estimate[telling], 1e-9)
-            least = _LEAST_INFLATION if len(ratio) >= _TELLING else _FIRST_INFLATION
-            inflation = max(inflation, float(np.max(ratio, initial=least)))
+            surely = least if len(ratio) >= _TELLING else first
+            inflation = max(inflation, float(np.max(ratio, initial=surely)))
             if inflation <= _CLOSE * guess:
                 break
             guess = inflation
         # So written that NaN is doubtful.
         doubtful = float(np.mean(~(inflation * estimate <= tolerance)))
-        cost = _cost(golden, ranked, float(np.mean(rows))) + _repairs(golden, doubtful)
+        cost = _cost(golden, work, float(np.mean(rows))) + _repairs(golden, doubtful)
         if cost < lowest:
-            best, lowest = (ranked, inflation), cost
+            best, lowest = (number, inflation), cost
     return best
 
 
@@ -135,13 +145,15 @@ def _repairs(golden: GoldenScan, doubtful: float) -> float:
     """Cost of repairs of a part of the queries: by the reserve, and of half of them in full."""
     count = doubtful * QUERIES
     size = 1 if count <= FEW else REPAIRED
-    reserve = np.ceil(count / size) * _cost(golden, len(golden.index.ends), 0, size)
+    work = Work(len(golden.index.ends))
+    reserve = np.ceil(count / size) * _cost(golden, work, 0, size)
     return reserve + count / 2 / REPAIRED * _full_cost(golden, REPAIRED)
 
 
-def _cost(golden: GoldenScan, ranked: int, rows: float, queries: int = QUERIES) -> float:
+def _cost(golden: GoldenScan, work: Work, rows: float, queries: int = QUERIES) -> float:
     """In numbers that the coarse scan reads for a whole batch; `rows` are opened for a query."""
-    row = (1 + _AVERAGED_COST) * golden.index.ends[ranked - 1] + _ROW_COST
+    end = golden.index.ends[work.ranked - 1]
+    row = end + _LEAST_COST if work.nearest else (1 + _AVERAGED_COST) * end + _ROW_COST
     opened = _OPENED_COST * len(golden.mean) * rows * queries / QUERIES
     return golden.full.rows.n * row * _reading(queries) + opened
 
@@ -174,13 +186,13 @@ def _full(golden: GoldenScan, z: Array, sigma: Array) -> Array:
 
 @eqx.filter_jit
 def _trial(
-    golden: GoldenScan, ranked: int, aim: Array, z: Array, sigma: Array, exact: Array
+    golden: GoldenScan, work: Work, aim: Array, z: Array, sigma: Array, exact: Array
 ) -> Array:
     """Relative error of the mean, its estimate, and how many rows are opened: [3, q]."""
 
     def run(golden: GoldenScan, z: Array, sigma: Array, exact: Array, aim: Array) -> Array:
         size = jnp.maximum(jnp.linalg.norm(exact, axis=1), jnp.finfo(z.dtype).tiny)
-        posterior, estimate, _ = golden.scan(ranked, aim, z, sigma)
+        posterior, estimate, _ = golden.worked(work, aim, z, sigma)
         error = jnp.linalg.norm(posterior.mean - exact, axis=1)
         rows = posterior.subset_size.astype(z.dtype)
         return jnp.stack([error / size, estimate / size, rows], axis=1)

@@ -3,9 +3,10 @@
 Rows are kept a second time as their leading principal coordinates. A coarse scan over some of
 these weighs all rows; those that it may be most wrong about, the *head*, are opened and weighed
 again by their full rows, and all others, the *tail*, count with their coarse weights and
-coordinates, so that nothing is thrown away. How many rows are opened is up to each query and its
-tolerance (`gdiff.score.golden.opening`), how many coordinates are scanned is the *plan*, by noise
-level (`gdiff.score.golden.plan`).
+coordinates, so that nothing is thrown away; where few rows share the posterior, there is a shorter
+way (`gdiff.score.golden.nearest`). How many rows are opened is up to each query and its tolerance
+(`gdiff.score.golden.opening`), which way is taken, and how many coordinates are scanned, is the
+*plan*, by noise level (`gdiff.score.golden.plan`).
 
 The idea of a subset that depends on the noise level is GoldDiff's (Shang et al., arXiv 2602.16498);
 this estimator, its bounds and its estimate of the error are our own constructions.
@@ -35,7 +36,7 @@ from gdiff.kernels.parts import again, in_parts
 from gdiff.kernels.softmax import weights_of
 from gdiff.parallel.mesh import DATA
 from gdiff.score.exact import ExactScan, is_delicate, scan_rows
-from gdiff.score.golden import bounds
+from gdiff.score.golden import bounds, nearest
 from gdiff.score.golden.heads import heads
 from gdiff.score.golden.opening import Sums, head_of, log_variation, opened, summed
 from gdiff.score.golden.sums import (
@@ -48,7 +49,7 @@ from gdiff.score.golden.sums import (
     row_weights,
     weighted,
 )
-from gdiff.score.golden.work import Plan
+from gdiff.score.golden.work import Plan, Work
 
 # Queries that are planned together, and numbers in one [b, n] array: 256 MiB in float32.
 QUERIES, _LARGEST_ARRAY = 64, 2**26
@@ -121,17 +122,17 @@ class GoldenScan(eqx.Module):
         branches = [*(partial(self._answered, work, AIM) for work in self.plan.works), exact]
         dearest = jnp.max(jnp.where(in_full, 0, place))
         posterior, is_doubtful = jax.lax.switch(dearest, branches, *query)
-        reserve = partial(self._answered, self.plan.reserve, _SURE_AIM)
+        reserve = partial(self._answered, Work(self.plan.reserve), _SURE_AIM)
         is_doubtful &= ~in_full
         posterior, is_doubtful = _repaired(reserve, query, posterior, is_doubtful, few=FEW)
         return _repaired(exact, query, posterior, is_doubtful | in_full, few=0)[0]
 
     def _answered(
-        self, ranked: int, aim: float, z: Array, sigma: Array, inflation: Array
+        self, work: Work, aim: float, z: Array, sigma: Array, inflation: Array
     ) -> tuple[Posterior, Bool[Array, " b"]]:
-        """By so many column blocks; whether the result may be beyond the tolerance."""
+        """By a work; whether the result may be beyond the tolerance."""
         aim = aim * self.tolerance / inflation
-        posterior, estimate, crowded = self.scan(ranked, aim, z, sigma)
+        posterior, estimate, crowded = self.worked(work, aim, z, sigma)
         estimate = inflation * estimate
         largest = self.tolerance * jnp.linalg.norm(posterior.mean, axis=1)
         likely = _LIKELY * estimate + self.rounding(z, sigma, self.index.norms.dtype)
@@ -165,6 +166,14 @@ class GoldenScan(eqx.Module):
         wrong = jnp.minimum(5 * epsilon * radius * length / sigma**2, 1)
         wrong = jnp.where(is_delicate(self.full.rows, sigma.astype(dtype)), 0, wrong)
         return radius * (ROUNDING + wrong)
+
+    def worked(
+        self, work: Work, aim: Array, z: Array, sigma: Array
+    ) -> tuple[Posterior, Array, Array]:
+        """By a work of one's own choice, on one device; see `scan`."""
+        if work.nearest:
+            return nearest.scan(self, work.ranked, aim, z, sigma)
+        return self.scan(work.ranked, aim, z, sigma)
 
     def scan(
         self, ranked: int, aim: Array, z: Array, sigma: Array

@@ -1,8 +1,23 @@
 """Plans of the golden scan: how much of the data to look at, for each noise level."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+
+class Work(NamedTuple):
+    """A way to answer queries.
+
+    Attributes:
+        ranked: column blocks that are scanned, at least 1.
+        nearest: whether rows that are not opened are left out (`gdiff.score.golden.nearest`), or
+            count by their coordinates (`gdiff.score.golden.scan`).
+    """
+
+    ranked: int
+    nearest: bool = False
 
 
 class Plan(eqx.Module):
@@ -12,14 +27,14 @@ class Plan(eqx.Module):
         log_sigma: [s] increasing.
         place: [s] place among `works`; their number stands for the full scan.
         inflation: [s] the largest ratio of an error to its estimate that is reckoned with.
-        works: numbers of column blocks that occur, increasing.
+        works: that occur, from the cheapest on.
         reserve: column blocks for queries whose error is estimated to be beyond the tolerance.
     """
 
     log_sigma: Float[Array, " s"]
     place: Int[Array, " s"]
     inflation: Float[Array, " s"]
-    works: tuple[int, ...] = eqx.field(static=True)
+    works: tuple[Work, ...] = eqx.field(static=True)
     reserve: int = eqx.field(static=True)
 
     @classmethod
