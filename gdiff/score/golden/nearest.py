@@ -19,7 +19,7 @@ from gdiff.kernels.parts import in_parts
 from gdiff.kernels.softmax import Leaders
 from gdiff.parallel.mesh import DATA
 from gdiff.score.golden import bounds
-from gdiff.score.golden.opening import Sums, head_of, log_excess, with_rows
+from gdiff.score.golden.opening import Sums, at_once, head_of, log_excess, with_rows
 from gdiff.score.golden.sums import TINY, row_weights
 
 if TYPE_CHECKING:
@@ -58,12 +58,10 @@ def scan(
     logits = jnp.concatenate([best.affinities / variance[:, None], others[:, None]], axis=1)
     left = jax.lax.cumlogsumexp(logits, axis=1, reverse=True)
 
-    square = jnp.sum(norms)
-    square = jax.lax.psum(square, DATA) / rows.number
-    size = 1 if rows.mesh.devices.flat[0].platform == "cpu" else len(z)
+    square = jax.lax.psum(jnp.sum(norms), DATA) / rows.number
     run = partial(_search, golden, square)
     aim = jnp.broadcast_to(aim, sigma.shape)
-    found = in_parts(run, size, query.z, variance, aim, best.rows, left)
+    found = in_parts(run, at_once(rows, query), query.z, variance, aim, best.rows, left)
 
     head = head_of(rows, norms, golden.mean, query, found.sums, golden.tolerance)
     mean = head.first / jnp.maximum(head.mass, TINY)[:, None]

@@ -48,8 +48,7 @@ def log_variation(
     """
     v = beyond[:, None] / variance
     square = 2 * jnp.log(jnp.asarray(number, v.dtype))
-    truncated = 2 * jnp.sqrt(square * v) - jnp.minimum(v, square) - square / 2
-    return jnp.log(v / (1 + v)) + jnp.where(4 * v <= square, v, truncated)
+    return jnp.log(v / (1 + v)) + 2 * _growth(v, jnp.sqrt(square * v), square)
 
 
 def log_excess(
@@ -61,9 +60,14 @@ def log_excess(
     """
     # Nothing here is computed for every row and query that depends on one of both.
     root = jnp.sqrt(beyond)[:, None] * (1 / jnp.sqrt(variance))
-    v, square = root * root, 2 * jnp.log(jnp.asarray(number, root.dtype))
-    truncated = jnp.sqrt(square) * root - 0.5 * jnp.minimum(v, square) - square / 4
-    return jnp.where(4 * v <= square, 0.5 * v, truncated)
+    square = 2 * jnp.log(jnp.asarray(number, root.dtype))
+    return _growth(root * root, jnp.sqrt(square) * root, square)
+
+
+def _growth(v: Float[Array, "n b"], product: Float[Array, "n b"], square: Array) -> Array:
+    """½v, truncated as `log_variation` says; `product` is c √v and `square` c²."""
+    truncated = product - jnp.minimum(v, square) / 2 - square / 4
+    return jnp.where(4 * v <= square, v / 2, truncated)
 
 
 def opened(
@@ -136,10 +140,13 @@ def summed(
         rows: of the data set; norms: squared, about the mean; mean: in stored units.
         query: the queries; is_open: for each of them.
     """
-    # One by one on CPU, where each query stops at its own last row.
-    size = 1 if rows.mesh.devices.flat[0].platform == "cpu" else len(query.z)
     run = partial(_summed, rows, norms, mean)
-    return in_parts(run, size, query.z, query.variance, Marked.of(is_open))
+    return in_parts(run, at_once(rows, query), query.z, query.variance, Marked.of(is_open))
+
+
+def at_once(rows: Rows, query: Query) -> int:
+    """Queries for which rows are opened together: one on CPU, where each stops at its last row."""
+    return 1 if rows.mesh.devices.flat[0].platform == "cpu" else len(query.z)
 
 
 def head_of(

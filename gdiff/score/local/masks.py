@@ -161,12 +161,12 @@ class MasksByWidth(eqx.Module):
         """
         dataset = dataset.whole or dataset
         levels = _levels(sigmas)
-        key = cache.key("local-mask", _VERSION, dataset.fingerprint(), threshold)
-        of_all = (key, np.dtype(jnp.result_type(float)), *levels.tolist())
+        asked = (threshold, np.dtype(jnp.result_type(float)), *levels.tolist())
         known = _KNOWN.setdefault(dataset, {})
-        if of_all not in known:
-            known[of_all] = cls(_groups(dataset, levels, threshold, key))
-        return known[of_all]
+        if asked not in known:
+            key = cache.key("local-mask", _VERSION, dataset.fingerprint(), threshold)
+            known[asked] = cls(_groups(dataset, levels, threshold, key))
+        return known[asked]
 
     @staticmethod
     def room(n: int, d: int, sigmas: Sequence[float]) -> int:
